@@ -1,0 +1,303 @@
+//! The ways in which servers read a path.
+
+use crate::gate::path::{any_byte, decode, is_in, is_visible};
+
+/// A path that is still changing after so many decodings was built to.
+const MAX_DECODES: usize = 4;
+
+/// What does not mean itself to every server.
+const NOT_PLAIN: &[u8; 5] = b"%\\;?#";
+
+/// Whether all servers read `path` alike, but for the case of its letters.
+pub(super) fn is_plain(path: &str) -> bool {
+    let neighbours = path.bytes().zip(path.bytes().skip(1));
+    let is_split = neighbours.fold(false, |found, (byte, next)| {
+        found | ((next == b'/') & ((byte == b'/') | (byte == b'.')))
+    });
+    let is_odd = any_byte(path, |byte| !is_visible(byte) | is_in(byte, NOT_PLAIN));
+    path.starts_with('/') && !path.ends_with('.') && !is_split && !is_odd
+}
+
+/// Shows `seek` every reading of `path` as `/segment/segment`, in lower case, until it finds something. Readings may end
+/// after `limit` bytes, at the end of a segment.
+pub(super) fn find_reading<T>(path: &str, limit: usize, mut seek: impl FnMut(&str) -> Option<T>) -> Option<T> {
+    let mut view = View::new(limit);
+    let mut text = fold(path);
+    for _ in 0..=MAX_DECODES {
+        let segments: Vec<Segment<'_>> = text.split('/').map(Segment::new).collect();
+        for text in cuts(&text) {
+            let climbs = text.contains("..");
+            let (segments, last) = cut_segments(&segments, text);
+            for reading in if climbs { &READINGS[..] } else { &READINGS[..1] } {
+                reading.read(segments.iter().chain([&last]), climbs, &mut view);
+                if let Some(found) = seek(&view.path) {
+                    return Some(found);
+                }
+            }
+        }
+        let decoded = fold(&decode(&text));
+        if decoded == text {
+            break;
+        }
+        text = decoded;
+    }
+    None
+}
+
+/// The form in which guarded paths are kept: decoded to the end, folded, resolved, `/a/b` without a final slash.
+pub(super) fn normalise(path: &str) -> String {
+    let mut text = fold(path);
+    loop {
+        let decoded = fold(&decode(&text));
+        if decoded == text {
+            break;
+        }
+        text = decoded;
+    }
+    let mut view = View::new(text.len());
+    let segments: Vec<Segment<'_>> = text.split('/').map(Segment::new).collect();
+    READINGS[0].read(segments.iter(), true, &mut view);
+    view.path
+}
+
+/// `text`, and `text` up to where some servers see its end: at a control character, `?` or `#`, or at a space.
+fn cuts(text: &str) -> impl Iterator<Item = &str> {
+    let up_to = |ends: fn(char) -> bool| text.split_once(ends).map(|(start, _)| start);
+    let at_mark = up_to(|c| c.is_control() || matches!(c, '?' | '#'));
+    let at_space = up_to(char::is_whitespace);
+    [Some(text), at_mark, at_space].into_iter().flatten()
+}
+
+/// The segments of a cut: those of the whole text that it has unharmed, and its own last one.
+fn cut_segments<'s, 't>(segments: &'s [Segment<'t>], cut: &'t str) -> (&'s [Segment<'t>], Segment<'t>) {
+    let unharmed = cut.bytes().filter(|byte| *byte == b'/').count();
+    let last = cut.rsplit_once('/').map_or(cut, |(_, last)| last);
+    (segments.get(..unharmed).unwrap_or(segments), Segment::new(last))
+}
+
+/// What lies between two slashes.
+struct Segment<'t> {
+    /// The name without its parameters.
+    name: &'t str,
+    /// What it is to a server that knows of no parameters.
+    whole: Kind,
+    /// What it is without them.
+    bare: Kind,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Empty,
+    Here,
+    Up,
+    Name,
+}
+
+impl<'t> Segment<'t> {
+    fn new(segment: &'t str) -> Self {
+        let whole = Kind::of(segment);
+        match segment.split_once(';') {
+            Some((name, _)) => Self {
+                name,
+                whole,
+                bare: Kind::of(name),
+            },
+            None => Self {
+                name: segment,
+                whole,
+                bare: whole,
+            },
+        }
+    }
+
+    /// The name without the white space around it and the dots behind it, which Windows drops.
+    fn trimmed_name(&self) -> &'t str {
+        self.name
+            .trim_start()
+            .trim_end_matches(|c: char| c == '.' || c.is_whitespace())
+    }
+}
+
+impl Kind {
+    fn of(segment: &str) -> Self {
+        match segment.trim() {
+            "" => Self::Empty,
+            "." => Self::Here,
+            ".." => Self::Up,
+            _ => Self::Name,
+        }
+    }
+}
+
+/// How a server goes about the segments of a path.
+struct Reading {
+    /// Cuts `;parameters` off before it looks for dots, as Tomcat does (`/a/..;/healthz`).
+    cuts_parameters: bool,
+    /// Drops empty segments before it resolves `..`, as nginx does; RFC 3986 section 5.2.4 keeps them.
+    merges_slashes: bool,
+    /// Resolves `..`; else it is left out, like `.`.
+    climbs: bool,
+}
+
+/// The first alone is enough for a path without `..`.
+const READINGS: [Reading; 5] = [
+    Reading {
+        cuts_parameters: true,
+        merges_slashes: true,
+        climbs: true,
+    },
+    Reading {
+        cuts_parameters: true,
+        merges_slashes: false,
+        climbs: true,
+    },
+    Reading {
+        cuts_parameters: false,
+        merges_slashes: true,
+        climbs: true,
+    },
+    Reading {
+        cuts_parameters: false,
+        merges_slashes: false,
+        climbs: true,
+    },
+    Reading {
+        cuts_parameters: true,
+        merges_slashes: true,
+        climbs: false,
+    },
+];
+
+impl Reading {
+    /// Writes `segments` to `view`. Where none of them is `..`, as `climbs` tells, it ends when the view is full.
+    fn read<'t>(&self, segments: impl Iterator<Item = &'t Segment<'t>>, climbs: bool, view: &mut View) {
+        let may_climb = self.climbs && climbs;
+        view.clear();
+        for segment in segments {
+            if view.is_full() && !may_climb {
+                break;
+            }
+            match if self.cuts_parameters {
+                segment.bare
+            } else {
+                segment.whole
+            } {
+                Kind::Empty if !self.merges_slashes => view.push(""),
+                Kind::Up if self.climbs => view.pop(),
+                Kind::Empty | Kind::Here | Kind::Up => {}
+                Kind::Name if view.is_full() => view.push(""),
+                Kind::Name => view.push(segment.trimmed_name()),
+            }
+        }
+    }
+}
+
+/// A path as one server reads it.
+struct View {
+    /// `/segment/segment`, as far as it matters.
+    path: String,
+    /// How long `path` was before each segment, so that `..` can take it back.
+    starts: Vec<usize>,
+    /// A path that is longer than this is full: the segments that follow are only counted.
+    limit: usize,
+}
+
+impl View {
+    fn new(limit: usize) -> Self {
+        Self {
+            path: String::with_capacity(2 * limit),
+            starts: Vec::new(),
+            limit,
+        }
+    }
+
+    fn clear(&mut self) {
+        self.path.clear();
+        self.starts.clear();
+    }
+
+    fn is_full(&self) -> bool {
+        self.path.len() > self.limit
+    }
+
+    fn push(&mut self, name: &str) {
+        self.starts.push(self.path.len());
+        if !name.is_empty() {
+            self.path.push('/');
+            self.path.push_str(name);
+        }
+    }
+
+    /// Above the root there is only the root (RFC 3986 section 5.2.4).
+    fn pop(&mut self) {
+        self.path.truncate(self.starts.pop().unwrap_or(0));
+    }
+}
+
+/// Characters that compatibility normalisation (NFKC, Unicode annex 15) makes ASCII, as far as they can spell a path: first,
+/// last, the ASCII character that the first stands for, and after how many characters the row begins anew.
+const LOOKALIKES: [(char, char, u8, u32); 8] = [
+    ('\u{ff01}', '\u{ff5e}', b'!', 94),   // full-width ASCII
+    ('\u{24b6}', '\u{24e9}', b'a', 26),   // circled letters
+    ('\u{1d400}', '\u{1d6a3}', b'a', 26), // mathematical letters
+    ('\u{1d7ce}', '\u{1d7ff}', b'0', 10), // mathematical digits
+    ('\u{2024}', '\u{2024}', b'.', 1),    // one dot leader
+    ('\u{210e}', '\u{210e}', b'h', 1),    // Planck constant, the gap in the italic letters
+    ('\u{017f}', '\u{017f}', b's', 1),    // long s
+    ('\u{0130}', '\u{0131}', b'i', 1),    // the Turkish pair
+];
+
+fn lookalike(c: char) -> char {
+    let row = LOOKALIKES
+        .iter()
+        .find(|(first, last, ..)| (*first..=*last).contains(&c));
+    row.map_or(c, |(first, _, ascii, period)| {
+        let offset = (u32::from(c) - u32::from(*first)) % period;
+        char::from_u32(u32::from(*ascii) + offset).unwrap_or(c)
+    })
+}
+
+/// `text` in lower case and plain width, with `/` for `\`.
+fn fold(text: &str) -> String {
+    if text.is_ascii() {
+        return text.to_ascii_lowercase().replace('\\', "/");
+    }
+    let plain = text.chars().map(|c| if c.is_ascii() { c } else { lookalike(c) });
+    let lower = plain.flat_map(char::to_lowercase);
+    lower.map(|c| if c == '\\' { '/' } else { c }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_plain_path_is_one_that_nobody_can_read_twice() {
+        let cases = [
+            ("/", true),
+            ("/a/b", true),
+            ("/A.b/.well-known/", true),
+            ("", false),
+            ("a", false),
+            ("//", false),
+            ("/a//b", false),
+            ("/.", false),
+            ("/a./b", false),
+            ("/../b", false),
+            ("/a%62", false),
+            ("/a;b", false),
+            ("/a\\b", false),
+            ("/a b", false),
+            ("/\u{e9}", false),
+        ];
+        for (path, expected) in cases {
+            assert_eq!(is_plain(path), expected, "{path}");
+        }
+    }
+
+    #[test]
+    fn lookalikes_are_folded() {
+        let folded = fold("\u{ff28}\u{24d4}\u{1d400}\u{1d68a}\u{1d7d9}\u{212a}\u{17f}\u{130}\\\u{ff3c}\u{4e2d}");
+        assert_eq!(folded, "heaa1ksi//\u{4e2d}");
+    }
+}

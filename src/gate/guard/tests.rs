@@ -1,0 +1,488 @@
+use std::cell::Cell;
+use std::net::IpAddr;
+
+use proptest::prelude::*;
+use proptest::test_runner::{Config, TestRunner};
+
+use super::*;
+use crate::gate::path::decode;
+use crate::gate::path::{Form, Malformed, OriginForm};
+
+const GUARDED: [&str; 11] = [
+    "/healthz",
+    "/health",
+    "/health/check",
+    "/livez",
+    "/readyz",
+    "/startupz",
+    "/metrics",
+    "/threads",
+    "/db-pool-stat",
+    "/inner/api",
+    "/debug/pprof",
+];
+
+fn guarded() -> GuardedPaths {
+    GuardedPaths::new(GUARDED)
+}
+
+/// What happens to a raw target.
+#[derive(Debug, PartialEq)]
+enum Fate {
+    Refused(Malformed),
+    Plain,
+    Evasion,
+    Open,
+}
+
+fn fate(raw: &[u8]) -> Fate {
+    match OriginForm::parse(raw, true) {
+        Err(malformed) => Fate::Refused(malformed),
+        Ok(Form::Asterisk) => Fate::Open,
+        Ok(Form::Origin(form)) => match guarded().find(form.path()) {
+            None => Fate::Open,
+            Some(Match { evasion: true, .. }) => Fate::Evasion,
+            Some(Match { evasion: false, .. }) => Fate::Plain,
+        },
+    }
+}
+
+#[test]
+fn the_plain_spellings_are_guarded() {
+    let targets = [
+        "/healthz",
+        "/healthz?x",
+        "/healthz/",
+        "/healthz/x",
+        "/healthz/.",
+        "/healthz//..",
+        "/healthz/../apps",
+        "/health/check",
+        "/inner/api/invoke/llm",
+        "/metrics",
+        "/debug/pprof/heap",
+        "http://h/healthz",
+        "HTTP://h/healthz?x",
+    ];
+    for target in targets {
+        assert_eq!(fate(target.as_bytes()), Fate::Plain, "{target}");
+    }
+}
+
+#[test]
+fn every_disguise_that_some_server_sees_through_is_guarded() {
+    let targets = [
+        // Percent-encoding, once and again.
+        "/%68ealthz",
+        "/h%65althz",
+        "/%68%65%61%6C%74%68%7a",
+        "/%2568ealthz",
+        "/%25%36%38ealthz",
+        "/%252568ealthz",
+        "/%25252568ealthz",
+        "/inner%2fapi/x",
+        "/inner%252Fapi",
+        // Slashes.
+        "//healthz",
+        "///healthz",
+        "/%2fhealthz",
+        "/%2Fhealthz",
+        "//inner///api/x",
+        "http://h//healthz",
+        "/healthz%2f",
+        // Case and width.
+        "/HEALTHZ",
+        "/HealthZ/x",
+        "/%48EALTHZ",
+        "/%EF%BD%88ealthz",
+        "/%EF%BC%A8ealthz",
+        "/%EF%BC%8Fhealthz",
+        "/%E2%93%97ealthz",
+        "/%F0%9D%90%A1ealthz",
+        "/d%C4%B0agnostics/../healthz",
+        "/metr%C4%B1cs",
+        "/metric%C5%BF",
+        "/%E2%84%AA/../healthz",
+        "/%EF%BC%852568ealthz",
+        // Dot segments.
+        "/./healthz",
+        "/a/../healthz",
+        "/a/%2e%2e/healthz",
+        "/a/.%2E/healthz",
+        "/a/%252e%252e/healthz",
+        "/../healthz",
+        "/..%2fhealthz",
+        "/x/..%2fhealthz",
+        "/a//../healthz",
+        "/a/b/..//../healthz",
+        "/a/../healthz//..",
+        "/a/../healthz//..;",
+        "/inner/x/../api",
+        // Path parameters.
+        "/healthz;a",
+        "/healthz;a=b/x",
+        "/healthz%3ba",
+        "/;/healthz",
+        "/;a/healthz",
+        "/foo/..;/healthz",
+        "/foo/..;x=y/healthz",
+        "/foo/.;/../healthz",
+        "/foo/%2e%2e%3b/healthz",
+        "/a/..;/../healthz",
+        "/inner;a/api;b",
+        // Backslashes.
+        "/%5chealthz",
+        "/x/..%5chealthz",
+        "/inner%5Capi",
+        "/x%255c..%255c..%255chealthz",
+        // Terminators.
+        "/healthz%20",
+        "/healthz%20%20",
+        "/%20healthz",
+        "/healthz%20HTTP/1.1",
+        "/healthz%3f",
+        "/healthz%3fx",
+        "/healthz%3f/../x",
+        "/healthz%23",
+        "/healthz%23x",
+        "/x%23/../healthz",
+        "/x%3f/../healthz",
+        "/x/%20/..%3f/../../healthz",
+        "/healthz%2500",
+        "/healthz%2500.png",
+        "/healthz%250a",
+        "/healthz%250d%250ax",
+        "/healthz%2509",
+        "/a%20b/../healthz%3fx",
+        // Endings that Windows drops.
+        "/healthz.",
+        "/healthz..",
+        "/healthz.%20.",
+        "/healthz%E3%80%80",
+        "/healthz%C2%A0",
+    ];
+    for target in targets {
+        assert_eq!(fate(target.as_bytes()), Fate::Evasion, "{target}");
+    }
+}
+
+#[test]
+fn what_is_no_path_never_gets_so_far() {
+    let targets: [&[u8]; 16] = [
+        b"foo://h/healthz",
+        b"x:/healthz",
+        b"x:healthz",
+        b"healthz",
+        b"%2fhealthz",
+        b"/healthz%0a",
+        b"/healthz%0d",
+        b"/healthz%00",
+        b"/healthz%09",
+        b"/healthz#x",
+        b"/healthz\t",
+        b"/%c0%afhealthz",
+        b"/%u0068ealthz",
+        b"/x\\healthz",
+        b"http://u@h/healthz",
+        b"",
+    ];
+    for target in targets {
+        assert!(matches!(fate(target), Fate::Refused(_)), "{}", target.escape_ascii());
+    }
+}
+
+/// What browsers, clients and webhooks of a real Dify send.
+const DIFY: [&str; 66] = [
+    "/",
+    "/apps",
+    "/apps?category=chat",
+    "/apps/health-check-demo",
+    "/apps/healthz",
+    "/healthzfoo",
+    "/healthy",
+    "/healthcheck",
+    "/metrics-dashboard",
+    "/thread",
+    "/inner",
+    "/inner/apis",
+    "/install",
+    "/signin?redirect_url=%2Fapps",
+    "/explore/installed/0f4a3f58-7d2b-4a7e-9c35-7a3e5ba6ce3b",
+    "/chat/AbCdEfGh12345678",
+    "/workflow/hK3fZxQ9vT2mLp8B",
+    "/app/8c1b2a4e-77cd-4f29-a2ee-0f4a1c9b7d11/workflow",
+    "/datasets/create?step=1",
+    "/_next/static/chunks/main-app-9f8e7d6c5b4a3f2e.js",
+    "/_next/static/chunks/app/(commonLayout)/app/(appDetailLayout)/%5BappId%5D/layout-0a1b2c.js",
+    "/_next/static/chunks/app/(shareLayout)/chat/%5Btoken%5D/page-77aa.js",
+    "/_next/static/chunks/app/%5B...slug%5D/page-1.js",
+    "/_next/static/aB3dE_fGh-1jK/_buildManifest.js",
+    "/_next/static/media/0aa834ed78bf6d07-s.p.woff2",
+    "/_next/image?url=%2Flogo%2Flogo.svg&w=64&q=75",
+    "/logo/logo-embedded-chat-header@2x.png",
+    "/favicon.ico",
+    "/.well-known/acme-challenge/xYz_123-AbC",
+    "/socket.io/?EIO=4&transport=websocket&sid=AbC",
+    "/console/api/apps?page=1&name=a%20b",
+    "/console/api/apps?page=1&limit=30&name=%E6%B5%8B%E8%AF%95",
+    "/console/api/apps/8c1b2a4e-77cd-4f29-a2ee-0f4a1c9b7d11/workflows/draft/run",
+    "/console/api/remote-files/https%3A%2F%2Fexample.com%2Fa%2Fb.png",
+    "/console/api/remote-files/https%3A%2F%2Fexample.com%2Fhealthz",
+    "/api/remote-files/http%3A%2F%2F10.0.0.1%2Fmetrics%3Fx%3D1%23top",
+    "/api/remote-files/https%3A%2F%2Fexample.com%2F%25E6%25B5%258B.pdf",
+    "/console/api/workspaces/current/model-providers/langgenius%2Fopenai%2Fopenai/icon_small/en_US",
+    "/console/api/workspaces/current/tool-provider/builtin/langgenius/google/google/icon",
+    "/console/api/workspaces/current/plugin/icon?tenant_id=1&filename=a.svg",
+    "/console/api/oauth/authorize/github?code=4%2F0Ab&state=x%3Dy",
+    "/console/api/datasets/1/documents/2/segments?page=1&limit=10&keyword=a%2Fb%25",
+    "/console/api/installed-apps/9/messages?conversation_id=&limit=20",
+    "/console/api/system-features",
+    "/files/0f4a3f58-7d2b-4a7e-9c35-7a3e5ba6ce3b/file-preview?timestamp=1721&nonce=ab12&sign=Zm9v%2BYmFy_-%3D",
+    "/files/0f4a3f58-7d2b-4a7e-9c35-7a3e5ba6ce3b/image-preview?timestamp=1721&nonce=ab&sign=a/b+c==",
+    "/files/tools/3c2d.png?timestamp=1&nonce=2&sign=3",
+    "/files/upload/for-plugin?user_id=u&tenant_id=t&filename=r%C3%A9sum%C3%A9%20(1).pdf",
+    "/files/workspaces/1/webapp-logo",
+    "/v1",
+    "/v1/healthy",
+    "/v1/parameters",
+    "/v1/chat-messages",
+    "/v1/chat-messages/5b1c/stop",
+    "/v1/workflows/run",
+    "/v1/workflow/5b1c/events?user=a%40b.c&include_state_snapshot=true",
+    "/v1/messages?user=abc-123&conversation_id=&first_id=",
+    "/v1/datasets/1f2e/documents/2a/segments/3b/child_chunks",
+    "/v1/datasets/1f2e/metadata/built-in/enable",
+    "/v1/datasets/tags?name=%E7%9F%A5%E8%AF%86%E5%BA%93",
+    "/v1/apps/annotations/%E4%BD%A0%E5%A5%BD%20world",
+    "/mcp/server/AbCdEf012345/mcp",
+    "/triggers/webhook/aB3dE6gH9?x=[1]&y={2}",
+    "/triggers/webhook/aB3dE6gH9//double/./slash",
+    "/e/q1w2e3/hooks/slack.events?text=50%&q=a|b",
+    "http://dify.example/v1/info",
+];
+
+#[test]
+fn no_legitimate_dify_url_is_guarded_or_refused() {
+    for target in DIFY {
+        assert_eq!(fate(target.as_bytes()), Fate::Open, "{target}");
+    }
+}
+
+#[test]
+fn the_most_specific_guarded_path_is_named() {
+    let guarded = guarded();
+    assert_eq!(guarded.find("/health/check/x").unwrap().path, "/health/check");
+    assert_eq!(guarded.find("/health/x").unwrap().path, "/health");
+}
+
+#[test]
+fn a_configured_path_is_normalised_like_a_request() {
+    let guarded = GuardedPaths::new(["//Ready%2FCheck/", "/a/../ready/check", ""]);
+    assert_eq!(guarded.iter().collect::<Vec<_>>(), ["/ready/check", "/"]);
+    assert!(guarded.find("/ready/check/1").is_some());
+}
+
+#[test]
+fn the_root_guards_only_itself() {
+    let guarded = GuardedPaths::new(["/"]);
+    for (path, expected) in [
+        ("/", true),
+        ("//", true),
+        ("/a/..", true),
+        ("/a", false),
+        ("/%61", false),
+    ] {
+        assert_eq!(guarded.find(path).is_some(), expected, "{path}");
+    }
+}
+
+#[test]
+fn nothing_is_guarded_by_no_paths() {
+    assert_eq!(GuardedPaths::default().find("/healthz"), None);
+}
+
+#[test]
+fn only_a_client_that_is_known_to_be_internal_is_admitted() {
+    let guard = Guard {
+        paths: guarded(),
+        allow: CidrSet::parse_one("private").unwrap().into_iter().collect(),
+        deny_status: 404,
+        answer: GuardAnswer::Summary,
+    };
+    let inside = Client::direct(IpAddr::from([10, 0, 0, 1]));
+    let outside = Client::direct(IpAddr::from([192, 0, 2, 1]));
+    let hidden = Client { hidden: true, ..inside };
+    let unknown = Client {
+        address: None,
+        via_trusted: true,
+        hidden: false,
+    };
+    let path = "/healthz";
+    let deny = |reason| Admission::Deny { reason, path };
+    let cases = [
+        (inside, "/healthz", Admission::Internal { path }),
+        (inside, "//healthz", Admission::Internal { path }),
+        (inside, "/apps", Admission::Open),
+        (outside, "/healthz", deny(DenyReason::External)),
+        (outside, "//healthz", deny(DenyReason::Evasion)),
+        (outside, "/apps", Admission::Open),
+        (hidden, "/healthz", deny(DenyReason::Hidden)),
+        (hidden, "/apps", Admission::Open),
+        (unknown, "/healthz", deny(DenyReason::Unidentified)),
+        (unknown, "/%68ealthz", deny(DenyReason::Evasion)),
+    ];
+    for (client, path, expected) in cases {
+        assert_eq!(guard.admit(&client, path), expected, "{client:?} {path}");
+    }
+}
+
+fn decoded(path: &str) -> String {
+    decode(path).into_owned()
+}
+
+/// What Flask routes: decoded once, slashes at the start dropped.
+fn werkzeug(path: &str) -> String {
+    format!("/{}", decoded(path).trim_start_matches('/'))
+}
+
+/// What FastAPI routes: decoded once, and `$` matches before a final newline.
+fn starlette(path: &str) -> String {
+    let path = decoded(path);
+    path.strip_suffix('\n').map(str::to_owned).unwrap_or(path)
+}
+
+/// RFC 3986 section 5.2.4, step by step, after decoding.
+fn rfc3986(path: &str) -> String {
+    let (mut input, mut output) = (decoded(path), String::new());
+    while !input.is_empty() {
+        if input.starts_with("/../") || input == "/.." {
+            input.replace_range(..input.len().min(4), "/");
+            output.truncate(output.rfind('/').unwrap_or(0));
+        } else if input.starts_with("/./") || input == "/." {
+            input.replace_range(..input.len().min(3), "/");
+        } else {
+            let end = input[1..].find('/').map_or(input.len(), |slash| slash + 1);
+            output.extend(input.drain(..end));
+        }
+    }
+    output
+}
+
+/// The URL Standard's path state for `http`, decoded at the end.
+fn whatwg(path: &str) -> String {
+    let path = path.replace(['\t', '\n', '\r'], "").replace('\\', "/");
+    let mut segments = Vec::new();
+    let mut parts = path.split('/').skip(1).peekable();
+    while let Some(part) = parts.next() {
+        let is_last = parts.peek().is_none();
+        match part.to_ascii_lowercase().replace("%2e", ".").as_str() {
+            ".." => {
+                segments.pop();
+                segments.extend(is_last.then_some(""));
+            }
+            "." => segments.extend(is_last.then_some("")),
+            _ => segments.push(part),
+        }
+    }
+    decoded(&format!("/{}", segments.join("/")))
+}
+
+const READERS: [fn(&str) -> String; 4] = [werkzeug, starlette, rfc3986, whatwg];
+
+/// Paths made of the pieces that disguises are made of.
+fn suspicious_path() -> impl Strategy<Value = String> {
+    const PIECES: [&str; 40] = [
+        "/",
+        "//",
+        ".",
+        "..",
+        "/../",
+        "/./",
+        "%2e",
+        "%2E%2e",
+        "%2f",
+        "%5c",
+        "\\",
+        "%25",
+        "%32%66",
+        ";",
+        ";a",
+        "%3b",
+        "%0a",
+        "\n",
+        "\t",
+        "%00",
+        "%20",
+        "%3f",
+        "%23",
+        "x",
+        "/x/..",
+        "healthz",
+        "/healthz",
+        "%68ealthz",
+        "heal",
+        "thz",
+        "HEALTHZ",
+        "inner",
+        "api",
+        "/inner/api",
+        "/inner",
+        "/api",
+        "threads",
+        "\u{ff48}",
+        "%EF%BD%88",
+        "%ff",
+    ];
+    prop::collection::vec(prop::sample::select(&PIECES[..]), 0..7).prop_map(|pieces| format!("/{}", pieces.concat()))
+}
+
+#[test]
+fn whatever_some_server_reads_as_guarded_is_guarded_or_refused() {
+    let (guarded, hits) = (guarded(), Cell::new([0u32; 4]));
+    let mut runner = TestRunner::new(Config {
+        cases: 20_000,
+        ..Config::default()
+    });
+    let outcome = runner.run(&suspicious_path(), |path| {
+        let found = guarded.find(&path).is_some();
+        let kept = found || OriginForm::parse(path.as_bytes(), false).is_err();
+        for (reader, read) in READERS.iter().enumerate() {
+            if GUARDED.contains(&read(&path).as_str()) {
+                let mut counts = hits.get();
+                counts[reader] += 1;
+                hits.set(counts);
+                prop_assert!(kept, "reader {reader} takes {path:?} for {}", read(&path));
+                prop_assert!(found || path.contains(['\t', '\n']), "{path:?}");
+            }
+        }
+        Ok(())
+    });
+    outcome.unwrap();
+    assert!(
+        hits.get().iter().all(|hits| *hits > 20),
+        "the property was hardly tried: {:?}",
+        hits.get()
+    );
+}
+
+proptest! {
+    #[test]
+    fn normalising_twice_is_normalising_once(path in prop_oneof![suspicious_path(), any::<String>()]) {
+        let once = normalise(&path);
+        prop_assert_eq!(normalise(&once), once);
+    }
+
+    #[test]
+    fn a_plain_path_is_read_alike_by_the_fast_and_the_slow_way(path in "(/[a-zA-Z.]{0,3}|/healthz|/HEALTH|/check){1,4}/?") {
+        let guarded = guarded();
+        if is_plain(&path) {
+            prop_assert_eq!(guarded.covering(&path), guarded.find_disguised(&path));
+        }
+    }
+
+    #[test]
+    fn no_bytes_make_the_guard_panic(raw in prop::collection::vec(any::<u8>(), 0..64), path in any::<String>()) {
+        fate(&raw);
+        guarded().find(&path);
+    }
+}

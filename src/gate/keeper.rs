@@ -1,0 +1,417 @@
+//! The keeper of all verdicts: what to probe and when, what the answers mean, and who may serve.
+//!
+//! It performs nothing. Its owner asks [`Keeper::poll_timeout`] when to come back, calls [`Keeper::handle_timeout`] then,
+//! carries out what [`Keeper::poll_effect`] hands over, and returns each probe's answer to [`Keeper::handle_probe`]. Time is an
+//! argument everywhere, so hours of probing can be tested in a moment.
+//!
+//! Rules:
+//! - **An endpoint is unroutable until every one of its probes has passed once.**
+//! - **One endpoint delays nobody**: each has clocks of its own.
+//! - **An answer to an older question moves nothing**: of two overlapping probes, the later one's word stands.
+//! - **Every change of state is an event with a cause.**
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap, VecDeque};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::health::{Health, Outcome, ProbePlan};
+use super::names::{EndpointId, PoolName, UpstreamName};
+use super::schedule::{self, Dice};
+use super::state::{Cause, Event, State};
+
+/// Probes of an endpoint that are remembered for `explain`.
+const HISTORY: usize = 20;
+
+/// One endpoint and what it is to be asked.
+#[derive(Clone, Debug)]
+pub struct EndpointPlan {
+    /// Whose plan it is.
+    pub id: EndpointId,
+    /// Its probes, all of which must pass; never empty.
+    pub probes: Vec<ProbePlan>,
+}
+
+/// An endpoint's number within the keeper.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Slot(usize);
+
+impl Slot {
+    /// The position of the endpoint in the list that the keeper was made with.
+    pub fn index(self) -> usize {
+        self.0
+    }
+}
+
+/// One question put to one endpoint; its answer comes back with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Ticket {
+    /// The endpoint.
+    pub slot: Slot,
+    /// Which of its probes.
+    pub probe: usize,
+    sequence: u64,
+}
+
+/// What is to be done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// Send this probe.
+    Probe(Ticket),
+    /// Tell of a change; routable endpoints may be others than before.
+    Announce(Event),
+}
+
+/// What a probe found out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProbeReport {
+    /// The verdict on this one answer.
+    pub outcome: Outcome,
+    /// The status, where an answer came.
+    pub status: Option<u16>,
+    /// Components that the body names, and whether each is well.
+    pub components: BTreeMap<String, bool>,
+    /// The version that the endpoint says it runs.
+    pub version: Option<String>,
+    /// The socket address that was asked, once the name was resolved.
+    pub asked: Option<SocketAddr>,
+    /// How long its parts took.
+    pub phases: Phases,
+}
+
+/// How long the parts of a probe took, each from the start of the probe; `None` for what was not reached.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Phases {
+    /// Until the name was resolved; at once for an IP literal.
+    pub resolved: Option<Duration>,
+    /// Until the connection stood.
+    pub connected: Option<Duration>,
+    /// Until the TLS handshake was done.
+    pub secured: Option<Duration>,
+    /// Until the headers were there.
+    pub headers: Option<Duration>,
+    /// Until the verdict.
+    pub total: Duration,
+}
+
+/// A probe that was answered.
+#[derive(Clone, Debug)]
+pub struct ProbeRecord {
+    /// The probe's name.
+    pub probe: Arc<str>,
+    /// When the answer was there.
+    pub at: Instant,
+    /// What it said.
+    pub report: ProbeReport,
+}
+
+/// All that is known about one endpoint.
+#[derive(Clone, Debug)]
+pub struct Known {
+    /// Which endpoint.
+    pub id: EndpointId,
+    /// Where it stands.
+    pub state: State,
+    /// Since when.
+    pub since: Instant,
+    /// Why.
+    pub cause: Cause,
+    /// The address that passed a probe last, or was asked last while none has.
+    pub socket: Option<SocketAddr>,
+    /// The latest word on each component.
+    pub components: BTreeMap<String, bool>,
+    /// The latest version.
+    pub version: Option<String>,
+    /// The last probes, oldest first.
+    pub history: VecDeque<ProbeRecord>,
+    /// Each probe's plan and verdict.
+    pub verdicts: Vec<(ProbePlan, Health)>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Timer {
+    Due { slot: Slot, probe: usize, cycle: u64 },
+    Overlap(Ticket),
+}
+
+/// The clocks of one probe of one endpoint.
+#[derive(Clone, Copy, Debug, Default)]
+struct Track {
+    /// Questions asked so far.
+    asked: u64,
+    /// The latest question that has been answered.
+    answered: u64,
+    /// Schedules made so far; a timer of an older one is void.
+    cycle: u64,
+    /// When the current cycle's question was put.
+    started: Option<Instant>,
+    /// Whether the last answer said that the probe itself is wrong.
+    misconfigured: bool,
+}
+
+/// See the module's own words.
+#[derive(Debug)]
+pub struct Keeper {
+    known: Vec<Known>,
+    tracks: Vec<Vec<Track>>,
+    pools: BTreeMap<(UpstreamName, PoolName), Vec<Slot>>,
+    timers: BinaryHeap<Reverse<(Instant, Timer)>>,
+    effects: VecDeque<Effect>,
+    /// Probes that have never been answered.
+    unanswered: usize,
+    dice: Dice,
+    seed: u64,
+}
+
+impl Keeper {
+    /// A keeper that knows nothing yet of `plans` and asks all of them as soon as it is let.
+    pub fn new(plans: Vec<EndpointPlan>, seed: u64, now: Instant) -> Self {
+        let mut keeper = Self {
+            known: Vec::with_capacity(plans.len()),
+            tracks: Vec::with_capacity(plans.len()),
+            pools: BTreeMap::new(),
+            timers: BinaryHeap::new(),
+            effects: VecDeque::new(),
+            unanswered: 0,
+            dice: Dice::new(seed),
+            seed,
+        };
+        for plan in plans {
+            keeper.admit(plan, now);
+        }
+        keeper
+    }
+
+    fn admit(&mut self, plan: EndpointPlan, now: Instant) {
+        let slot = Slot(self.known.len());
+        let pool = (plan.id.upstream.clone(), plan.id.pool.clone());
+        self.pools.entry(pool).or_default().push(slot);
+        for (probe, terms) in plan.probes.iter().enumerate() {
+            let timer = Timer::Due { slot, probe, cycle: 0 };
+            self.timers.push(Reverse((now + terms.initial_delay, timer)));
+        }
+        self.unanswered += plan.probes.len();
+        self.tracks.push(vec![Track::default(); plan.probes.len()]);
+        self.known.push(Known {
+            socket: plan.id.address.literal(),
+            id: plan.id,
+            state: State::Unknown,
+            since: now,
+            cause: Cause::NotProbed,
+            components: BTreeMap::new(),
+            version: None,
+            history: VecDeque::new(),
+            verdicts: plan.probes.into_iter().map(|terms| (terms, Health::START)).collect(),
+        });
+    }
+
+    /// When [`Keeper::handle_timeout`] is to be called next.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        self.timers.peek().map(|Reverse((at, _))| *at)
+    }
+
+    /// What is to be done next.
+    pub fn poll_effect(&mut self) -> Option<Effect> {
+        self.effects.pop_front()
+    }
+
+    /// All that is known, in the order of the plans.
+    pub fn known(&self) -> &[Known] {
+        &self.known
+    }
+
+    /// Whether every endpoint has answered, or failed to, at least once.
+    pub fn has_asked_everyone(&self) -> bool {
+        self.unanswered == 0
+    }
+
+    /// Puts every question that is due.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        while let Some(Reverse((at, timer))) = self.timers.peek().copied() {
+            if at > now {
+                break;
+            }
+            self.timers.pop();
+            match timer {
+                Timer::Due { slot, probe, cycle } => self.due(slot, probe, cycle, now),
+                Timer::Overlap(ticket) => self.overlap(ticket),
+            }
+        }
+    }
+
+    /// Weighs an answer.
+    pub fn handle_probe(&mut self, ticket: Ticket, report: ProbeReport, now: Instant) {
+        let Some(track) = self.track(ticket.slot, ticket.probe) else {
+            return;
+        };
+        if ticket.sequence <= track.answered {
+            return;
+        }
+        let first = std::mem::replace(&mut track.answered, ticket.sequence) == 0;
+        track.misconfigured = matches!(report.outcome, Outcome::Misconfigured { .. });
+        self.unanswered -= usize::from(first);
+        let moves = !self.whole_pool_is_misconfigured(ticket);
+        self.learn(ticket, &report, moves, now);
+        self.schedule_next(ticket, now);
+        self.judge(ticket, &report.outcome, now);
+    }
+
+    fn due(&mut self, slot: Slot, probe: usize, cycle: u64, now: Instant) {
+        let Some((terms, health)) = self.verdict(slot, probe) else {
+            return;
+        };
+        let wait = terms.timeout * 4;
+        let overlap = schedule::overlap(&terms);
+        let Some(track) = self.track(slot, probe) else {
+            return;
+        };
+        if track.cycle != cycle {
+            return;
+        }
+        track.cycle += 1;
+        track.started = Some(now);
+        let lost = Timer::Due {
+            slot,
+            probe,
+            cycle: cycle + 1,
+        };
+        let ticket = self.ask(slot, probe);
+        // An answer always comes, for a probe has a deadline; should its task die, the endpoint is asked again all the same.
+        self.timers.push(Reverse((now + wait, lost)));
+        if !matches!(health, Health::Down { .. }) {
+            self.timers.push(Reverse((now + overlap, Timer::Overlap(ticket))));
+        }
+    }
+
+    fn overlap(&mut self, ticket: Ticket) {
+        let waiting = self
+            .track(ticket.slot, ticket.probe)
+            .is_some_and(|track| track.answered < ticket.sequence && track.asked == ticket.sequence);
+        if waiting {
+            self.ask(ticket.slot, ticket.probe);
+        }
+    }
+
+    fn ask(&mut self, slot: Slot, probe: usize) -> Ticket {
+        let sequence = self.track(slot, probe).map_or(0, |track| {
+            track.asked += 1;
+            track.asked
+        });
+        let ticket = Ticket { slot, probe, sequence };
+        self.effects.push_back(Effect::Probe(ticket));
+        ticket
+    }
+
+    /// A probe path that no endpoint of a pool has is the configuration's fault: nobody is ejected for it.
+    fn whole_pool_is_misconfigured(&self, ticket: Ticket) -> bool {
+        let Some(known) = self.known.get(ticket.slot.0) else {
+            return false;
+        };
+        let pool = (known.id.upstream.clone(), known.id.pool.clone());
+        self.pools.get(&pool).is_some_and(|slots| {
+            slots.iter().all(|slot| {
+                let track = self.tracks.get(slot.0).and_then(|tracks| tracks.get(ticket.probe));
+                track.is_some_and(|track| track.misconfigured)
+            })
+        })
+    }
+
+    fn learn(&mut self, ticket: Ticket, report: &ProbeReport, moves: bool, now: Instant) {
+        let Some(known) = self.known.get_mut(ticket.slot.0) else {
+            return;
+        };
+        let Some((terms, health)) = known.verdicts.get_mut(ticket.probe) else {
+            return;
+        };
+        if moves {
+            *health = health.observe(&report.outcome, terms);
+        }
+        if known.history.len() == HISTORY {
+            known.history.pop_front();
+        }
+        known.history.push_back(ProbeRecord {
+            probe: terms.name.clone(),
+            at: now,
+            report: report.clone(),
+        });
+        known.components.extend(report.components.clone());
+        if report.version.is_some() {
+            known.version.clone_from(&report.version);
+        }
+        if report.outcome.is_pass() || known.socket.is_none() {
+            known.socket = report
+                .asked
+                .map(|asked| SocketAddr::new(asked.ip(), known.id.address.port()))
+                .or(known.socket);
+        }
+    }
+
+    fn schedule_next(&mut self, ticket: Ticket, now: Instant) {
+        let (slot, probe) = (ticket.slot, ticket.probe);
+        let Some((terms, health)) = self.verdict(slot, probe) else {
+            return;
+        };
+        let random = self.dice.roll();
+        let identity = self.known.get(slot.0).map(|known| &known.id);
+        let phase = schedule::phase(&(identity, probe), self.seed, terms.interval);
+        let Some(track) = self.track(slot, probe) else {
+            return;
+        };
+        let started = track.started.unwrap_or(now);
+        let at = if track.misconfigured {
+            started + terms.interval
+        } else if health.is_unsure() {
+            now + schedule::next(&terms, health, random)
+        } else if track.answered <= 2 && track.cycle == 1 {
+            started + phase
+        } else {
+            started + schedule::next(&terms, health, random)
+        };
+        track.cycle += 1;
+        let timer = Timer::Due {
+            slot,
+            probe,
+            cycle: track.cycle,
+        };
+        self.timers.push(Reverse((at.max(now), timer)));
+    }
+
+    fn judge(&mut self, ticket: Ticket, outcome: &Outcome, now: Instant) {
+        let Some(known) = self.known.get_mut(ticket.slot.0) else {
+            return;
+        };
+        let Some((terms, _)) = known.verdicts.get(ticket.probe) else {
+            return;
+        };
+        let worst = known.verdicts.iter().map(|(_, health)| State::from(*health)).max();
+        let to = worst.unwrap_or(State::Unknown);
+        let cause = Cause::of(&terms.name, outcome);
+        if to == known.state {
+            if to != State::Up && !outcome.is_pass() {
+                known.cause = cause;
+            }
+            return;
+        }
+        let from = std::mem::replace(&mut known.state, to);
+        known.since = now;
+        known.cause = cause.clone();
+        self.effects.push_back(Effect::Announce(Event {
+            endpoint: known.id.clone(),
+            from,
+            to,
+            cause,
+        }));
+    }
+
+    fn track(&mut self, slot: Slot, probe: usize) -> Option<&mut Track> {
+        self.tracks.get_mut(slot.0)?.get_mut(probe)
+    }
+
+    fn verdict(&self, slot: Slot, probe: usize) -> Option<(ProbePlan, Health)> {
+        self.known.get(slot.0)?.verdicts.get(probe).cloned()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,323 @@
+//! The keeper under virtual time: minutes of probing pass in microseconds, and every step is looked at.
+
+use std::num::NonZeroU32;
+
+use super::*;
+use crate::gate::health::{FailureClass, Fall};
+use crate::gate::names::Address;
+
+const MS: Duration = Duration::from_millis(1);
+
+/// A keeper, its clock, and a world of endpoints that answer as told.
+struct World {
+    keeper: Keeper,
+    now: Instant,
+    start: Instant,
+    answers: Vec<Answer>,
+    waiting: Vec<(Instant, Ticket, ProbeReport)>,
+    events: Vec<(u128, String)>,
+    probes: Vec<(u128, usize)>,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Answer {
+    Healthy,
+    Refuses,
+    Silent,
+    NotFound,
+    Unresolvable,
+}
+
+fn plan(fall: u32) -> ProbePlan {
+    ProbePlan {
+        name: "default".into(),
+        interval: 2_000 * MS,
+        timeout: 1_000 * MS,
+        rise: NonZeroU32::new(2).unwrap(),
+        fall: Fall {
+            default: NonZeroU32::new(fall).unwrap(),
+            by_class: BTreeMap::new(),
+        },
+        initial_delay: Duration::ZERO,
+    }
+}
+
+fn report(outcome: Outcome) -> ProbeReport {
+    ProbeReport {
+        outcome,
+        status: None,
+        components: BTreeMap::new(),
+        version: None,
+        asked: None,
+        phases: Phases::default(),
+    }
+}
+
+impl World {
+    fn of(count: usize, probes: usize) -> Self {
+        let now = Instant::now();
+        let plans = (0..count)
+            .map(|n| EndpointPlan {
+                id: EndpointId {
+                    upstream: UpstreamName::new("dify"),
+                    pool: PoolName::new("main"),
+                    address: Address::parse(&format!("10.0.0.{}:80", n + 1)).unwrap(),
+                },
+                probes: (0..probes).map(|_| plan(2)).collect(),
+            })
+            .collect();
+        Self {
+            keeper: Keeper::new(plans, 7, now),
+            now,
+            start: now,
+            answers: vec![Answer::Healthy; count],
+            waiting: Vec::new(),
+            events: Vec::new(),
+            probes: Vec::new(),
+        }
+    }
+
+    fn answer(&self, ticket: Ticket) -> (Instant, Ticket, ProbeReport) {
+        let fail = |class| Outcome::Fail {
+            class,
+            detail: "as told".into(),
+        };
+        let (after, outcome) = match self.answers[ticket.slot.0] {
+            Answer::Healthy => (2, Outcome::Pass),
+            Answer::Refuses => (2, fail(FailureClass::Status)),
+            Answer::Silent => (1_000, fail(FailureClass::Timeout)),
+            Answer::NotFound => (2, Outcome::Misconfigured { detail: "404".into() }),
+            Answer::Unresolvable => (
+                2,
+                Outcome::Unknown {
+                    detail: "no such name".into(),
+                },
+            ),
+        };
+        (self.now + after * MS, ticket, report(outcome))
+    }
+
+    /// Lets time pass, step by step.
+    fn run(&mut self, for_ms: u64) {
+        let end = self.now + Duration::from_millis(for_ms);
+        loop {
+            while let Some(effect) = self.keeper.poll_effect() {
+                let at = (self.now - self.start).as_millis();
+                match effect {
+                    Effect::Probe(ticket) => {
+                        self.probes.push((at, ticket.slot.0));
+                        self.waiting.push(self.answer(ticket));
+                    }
+                    Effect::Announce(event) => self
+                        .events
+                        .push((at, format!("{} {}", event.endpoint.address, event.to))),
+                }
+            }
+            let answer = self.waiting.iter().map(|(at, ..)| *at).min();
+            let timer = self.keeper.poll_timeout().unwrap();
+            let next = answer.map_or(timer, |at| at.min(timer));
+            if next > end {
+                self.now = end;
+                return;
+            }
+            self.now = self.now.max(next);
+            let (ready, rest) = std::mem::take(&mut self.waiting)
+                .into_iter()
+                .partition(|(at, ..)| *at <= self.now);
+            self.waiting = rest;
+            let ready: Vec<(Instant, Ticket, ProbeReport)> = ready;
+            for (_, ticket, report) in ready {
+                self.keeper.handle_probe(ticket, report, self.now);
+            }
+            self.keeper.handle_timeout(self.now);
+        }
+    }
+
+    fn states(&self) -> Vec<State> {
+        self.keeper.known().iter().map(|known| known.state).collect()
+    }
+
+    /// Milliseconds from now on until the endpoint is in `state`.
+    fn until(&mut self, endpoint: usize, state: State) -> u128 {
+        let from = self.now;
+        for _ in 0..20_000 {
+            self.run(1);
+            if self.states()[endpoint] == state {
+                return (self.now - from).as_millis();
+            }
+        }
+        panic!("endpoint {endpoint} never became {state}");
+    }
+}
+
+#[test]
+fn everyone_is_asked_at_once_and_nobody_is_routable_before_the_answer() {
+    let mut world = World::of(3, 1);
+    world.run(1);
+    assert_eq!(world.probes, [(0, 0), (0, 1), (0, 2)]);
+    assert_eq!(world.states(), [State::Unknown; 3]);
+    assert!(!world.keeper.has_asked_everyone());
+    world.run(2);
+    assert_eq!(world.states(), [State::Up; 3]);
+    assert!(world.keeper.has_asked_everyone());
+}
+
+#[test]
+fn an_idle_refusal_is_seen_within_an_interval_and_a_confirm() {
+    for wait in (0..4_000).step_by(130) {
+        let mut world = World::of(3, 1);
+        world.run(10_000 + wait);
+        world.answers[1] = Answer::Refuses;
+        let took = world.until(1, State::Down);
+        assert!(took <= 2_200 + 250 + 10, "{took} ms");
+        assert_eq!(world.states(), [State::Up, State::Down, State::Up]);
+    }
+}
+
+#[test]
+fn an_idle_hang_is_seen_within_an_interval_and_one_and_a_half_deadlines() {
+    for wait in (0..4_000).step_by(130) {
+        let mut world = World::of(3, 1);
+        world.run(10_000 + wait);
+        world.answers[1] = Answer::Silent;
+        let took = world.until(1, State::Down);
+        assert!(took <= 2_200 + 1_500 + 1, "{took} ms");
+    }
+}
+
+#[test]
+fn a_silent_endpoint_delays_nobody() {
+    let mut world = World::of(2, 1);
+    world.answers[0] = Answer::Silent;
+    world.run(60_000);
+    let others = world.probes.iter().filter(|(_, slot)| *slot == 1).count();
+    assert!(
+        (28..=32).contains(&others),
+        "{others} probes in 60 s at an interval of 2 s"
+    );
+}
+
+#[test]
+fn a_recovered_endpoint_is_back_after_rise_passes() {
+    let mut world = World::of(2, 1);
+    world.run(10_000);
+    world.answers[0] = Answer::Refuses;
+    world.until(0, State::Down);
+    world.run(30_000);
+    world.answers[0] = Answer::Healthy;
+    assert!(world.until(0, State::Up) <= 2_200 + 250 + 10);
+}
+
+#[test]
+fn one_lost_answer_moves_nothing() {
+    let mut world = World::of(1, 1);
+    world.run(10_000);
+    world.answers[0] = Answer::Silent;
+    while world.waiting.is_empty() {
+        world.run(1);
+    }
+    world.answers[0] = Answer::Healthy;
+    world.run(20_000);
+    assert_eq!(world.events.len(), 1, "{:?}", world.events);
+}
+
+#[test]
+fn two_probes_are_joined_by_and() {
+    let mut world = World::of(1, 2);
+    let ticket = |probe| Ticket {
+        slot: Slot(0),
+        probe,
+        sequence: 1,
+    };
+    world.keeper.handle_timeout(world.now);
+    world.keeper.handle_probe(ticket(0), report(Outcome::Pass), world.now);
+    assert_eq!(world.states(), [State::Unknown]);
+    world.keeper.handle_probe(ticket(1), report(Outcome::Pass), world.now);
+    assert_eq!(world.states(), [State::Up]);
+}
+
+#[test]
+fn a_path_that_no_endpoint_has_ejects_nobody() {
+    let mut world = World::of(3, 1);
+    world.run(10_000);
+    world.answers = vec![Answer::NotFound; 3];
+    world.run(30_000);
+    assert_eq!(world.states(), [State::Up; 3]);
+}
+
+#[test]
+fn a_path_that_one_endpoint_lacks_ejects_that_one() {
+    let mut world = World::of(3, 1);
+    world.run(10_000);
+    world.answers[2] = Answer::NotFound;
+    world.run(10_000);
+    assert_eq!(world.states(), [State::Up, State::Up, State::Down]);
+}
+
+#[test]
+fn a_pool_that_never_had_the_path_stays_unknown_and_says_why() {
+    let mut world = World::of(2, 1);
+    world.answers = vec![Answer::NotFound; 2];
+    world.run(10_000);
+    assert_eq!(world.states(), [State::Unknown; 2]);
+    assert_eq!(world.keeper.known()[0].cause.label(), "misconfigured");
+}
+
+#[test]
+fn a_name_that_does_not_resolve_leaves_the_endpoint_unknown_with_the_cause() {
+    let mut world = World::of(1, 1);
+    world.answers[0] = Answer::Unresolvable;
+    world.run(10_000);
+    assert_eq!(world.states(), [State::Unknown]);
+    assert_eq!(
+        world.keeper.known()[0].cause.to_string(),
+        "could not probe: no such name"
+    );
+    world.answers[0] = Answer::Healthy;
+    world.run(5_000);
+    assert_eq!(world.states(), [State::Up]);
+}
+
+#[test]
+fn an_old_answer_moves_nothing() {
+    let mut world = World::of(1, 1);
+    world.run(10_000);
+    let stale = Ticket {
+        slot: Slot(0),
+        probe: 0,
+        sequence: 1,
+    };
+    let before = world.keeper.known()[0].history.len();
+    let refusal = Outcome::Fail {
+        class: FailureClass::Status,
+        detail: String::new(),
+    };
+    world.keeper.handle_probe(stale, report(refusal), world.now);
+    assert_eq!(world.keeper.known()[0].history.len(), before);
+}
+
+#[test]
+fn ten_thousand_endpoints_are_asked_evenly() {
+    let mut world = World::of(1, 1);
+    let now = world.now;
+    let plans = (0..10_000)
+        .map(|n| EndpointPlan {
+            id: EndpointId {
+                upstream: UpstreamName::new("dify"),
+                pool: PoolName::new("main"),
+                address: Address::parse(&format!("10.0.{}.{}:80", n / 250, n % 250 + 1)).unwrap(),
+            },
+            probes: vec![plan(2)],
+        })
+        .collect();
+    world.keeper = Keeper::new(plans, 7, now);
+    world.answers = vec![Answer::Healthy; 10_000];
+    world.run(6_000);
+    world.probes.clear();
+    world.run(4_000);
+    let mut per_window = [0u32; 40];
+    for (at, _) in &world.probes {
+        per_window[((at - 6_000) / 100).min(39) as usize] += 1;
+    }
+    assert!(per_window.iter().all(|n| (350..=650).contains(n)), "{per_window:?}");
+}

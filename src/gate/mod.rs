@@ -1,0 +1,22 @@
+//! Floor 1: every decision of the gate, and nothing else.
+//!
+//! Who may ask for what (`path`, `guard`, `client`, `hygiene`, `alarm`, `route`), who may serve (`health`, `schedule`, `state`, `keeper`),
+//! who takes the next request (`selection`), and whether it may be sent again (`retry`).
+//!
+//! **Invariant.** Nothing here does I/O, reads a clock, draws a random number or names a framework: time comes in as `now`, chance
+//! as a `ticket` or a seed. So every rule can be tested in a moment, and the whole folder could move to another proxy.
+
+pub mod alarm;
+pub mod cidr;
+pub mod client;
+pub mod guard;
+pub mod health;
+pub mod hygiene;
+pub mod keeper;
+pub mod names;
+pub mod path;
+pub mod retry;
+pub mod route;
+pub mod schedule;
+pub mod selection;
+pub mod state;

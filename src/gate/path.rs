@@ -1,0 +1,286 @@
+//! The request target, before anything is decided on it.
+//!
+//! Servers disagree about targets that are not plain: some decode them twice, some take `x:/healthz` for a path. So what no
+//! honest client sends is refused here, and the rest is kept byte for byte: a signed URL or an encoded `/` must reach
+//! Dify as it was sent. Only the guard and the routes look at decoded copies.
+
+use std::borrow::Cow;
+use std::fmt;
+
+/// The longest target that is read, in bytes. Every reading that the guard tries costs time in proportion.
+pub const MAX_TARGET: usize = 8 * 1024;
+
+/// What a well-formed request target is (RFC 9112 section 3.2).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Form<'a> {
+    /// A path and perhaps a query.
+    Origin(OriginForm<'a>),
+    /// `*`, which asks about the gate itself and is never forwarded. Only `OPTIONS` has it.
+    Asterisk,
+}
+
+/// A target in origin-form with the bytes that the client sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OriginForm<'a> {
+    target: Cow<'a, str>,
+    path_length: usize,
+    rewritten: bool,
+}
+
+impl<'a> OriginForm<'a> {
+    /// Reads a raw target. An absolute-form with `http` or `https` is cut to its path, since that is what a proxy sends on
+    /// (RFC 9112 section 3.2.1).
+    ///
+    /// # Errors
+    /// Everything that two servers could read as different paths.
+    pub fn parse(raw: &'a [u8], method_is_options: bool) -> Result<Form<'a>, Malformed> {
+        if raw.len() > MAX_TARGET {
+            return Err(Malformed::TooLong);
+        }
+        if raw.first() == Some(&b'/') {
+            return Self::read(Cow::Borrowed(text(raw)?), false).map(Form::Origin);
+        }
+        if raw == b"*" && method_is_options {
+            return Ok(Form::Asterisk);
+        }
+        let cut = cut_authority(text(raw)?)?;
+        Self::read(cut, true).map(Form::Origin)
+    }
+
+    fn read(target: Cow<'a, str>, rewritten: bool) -> Result<Self, Malformed> {
+        let path_length = check_bytes(&target)?;
+        let form = Self {
+            target,
+            path_length,
+            rewritten,
+        };
+        check_decoded(form.path())?;
+        Ok(form)
+    }
+
+    /// The path as it was sent, still encoded. It starts with `/`.
+    pub fn path(&self) -> &str {
+        self.target.get(..self.path_length).unwrap_or(&self.target)
+    }
+
+    /// What stands after the first `?`, as it was sent.
+    pub fn query(&self) -> Option<&str> {
+        self.target.get(self.path_length + 1..)
+    }
+
+    /// The target to send on.
+    pub fn target(&self) -> &str {
+        &self.target
+    }
+
+    /// Whether it differs from what came in, because an absolute-form was cut.
+    pub fn is_rewritten(&self) -> bool {
+        self.rewritten
+    }
+
+    /// The target to send on, borrowed from the request where nothing had to be added.
+    pub fn into_target(self) -> Cow<'a, str> {
+        self.target
+    }
+}
+
+fn text(raw: &[u8]) -> Result<&str, Malformed> {
+    std::str::from_utf8(raw).map_err(|_| Malformed::Byte)
+}
+
+/// `http://host/path?query` without its scheme and authority.
+fn cut_authority(target: &str) -> Result<Cow<'_, str>, Malformed> {
+    let (scheme, rest) = target.split_once("://").ok_or(Malformed::NotOriginForm)?;
+    if !scheme.eq_ignore_ascii_case("http") && !scheme.eq_ignore_ascii_case("https") {
+        return Err(Malformed::NotOriginForm);
+    }
+    let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+    let (authority, target) = rest.split_at(end);
+    if !is_authority(authority.as_bytes()) {
+        return Err(Malformed::Authority);
+    }
+    Ok(if target.starts_with('/') {
+        Cow::Borrowed(target)
+    } else {
+        Cow::Owned(format!("/{target}"))
+    })
+}
+
+/// Whether `authority` can name a host and a port (RFC 3986 section 3.2). User information is refused: it serves only to
+/// make one host look like another (RFC 9110 section 4.2.4).
+pub(crate) fn is_authority(authority: &[u8]) -> bool {
+    let allowed = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~!$&'()*+;=:%[]".contains(byte);
+    !authority.is_empty() && authority.iter().all(allowed)
+}
+
+/// What a URL must encode in its path, though not in its query (RFC 3986 section 3.3).
+const NOT_IN_A_PATH: &[u8; 9] = b"\"<>\\^`{|}";
+
+/// Checks every byte of a target and tells where its path ends.
+fn check_bytes(target: &str) -> Result<usize, Malformed> {
+    let end = target.find('?').unwrap_or(target.len());
+    let (path, _) = target.split_at(end);
+    let hidden = |byte: u8| !is_visible(byte) | (byte == b'#');
+    if any_byte(target, hidden) || any_byte(path, |byte| is_in(byte, NOT_IN_A_PATH)) {
+        return Err(Malformed::Byte);
+    }
+    Ok(end)
+}
+
+/// Whether a byte is visible ASCII.
+pub(crate) fn is_visible(byte: u8) -> bool {
+    byte.wrapping_sub(0x21) < 0x7f - 0x21
+}
+
+/// Whether `byte` is one of `set`, without a branch.
+pub(crate) fn is_in<const N: usize>(byte: u8, set: &[u8; N]) -> bool {
+    set.iter().fold(false, |found, member| found | (byte == *member))
+}
+
+/// Whether any byte passes `test`. It never stops early, so that the compiler can test sixteen bytes at a time; a target is
+/// short and nearly always clean.
+pub(crate) fn any_byte(text: &str, test: impl Fn(u8) -> bool) -> bool {
+    text.bytes().fold(false, |found, byte| found | test(byte))
+}
+
+fn check_decoded(path: &str) -> Result<(), Malformed> {
+    if !path.contains('%') {
+        return Ok(());
+    }
+    if !path
+        .as_bytes()
+        .split(|byte| *byte == b'%')
+        .skip(1)
+        .all(|tail| escaped_byte(tail).is_some())
+    {
+        return Err(Malformed::Percent);
+    }
+    let decoded = decode_bytes(path.as_bytes());
+    if decoded.iter().any(u8::is_ascii_control) {
+        return Err(Malformed::Control);
+    }
+    std::str::from_utf8(&decoded).map(drop).map_err(|_| Malformed::Encoding)
+}
+
+/// The byte that the two hexadecimal digits at the start of `tail` stand for.
+fn escaped_byte(tail: &[u8]) -> Option<u8> {
+    let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
+    let [high, low, ..] = tail else { return None };
+    Some(digit(*high)? << 4 | digit(*low)?)
+}
+
+fn decode_bytes(text: &[u8]) -> Vec<u8> {
+    let mut decoded = Vec::with_capacity(text.len());
+    let mut pieces = text.split(|byte| *byte == b'%');
+    decoded.extend_from_slice(pieces.next().unwrap_or_default());
+    for piece in pieces {
+        let (byte, rest) = match escaped_byte(piece) {
+            Some(byte) => (byte, piece.get(2..).unwrap_or_default()),
+            None => (b'%', piece),
+        };
+        decoded.push(byte);
+        decoded.extend_from_slice(rest);
+    }
+    decoded
+}
+
+/// `text` with its escapes decoded once. What is no escape stays, and what is no UTF-8 becomes U+FFFD.
+pub(crate) fn decode(text: &str) -> Cow<'_, str> {
+    if !text.contains('%') {
+        return Cow::Borrowed(text);
+    }
+    let decoded = decode_bytes(text.as_bytes());
+    Cow::Owned(String::from_utf8(decoded).unwrap_or_else(|bad| String::from_utf8_lossy(bad.as_bytes()).into_owned()))
+}
+
+/// The path that prefixes are compared with, as nginx compares its locations: decoded once, slashes merged, `.` and `..`
+/// resolved, a final `/` kept. Borrowed where the path is so already.
+pub fn canonical(path: &str) -> Cow<'_, str> {
+    let decoded = decode(path);
+    if !decoded.contains("//") && !decoded.contains("/.") {
+        return decoded;
+    }
+    let mut resolved = String::with_capacity(decoded.len());
+    let mut segments = decoded.split('/').peekable();
+    while let Some(segment) = segments.next() {
+        match segment {
+            "" | "." => {}
+            ".." => pop_segment(&mut resolved),
+            name => {
+                resolved.push('/');
+                resolved.push_str(name);
+                if segments.peek().is_none() {
+                    return Cow::Owned(resolved);
+                }
+            }
+        }
+    }
+    resolved.push('/');
+    Cow::Owned(resolved)
+}
+
+/// Takes the last `/segment` away. Above the root there is only the root (RFC 3986 section 5.2.4).
+fn pop_segment(path: &mut String) {
+    path.truncate(path.rfind('/').unwrap_or(0));
+}
+
+/// Why a target is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Malformed {
+    /// Longer than [`MAX_TARGET`].
+    TooLong,
+    /// Neither a path nor an absolute `http` URL.
+    NotOriginForm,
+    /// An absolute URL whose host is missing or impossible.
+    Authority,
+    /// A byte that a URL must encode.
+    Byte,
+    /// A `%` without two hexadecimal digits behind it.
+    Percent,
+    /// An encoded control character.
+    Control,
+    /// Encoded bytes that are no UTF-8.
+    Encoding,
+}
+
+impl Malformed {
+    /// The HTTP status that says so.
+    pub fn status(self) -> u16 {
+        match self {
+            Self::TooLong => 414,
+            Self::NotOriginForm | Self::Authority | Self::Byte | Self::Percent | Self::Control | Self::Encoding => 400,
+        }
+    }
+
+    /// The stable word for metrics and logs.
+    pub fn reason(self) -> &'static str {
+        match self {
+            Self::TooLong => "target_too_long",
+            Self::NotOriginForm => "target_form",
+            Self::Authority => "target_authority",
+            Self::Byte => "target_byte",
+            Self::Percent => "target_percent",
+            Self::Control => "target_control",
+            Self::Encoding => "target_encoding",
+        }
+    }
+}
+
+impl fmt::Display for Malformed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::TooLong => "the request target is longer than 8192 bytes",
+            Self::NotOriginForm => "the request target is neither a path that starts with / nor an http URL",
+            Self::Authority => "the request target names no usable host",
+            Self::Byte => "the request target has a character that must be percent-encoded",
+            Self::Percent => "the path has a % without two hexadecimal digits behind it",
+            Self::Control => "the path has an encoded control character",
+            Self::Encoding => "the path does not decode to UTF-8",
+        })
+    }
+}
+
+impl std::error::Error for Malformed {}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,203 @@
+//! Which endpoint takes the next request. Reads numbers, draws nothing itself, allocates nothing.
+
+/// How an endpoint is chosen among those that may serve.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Balance {
+    /// The one with the fewest requests in flight for its weight: of all when there are at most eight, else of two drawn
+    /// at random (Mitzenmacher, "The Power of Two Choices in Randomized Load Balancing", 2001).
+    #[default]
+    LeastRequest,
+    /// One after the other, each as often as its weight says.
+    RoundRobin,
+}
+
+/// What a choice looks at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Load {
+    /// Requests that it is serving, streams included.
+    pub in_flight: u32,
+    /// Its share relative to its neighbours; at least 1.
+    pub weight: u32,
+}
+
+impl Load {
+    /// Whether one more request would weigh less here than on `other`.
+    fn is_lighter_than(self, other: Self) -> bool {
+        let cost = |load: Self, other: Self| (u64::from(load.in_flight) + 1) * u64::from(other.weight);
+        cost(self, other) < cost(other, self)
+    }
+}
+
+/// Up to this many endpoints are all compared; a bounded search over a small pool could miss the only good one.
+const COMPARE_ALL: usize = 8;
+
+/// Chooses one of `count` endpoints, or none when all were `tried`.
+///
+/// `ticket` is a random number for [`Balance::LeastRequest`], where it also breaks ties, and a running number for
+/// [`Balance::RoundRobin`].
+pub fn pick(
+    balance: Balance,
+    count: usize,
+    ticket: u64,
+    load: impl Fn(usize) -> Load,
+    tried: impl Fn(usize) -> bool,
+) -> Option<usize> {
+    if count == 0 {
+        return None;
+    }
+    match balance {
+        Balance::LeastRequest if count <= COMPARE_ALL => lightest(count, ticket, load, tried),
+        Balance::LeastRequest => {
+            lighter_of_two(count, ticket, load, &tried).or_else(|| first_untried(count, reduce(ticket, count), tried))
+        }
+        Balance::RoundRobin => {
+            let turn = turn_of(count, ticket, load);
+            first_untried(count, turn, tried)
+        }
+    }
+}
+
+fn lightest(count: usize, ticket: u64, load: impl Fn(usize) -> Load, tried: impl Fn(usize) -> bool) -> Option<usize> {
+    let mut best: Option<(usize, Load)> = None;
+    let mut index = reduce(ticket, count);
+    for _ in 0..count {
+        if !tried(index) {
+            let here = load(index);
+            if best.is_none_or(|(_, lightest)| here.is_lighter_than(lightest)) {
+                best = Some((index, here));
+            }
+        }
+        index = if index + 1 == count { 0 } else { index + 1 };
+    }
+    best.map(|(index, _)| index)
+}
+
+fn lighter_of_two(
+    count: usize,
+    ticket: u64,
+    load: impl Fn(usize) -> Load,
+    tried: &impl Fn(usize) -> bool,
+) -> Option<usize> {
+    let first = reduce(ticket, count);
+    let second = (first + 1 + reduce(ticket << 32, count - 1)) % count;
+    match (tried(first), tried(second)) {
+        (false, false) if load(second).is_lighter_than(load(first)) => Some(second),
+        (false, _) => Some(first),
+        (true, false) => Some(second),
+        (true, true) => None,
+    }
+}
+
+fn first_untried(count: usize, start: usize, tried: impl Fn(usize) -> bool) -> Option<usize> {
+    (start..count).chain(0..start).find(|&index| !tried(index))
+}
+
+/// Whose turn it is: endpoints stand in a ring, each as long as its weight.
+fn turn_of(count: usize, ticket: u64, load: impl Fn(usize) -> Load) -> usize {
+    let total: u64 = (0..count).map(|index| u64::from(load(index).weight)).sum();
+    let mut place = ticket % total.max(1);
+    for index in 0..count {
+        let weight = u64::from(load(index).weight);
+        if place < weight {
+            return index;
+        }
+        place -= weight;
+    }
+    0
+}
+
+/// Maps the upper half of a random number onto `0..count` without a division (Lemire, "Fast Random Integer Generation in
+/// an Interval", 2019).
+fn reduce(random: u64, count: usize) -> usize {
+    (((random >> 32) * count as u64) >> 32) as usize
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn loads(in_flight: &[u32]) -> impl Fn(usize) -> Load {
+        move |index| Load {
+            in_flight: in_flight[index],
+            weight: 1,
+        }
+    }
+
+    /// A full-period generator, so that tests draw the same numbers every time.
+    fn tickets() -> impl Iterator<Item = u64> {
+        std::iter::successors(Some(7u64), |x| {
+            Some(
+                x.wrapping_mul(6_364_136_223_846_793_005)
+                    .wrapping_add(1_442_695_040_888_963_407),
+            )
+        })
+        .take(10_000)
+    }
+
+    #[test]
+    fn a_small_pool_always_gives_its_idlest_endpoint() {
+        for ticket in tickets() {
+            let chosen = pick(Balance::LeastRequest, 3, ticket, loads(&[4, 1, 9]), |_| false);
+            assert_eq!(chosen, Some(1));
+        }
+    }
+
+    #[test]
+    fn ties_are_spread_evenly() {
+        let mut counts = [0u32; 3];
+        for ticket in tickets() {
+            counts[pick(Balance::LeastRequest, 3, ticket, loads(&[0, 0, 0]), |_| false).unwrap()] += 1;
+        }
+        assert!(counts.iter().all(|&n| (3_000..3_700).contains(&n)), "{counts:?}");
+    }
+
+    #[test]
+    fn an_endpoint_of_twice_the_weight_carries_twice_the_requests() {
+        let load = |index: usize| Load {
+            in_flight: [3, 6][index],
+            weight: [1, 2][index],
+        };
+        assert_eq!(pick(Balance::LeastRequest, 2, 0, load, |_| false), Some(1));
+    }
+
+    #[test]
+    fn the_only_untried_endpoint_of_a_large_pool_is_found() {
+        for ticket in tickets().take(200) {
+            for balance in [Balance::LeastRequest, Balance::RoundRobin] {
+                let chosen = pick(balance, 100, ticket, loads(&[0; 100]), |index| index != 73);
+                assert_eq!(chosen, Some(73));
+            }
+        }
+    }
+
+    #[test]
+    fn a_large_pool_prefers_the_idler_of_two() {
+        let mut busy = vec![0; 20];
+        busy[5] = 1_000;
+        let chosen = tickets()
+            .filter(|&t| pick(Balance::LeastRequest, 20, t, loads(&busy), |_| false) == Some(5))
+            .count();
+        assert_eq!(
+            chosen, 0,
+            "two different endpoints are drawn, and the busy one never wins"
+        );
+    }
+
+    #[test]
+    fn round_robin_follows_the_weights() {
+        let load = |index: usize| Load {
+            in_flight: 0,
+            weight: [1, 3][index],
+        };
+        let turns: Vec<_> = (0..8)
+            .filter_map(|t| pick(Balance::RoundRobin, 2, t, load, |_| false))
+            .collect();
+        assert_eq!(turns, [0, 1, 1, 1, 0, 1, 1, 1]);
+    }
+
+    #[test]
+    fn nothing_is_chosen_from_nothing() {
+        assert_eq!(pick(Balance::LeastRequest, 0, 1, loads(&[]), |_| false), None);
+        assert_eq!(pick(Balance::LeastRequest, 3, 1, loads(&[0; 3]), |_| true), None);
+    }
+}
