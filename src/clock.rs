@@ -1,0 +1,75 @@
+//! The only reader of clocks. Decisions get their time from here, by argument.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant, SystemTime};
+
+/// A pair of clocks read once at the same moment, so that a monotonic time can be told as a time of day.
+#[derive(Clone, Copy, Debug)]
+pub struct Clock {
+    start: Instant,
+    wall: SystemTime,
+}
+
+impl Clock {
+    /// Reads both clocks.
+    #[allow(clippy::disallowed_methods)]
+    pub fn start() -> Self {
+        Self {
+            start: tokio::time::Instant::now().into_std(),
+            wall: SystemTime::now(),
+        }
+    }
+
+    /// The monotonic time. It follows a paused runtime, so tests can move it.
+    #[allow(clippy::disallowed_methods)]
+    pub fn now(&self) -> Instant {
+        tokio::time::Instant::now().into_std()
+    }
+
+    /// How long this clock has run.
+    pub fn uptime(&self) -> Duration {
+        self.now() - self.start
+    }
+
+    /// The time of day of a monotonic time, RFC 3339 with milliseconds.
+    pub fn tell(&self, at: Instant) -> String {
+        tell_wall(self.wall + at.saturating_duration_since(self.start))
+    }
+}
+
+/// The time of day now, RFC 3339 with milliseconds, for a log line.
+#[allow(clippy::disallowed_methods)]
+pub fn wall_now() -> String {
+    tell_wall(SystemTime::now())
+}
+
+fn tell_wall(wall: SystemTime) -> String {
+    jiff::Timestamp::try_from(wall).map_or_else(|_| String::new(), |at| format!("{at:.3}"))
+}
+
+/// Milliseconds since the process began, as of the last [`Coarse::tick`]: a clock that costs one load, for deadlines that may
+/// be a tick late.
+#[derive(Debug)]
+pub struct Coarse(AtomicU64);
+
+/// How often the coarse clock moves.
+pub const TICK: Duration = Duration::from_millis(100);
+
+impl Coarse {
+    /// The process's coarse clock.
+    pub fn get() -> &'static Self {
+        static COARSE: Coarse = Coarse(AtomicU64::new(1));
+        &COARSE
+    }
+
+    /// Milliseconds, never 0.
+    pub fn millis(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// Moves it on by what has passed since `start`.
+    pub fn tick(&self, clock: &Clock) {
+        let millis = u64::try_from(clock.uptime().as_millis()).unwrap_or(u64::MAX);
+        self.0.fetch_max(millis.max(1), Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,304 @@
+//! The one writer. It owns the keeper: answers come in, probes go out, and every change is told and published.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use tokio::sync::{mpsc, watch};
+use tracing::{info, warn};
+
+use crate::clock::Clock;
+use crate::gate::keeper::{Effect, EndpointPlan, Keeper, Known, ProbeReport, Ticket};
+use crate::gate::names::EndpointId;
+use crate::gate::state::{Event, State};
+use crate::mailbox::{Mailbox, Message};
+use crate::metrics::{Metrics, endpoint_labels};
+use crate::probe::Prober;
+use crate::probe::spec::ProbeSpec;
+use crate::upstream::snapshot::{Candidate, Published, Routable, Snapshot};
+use crate::upstream::{Endpoint, Upstream};
+
+/// How far the first round of probes has come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// Whether every endpoint was asked and has answered, or failed to.
+    pub asked_everyone: bool,
+    /// Whether every upstream has an endpoint that may serve.
+    pub can_serve: bool,
+}
+
+/// Messages that are handled before the outcome is published once.
+const BATCH: usize = 256;
+
+/// See the module's own words.
+pub struct Driver {
+    keeper: Keeper,
+    prober: Arc<Prober>,
+    clock: Clock,
+    metrics: Metrics,
+    upstreams: Vec<Arc<Upstream>>,
+    /// By the keeper's slot.
+    endpoints: Vec<Watched>,
+    published: Published,
+    progress: watch::Sender<Progress>,
+    mailbox: Mailbox,
+    inbox: mpsc::UnboundedReceiver<Message>,
+}
+
+/// One endpoint, what it is asked, and which upstream it serves.
+struct Watched {
+    endpoint: Arc<Endpoint>,
+    probes: Arc<[ProbeSpec]>,
+    upstream: usize,
+    active: bool,
+}
+
+/// What others hold of the driver.
+#[derive(Clone, Debug)]
+pub struct Handle {
+    /// Where it reads.
+    pub mailbox: Mailbox,
+    /// What it publishes.
+    pub published: Published,
+    /// How far the first round has come.
+    pub progress: watch::Receiver<Progress>,
+    /// Every endpoint, in the keeper's order.
+    pub endpoints: Arc<[Arc<Endpoint>]>,
+}
+
+impl Driver {
+    /// A driver for all endpoints of `upstreams`, and what others hold of it. Nothing is asked before [`Driver::run`].
+    pub fn new(upstreams: Vec<Arc<Upstream>>, metrics: Metrics, clock: Clock, seed: u64) -> (Self, Handle) {
+        let endpoints = watched(&upstreams, &metrics);
+        let plans = endpoints.iter().map(|watched| EndpointPlan {
+            id: watched.endpoint.id.clone(),
+            probes: watched.probes.iter().map(|spec| spec.plan.clone()).collect(),
+        });
+        let keeper = Keeper::new(plans.collect(), seed, clock.now());
+        let (mailbox, inbox) = Mailbox::new();
+        let (progress, watching) = watch::channel(Progress::default());
+        let driver = Self {
+            keeper,
+            prober: Arc::new(Prober::new(clock)),
+            clock,
+            metrics,
+            upstreams,
+            endpoints,
+            published: Arc::new(ArcSwap::from_pointee(Snapshot::default())),
+            progress,
+            mailbox,
+            inbox,
+        };
+        driver.publish();
+        for watched in &driver.endpoints {
+            driver.set_gauges(&watched.endpoint.id, State::Unknown);
+        }
+        let handle = Handle {
+            mailbox: driver.mailbox.clone(),
+            published: driver.published.clone(),
+            progress: watching,
+            endpoints: driver
+                .endpoints
+                .iter()
+                .map(|watched| watched.endpoint.clone())
+                .collect(),
+        };
+        (driver, handle)
+    }
+
+    /// Probes for ever.
+    pub async fn run(mut self) {
+        let mut messages = Vec::with_capacity(BATCH);
+        loop {
+            self.carry_out();
+            let wake = self.keeper.poll_timeout();
+            let sleep = async {
+                match wake {
+                    Some(at) => tokio::time::sleep_until(at.into()).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                _ = self.inbox.recv_many(&mut messages, BATCH) => {
+                    messages.drain(..).for_each(|message| self.handle(message));
+                }
+                () = sleep => self.keeper.handle_timeout(self.clock.now()),
+            }
+        }
+    }
+
+    fn handle(&mut self, message: Message) {
+        match message {
+            Message::Probed { ticket, report, at } => {
+                self.count(ticket, &report);
+                self.keeper.handle_probe(ticket, *report, at);
+            }
+            // Whoever asked may have gone; then nobody misses the answer.
+            Message::Ask(reply) => drop(reply.send(self.keeper.known().to_vec())),
+        }
+    }
+
+    fn carry_out(&mut self) {
+        let mut changed = false;
+        while let Some(effect) = self.keeper.poll_effect() {
+            match effect {
+                Effect::Probe(ticket) => self.send(ticket),
+                Effect::Announce(event) => {
+                    changed = true;
+                    self.announce(&event);
+                }
+            }
+        }
+        if changed || self.progress.borrow().asked_everyone != self.keeper.has_asked_everyone() {
+            self.publish();
+        }
+    }
+
+    fn send(&self, ticket: Ticket) {
+        let Some(watched) = self.endpoints.get(ticket.slot.index()) else {
+            return;
+        };
+        let (endpoint, probes) = (watched.endpoint.clone(), watched.probes.clone());
+        let (prober, mailbox, clock) = (self.prober.clone(), self.mailbox.clone(), self.clock);
+        tokio::spawn(async move {
+            if let Some(spec) = probes.get(ticket.probe) {
+                let report = prober.probe(&endpoint.id.address, spec).await;
+                mailbox.probed(ticket, report, clock.now());
+            }
+        });
+    }
+
+    fn count(&self, ticket: Ticket, report: &ProbeReport) {
+        let Some(watched) = self.endpoints.get(ticket.slot.index()) else {
+            return;
+        };
+        let [upstream, pool, endpoint] = endpoint_labels(&watched.endpoint.id);
+        let outcome = report.outcome.as_str();
+        let class = report.outcome.class().map_or("", |class| class.as_str());
+        let labels = [upstream, pool, endpoint, outcome, class];
+        self.metrics.probes.with_label_values(&labels).inc();
+        let took = report.phases.total.as_secs_f64();
+        self.metrics
+            .probe_duration
+            .with_label_values(&labels[..3])
+            .observe(took);
+        for (component, up) in &report.components {
+            let labels = [upstream, pool, endpoint, component];
+            self.metrics.component_up.with_label_values(&labels).set(i64::from(*up));
+        }
+    }
+
+    fn announce(&self, event: &Event) {
+        let id = &event.endpoint;
+        let cause = event.cause.to_string();
+        if event.to == State::Up {
+            info!(endpoint = %id, from = %event.from, to = %event.to, cause, "endpoint takes traffic");
+        } else {
+            warn!(endpoint = %id, from = %event.from, to = %event.to, cause, "endpoint takes no traffic");
+        }
+        let [upstream, pool, endpoint] = endpoint_labels(id);
+        let labels = [upstream, pool, endpoint, event.to.as_str(), event.cause.label()];
+        self.metrics.state_changes.with_label_values(&labels).inc();
+        self.set_gauges(id, event.to);
+        if !event.to.is_routable() {
+            self.rescue(id);
+        }
+    }
+
+    /// What waits on the endpoint for its first byte, and may go elsewhere, goes elsewhere at once.
+    fn rescue(&self, id: &EndpointId) {
+        let Some(watched) = self.endpoints.iter().find(|watched| watched.endpoint.id == *id) else {
+            return;
+        };
+        let elsewhere = self
+            .routable(watched.upstream)
+            .any(|(other, _)| other.endpoint.id != *id);
+        let rescued = if elsewhere { watched.endpoint.lines.rescue() } else { 0 };
+        if rescued > 0 {
+            info!(endpoint = %id, requests = rescued, "waiting requests are sent elsewhere");
+        }
+    }
+
+    fn routable(&self, upstream: usize) -> impl Iterator<Item = (&Watched, &Known)> {
+        let all = self.endpoints.iter().zip(self.keeper.known());
+        all.filter(move |(watched, known)| watched.upstream == upstream && watched.active && known.state.is_routable())
+    }
+
+    fn publish(&self) {
+        let routable: Vec<Routable> = (0..self.upstreams.len())
+            .map(|upstream| {
+                let candidates = self.routable(upstream).filter_map(|(watched, known)| {
+                    Some(Candidate {
+                        endpoint: watched.endpoint.clone(),
+                        socket: known.socket?,
+                    })
+                });
+                Routable(candidates.collect())
+            })
+            .collect();
+        let progress = Progress {
+            asked_everyone: self.keeper.has_asked_everyone(),
+            can_serve: routable.iter().all(|routable| !routable.0.is_empty()),
+        };
+        let failing = (0..self.upstreams.len())
+            .map(|upstream| self.failing(upstream).into())
+            .collect();
+        self.published.store(Arc::new(Snapshot { routable, failing }));
+        self.progress.send_replace(progress);
+    }
+
+    /// What is wrong with the endpoints of an upstream, in one line.
+    fn failing(&self, upstream: usize) -> String {
+        let all = self.endpoints.iter().zip(self.keeper.known());
+        let unfit =
+            all.filter(|(watched, known)| watched.upstream == upstream && watched.active && !known.state.is_routable());
+        let mut by_state = BTreeMap::new();
+        for (_, known) in unfit {
+            *by_state.entry(known.state).or_insert(0) += 1;
+        }
+        let parts: Vec<String> = by_state
+            .iter()
+            .map(|(state, count)| format!("{count} {state}"))
+            .collect();
+        parts.join(", ")
+    }
+
+    fn set_gauges(&self, id: &EndpointId, now: State) {
+        let [upstream, pool, endpoint] = endpoint_labels(id);
+        let routable = self
+            .metrics
+            .endpoint_routable
+            .with_label_values(&[upstream, pool, endpoint]);
+        routable.set(i64::from(now.is_routable()));
+        for state in State::ALL {
+            let labels = [upstream, pool, endpoint, state.as_str()];
+            self.metrics
+                .endpoint_state
+                .with_label_values(&labels)
+                .set(i64::from(now == state));
+        }
+    }
+}
+
+fn watched(upstreams: &[Arc<Upstream>], metrics: &Metrics) -> Vec<Watched> {
+    let mut endpoints = Vec::new();
+    for (index, upstream) in upstreams.iter().enumerate() {
+        let settings = &upstream.settings;
+        for pool in &settings.pools {
+            for endpoint in &pool.endpoints {
+                let id = EndpointId {
+                    upstream: settings.name.clone(),
+                    pool: pool.name.clone(),
+                    address: endpoint.address.clone(),
+                };
+                endpoints.push(Watched {
+                    endpoint: Arc::new(Endpoint::new(id, endpoint.weight, metrics)),
+                    probes: endpoint.probes.clone(),
+                    upstream: index,
+                    active: pool.name == settings.active,
+                });
+            }
+        }
+    }
+    endpoints
+}

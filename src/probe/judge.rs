@@ -1,0 +1,284 @@
+//! What an answer to a probe means. Pure: an answer and what was expected of it go in, a verdict comes out.
+
+use std::collections::BTreeMap;
+
+use http::response::Parts;
+use serde_json::Value;
+
+use crate::gate::health::{FailureClass, Outcome};
+use crate::probe::spec::{Expect, ProbeSpec};
+
+/// The most of a body that is read; a probe's answer is a few hundred bytes.
+pub const MAX_BODY: usize = 64 * 1024;
+
+/// Components that are followed for one endpoint; their names become labels of metrics.
+const MAX_COMPONENTS: usize = 32;
+
+/// What an answer says.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Judgement {
+    /// The verdict.
+    pub outcome: Outcome,
+    /// Components that the body names, and whether each is well.
+    pub components: BTreeMap<String, bool>,
+    /// The version that the body or the header `X-Version` names.
+    pub version: Option<String>,
+}
+
+/// Judges an answer. `body` is `None` if it was larger than [`MAX_BODY`].
+pub fn judge(spec: &ProbeSpec, head: &Parts, body: Option<&[u8]>) -> Judgement {
+    let json: Option<Value> = body.and_then(|body| serde_json::from_slice(body).ok());
+    let components = json.as_ref().map(components).unwrap_or_default();
+    let header = || head.headers.get("x-version")?.to_str().ok();
+    let version = json
+        .as_ref()
+        .and_then(|json| json.get("version")?.as_str())
+        .or_else(header);
+    Judgement {
+        outcome: outcome(spec, head, body, json.as_ref(), &components),
+        version: version.filter(|text| text.len() <= 64).map(str::to_owned),
+        components,
+    }
+}
+
+fn outcome(
+    spec: &ProbeSpec,
+    head: &Parts,
+    body: Option<&[u8]>,
+    json: Option<&Value>,
+    components: &BTreeMap<String, bool>,
+) -> Outcome {
+    let status = head.status.as_u16();
+    if !spec.expect.status.iter().any(|range| range.contains(&status)) {
+        return wrong_status(spec, status, components);
+    }
+    let Some(body) = body else {
+        return fail(format!("the body is larger than {} KiB", MAX_BODY / 1024));
+    };
+    if json.and_then(|json| json.get("status")?.as_str()) == Some("unhealthy") {
+        return fail(format!(
+            "status {status} with a body that says `unhealthy`{}",
+            named(components)
+        ));
+    }
+    match mismatch(&spec.expect, head, body, json) {
+        Some(detail) => fail(detail),
+        None => Outcome::Pass,
+    }
+}
+
+fn fail(detail: String) -> Outcome {
+    Outcome::Fail {
+        class: FailureClass::Body,
+        detail,
+    }
+}
+
+fn wrong_status(spec: &ProbeSpec, status: u16, components: &BTreeMap<String, bool>) -> Outcome {
+    let asked = format!("{} {}", spec.method, spec.path);
+    match status {
+        404 => Outcome::Misconfigured {
+            detail: format!(
+                "{asked} answers 404: this service has no such path. Dify's api has /health (preset: dify-api); set \
+                 `probe.path` or `probe.preset`"
+            ),
+        },
+        301 | 302 | 303 | 307 | 308 => Outcome::Misconfigured {
+            detail: format!(
+                "{asked} answers {status}, a redirect, which is not followed; set `probe.path` to where it leads"
+            ),
+        },
+        401 | 403 | 405 => Outcome::Misconfigured {
+            detail: format!(
+                "{asked} answers {status}; set `probe.headers` or `probe.method` to what this service wants"
+            ),
+        },
+        _ => Outcome::Fail {
+            class: FailureClass::Status,
+            detail: format!("status {status}{}", named(components)),
+        },
+    }
+}
+
+fn named(components: &BTreeMap<String, bool>) -> String {
+    let failed: Vec<&str> = components
+        .iter()
+        .filter(|(_, up)| !**up)
+        .map(|(name, _)| name.as_str())
+        .collect();
+    if failed.is_empty() {
+        return String::new();
+    }
+    format!(", failed: {}", failed.join(", "))
+}
+
+fn mismatch(expect: &Expect, head: &Parts, body: &[u8], json: Option<&Value>) -> Option<String> {
+    for (name, pattern) in &expect.headers {
+        let mut values = head.headers.get_all(name).iter();
+        if !values.any(|value| pattern.is_match(&String::from_utf8_lossy(value.as_bytes()))) {
+            return Some(format!("header `{name}` does not match `{pattern}`"));
+        }
+    }
+    if let Some(pattern) = &expect.body
+        && !pattern.is_match(&String::from_utf8_lossy(body))
+    {
+        return Some(format!("the body does not match `{pattern}`"));
+    }
+    expect.json.iter().find_map(|(pointer, wanted)| match json {
+        None => Some(format!("the body is not JSON, and `{pointer}` is expected in it")),
+        Some(json) => match json.pointer(pointer) {
+            Some(found) if found == wanted => None,
+            Some(found) => Some(format!("`{pointer}` is {}, not {wanted}", brief(found))),
+            None => Some(format!("`{pointer}` is missing from the body")),
+        },
+    })
+}
+
+fn brief(value: &Value) -> String {
+    value.to_string().chars().take(60).collect()
+}
+
+/// Reads `details`, a map of component to whether it is well, and `failed`, a list of those that are not.
+fn components(json: &Value) -> BTreeMap<String, bool> {
+    let details = json.get("details").and_then(Value::as_object).into_iter().flatten();
+    let told = details.filter_map(|(name, value)| Some((name.clone(), value.as_bool()?)));
+    let failed = json.get("failed").and_then(Value::as_array).into_iter().flatten();
+    let failed = failed.filter_map(|name| Some((name.as_str()?.to_owned(), false)));
+    told.chain(failed)
+        .filter(|(name, _)| is_name(name))
+        .take(MAX_COMPONENTS)
+        .collect()
+}
+
+fn is_name(name: &str) -> bool {
+    (1..=40).contains(&name.len())
+        && name
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-' || b == b'.')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gate::health::{Fall, ProbePlan};
+    use std::num::NonZeroU32;
+    use std::time::Duration;
+
+    fn spec() -> ProbeSpec {
+        ProbeSpec {
+            plan: ProbePlan {
+                name: "default".into(),
+                interval: Duration::from_secs(2),
+                timeout: Duration::from_secs(1),
+                rise: NonZeroU32::MIN,
+                fall: Fall {
+                    default: NonZeroU32::MIN,
+                    by_class: BTreeMap::new(),
+                },
+                initial_delay: Duration::ZERO,
+            },
+            path: "/healthz".into(),
+            method: http::Method::GET,
+            host: None,
+            port: None,
+            tls: None,
+            headers: Vec::new(),
+            expect: Expect {
+                status: vec![200..=200],
+                json: BTreeMap::new(),
+                body: None,
+                headers: Vec::new(),
+            },
+        }
+    }
+
+    fn judged(spec: &ProbeSpec, status: u16, body: &str) -> Judgement {
+        let response = http::Response::builder()
+            .status(status)
+            .header("X-Version", "1.14.2")
+            .body(())
+            .unwrap();
+        judge(spec, &response.into_parts().0, Some(body.as_bytes()))
+    }
+
+    /// The outcome in a word: `pass`, a class, or `misconfigured`.
+    fn word(outcome: &Outcome) -> &'static str {
+        match outcome {
+            Outcome::Misconfigured { .. } => "misconfigured",
+            other => other.class().map_or(other.as_str(), FailureClass::as_str),
+        }
+    }
+
+    #[test]
+    fn an_answer_is_judged_by_status_first_and_body_then() {
+        for (status, body, expected) in [
+            (200, r#"{"status":"healthy"}"#, "pass"),
+            (200, "ok", "pass"),
+            (200, "", "pass"),
+            (200, "\u{feff}{\"status\":\"unhealthy\"}", "pass"),
+            (200, r#"{"status":"unhealthy","failed":["cache"]}"#, "body"),
+            (503, r#"{"status":"unhealthy","failed":["database"]}"#, "status"),
+            (503, r#"{"status":"healthy"}"#, "status"),
+            (500, "", "status"),
+            (429, "", "status"),
+            (404, "<html>", "misconfigured"),
+            (302, "", "misconfigured"),
+            (401, "", "misconfigured"),
+        ] {
+            assert_eq!(
+                word(&judged(&spec(), status, body).outcome),
+                expected,
+                "{status} {body}"
+            );
+        }
+    }
+
+    #[test]
+    fn failing_components_are_named() {
+        let body =
+            r#"{"status":"unhealthy","failed":["database"],"details":{"database":false,"cache":true,"note":"x"}}"#;
+        let judgement = judged(&spec(), 503, body);
+        assert_eq!(
+            judgement.components,
+            [("cache".into(), true), ("database".into(), false)].into()
+        );
+        assert_eq!(judgement.version.as_deref(), Some("1.14.2"));
+        let Outcome::Fail { detail, .. } = judgement.outcome else {
+            panic!("a 503 fails");
+        };
+        assert_eq!(detail, "status 503, failed: database");
+    }
+
+    #[test]
+    fn json_pointers_patterns_and_headers_are_all_expected() {
+        let mut spec = spec();
+        spec.expect.json = [("/status".into(), Value::from("ok"))].into();
+        spec.expect.body = Some(regex::Regex::new("pid").unwrap());
+        spec.expect.headers = vec![("x-version".parse().unwrap(), regex::Regex::new("^1\\.").unwrap())];
+        for (body, expected) in [
+            (r#"{"pid":1,"status":"ok"}"#, "pass"),
+            (r#"{"status":"ok"}"#, "body"),
+            (r#"{"pid":1,"status":"starting"}"#, "body"),
+            (r#"{"pid":1}"#, "body"),
+            ("pid", "body"),
+        ] {
+            assert_eq!(word(&judged(&spec, 200, body).outcome), expected, "{body}");
+        }
+        spec.expect.headers[0].1 = regex::Regex::new("^2\\.").unwrap();
+        assert_eq!(word(&judged(&spec, 200, r#"{"pid":1,"status":"ok"}"#).outcome), "body");
+    }
+
+    #[test]
+    fn a_body_over_the_limit_fails() {
+        let response = http::Response::builder().status(200).body(()).unwrap();
+        let judgement = judge(&spec(), &response.into_parts().0, None);
+        assert_eq!(word(&judgement.outcome), "body");
+    }
+
+    #[test]
+    fn component_names_that_could_not_be_labels_are_left_out() {
+        let long = "x".repeat(41);
+        let body = format!(r#"{{"failed":["data base","{long}","","ok-1",7]}}"#);
+        assert_eq!(judged(&spec(), 503, &body).components, [("ok-1".into(), false)].into());
+    }
+}

@@ -1,0 +1,52 @@
+//! What a probe asks and what it expects: the settings of one named probe.
+
+use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+
+use regex::Regex;
+
+use crate::gate::health::ProbePlan;
+
+/// One named probe of one endpoint.
+#[derive(Clone, Debug)]
+pub struct ProbeSpec {
+    /// When it is sent and how its answers count.
+    pub plan: ProbePlan,
+    /// The request target, always starting with `/`.
+    pub path: String,
+    /// The request method.
+    pub method: http::Method,
+    /// The `Host` header; the endpoint's own address where absent.
+    pub host: Option<String>,
+    /// The port to ask, where it is not the one that serves.
+    pub port: Option<u16>,
+    /// TLS to the probed port; cleartext where absent.
+    pub tls: Option<ProbeTls>,
+    /// Further request headers.
+    pub headers: Vec<(http::HeaderName, http::HeaderValue)>,
+    /// What a passing answer looks like.
+    pub expect: Expect,
+}
+
+/// How a probe speaks TLS.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ProbeTls {
+    /// The name sent as SNI and verified; the endpoint's host where absent.
+    pub server_name: Option<String>,
+    /// A PEM file with the authorities to trust instead of the system's.
+    pub ca: Option<PathBuf>,
+}
+
+/// What a passing answer looks like.
+#[derive(Clone, Debug)]
+pub struct Expect {
+    /// Accepted status codes. Redirects are failures unless listed: a redirect to a login page is no health.
+    pub status: Vec<RangeInclusive<u16>>,
+    /// JSON pointers (RFC 6901) and the values that must stand there.
+    pub json: BTreeMap<String, serde_json::Value>,
+    /// A pattern that the body must match.
+    pub body: Option<Regex>,
+    /// Patterns that headers must match.
+    pub headers: Vec<(http::HeaderName, Regex)>,
+}

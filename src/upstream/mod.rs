@@ -1,0 +1,170 @@
+//! What requests share about upstreams and endpoints: counts that every request bumps, and snapshots that none changes.
+
+pub mod line;
+pub mod settings;
+pub mod snapshot;
+
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use pingora::connectors::l4::Connect;
+use prometheus::IntCounter;
+
+use crate::gate::names::EndpointId;
+use crate::metrics::{Metrics, RequestTimes, endpoint_labels};
+use crate::upstream::line::Lines;
+use crate::upstream::settings::UpstreamSettings;
+
+/// One upstream, alive.
+#[derive(Debug)]
+pub struct Upstream {
+    /// How requests to it are sent.
+    pub settings: UpstreamSettings,
+    /// Its times.
+    pub times: RequestTimes,
+    /// Requests under way.
+    pub in_flight: Gauge,
+    /// Retries under way.
+    pub retrying: Gauge,
+    turn: AtomicU64,
+}
+
+impl Upstream {
+    /// An upstream with nothing under way.
+    pub fn new(settings: UpstreamSettings, metrics: &Metrics) -> Self {
+        Self {
+            times: RequestTimes::of(metrics, settings.name.as_str()),
+            settings,
+            in_flight: Gauge::default(),
+            retrying: Gauge::default(),
+            turn: AtomicU64::new(0),
+        }
+    }
+
+    /// A running number for round-robin.
+    pub fn next_turn(&self) -> u64 {
+        self.turn.fetch_add(1, Ordering::Relaxed)
+    }
+}
+
+/// One endpoint, alive.
+#[derive(Debug)]
+pub struct Endpoint {
+    /// Which one.
+    pub id: EndpointId,
+    /// Its share relative to its neighbours.
+    pub weight: u32,
+    /// Requests under way.
+    pub in_flight: Gauge,
+    /// Its connections.
+    pub lines: Lines,
+    /// Opens another one.
+    pub connector: Arc<dyn Connect + Send + Sync>,
+    metrics: Metrics,
+    common: [OnceLock<IntCounter>; COMMON.len()],
+}
+
+/// Statuses whose counters are found once; the others are looked up.
+const COMMON: [u16; 10] = [200, 201, 204, 304, 400, 401, 404, 500, 502, 503];
+
+impl Endpoint {
+    /// An endpoint with nothing under way.
+    pub fn new(id: EndpointId, weight: u32, metrics: &Metrics) -> Self {
+        let lines = Lines::default();
+        Self {
+            id,
+            weight,
+            in_flight: Gauge::default(),
+            connector: Arc::new(lines.clone()),
+            lines,
+            metrics: metrics.clone(),
+            common: Default::default(),
+        }
+    }
+
+    /// Counts a request that ended with `status` here.
+    pub fn count(&self, status: u16) {
+        match COMMON.iter().zip(&self.common).find(|(common, _)| **common == status) {
+            Some((_, cell)) => cell.get_or_init(|| self.counter(status)).inc(),
+            None => self.counter(status).inc(),
+        }
+    }
+
+    fn counter(&self, status: u16) -> IntCounter {
+        let [upstream, pool, endpoint] = endpoint_labels(&self.id);
+        let code = status.to_string();
+        self.metrics
+            .requests
+            .with_label_values(&[upstream, pool, endpoint, &code])
+    }
+}
+
+/// A count of things under way. It never goes below zero, for what went up comes down by [`Held`]'s drop alone.
+#[derive(Debug, Default)]
+pub struct Gauge(AtomicU32);
+
+impl Gauge {
+    /// How many there are.
+    pub fn get(&self) -> u32 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// Whoever holds a gauge.
+pub trait Counted: Send + Sync {
+    /// The gauge.
+    fn gauge(&self) -> &Gauge;
+}
+
+impl Counted for Endpoint {
+    fn gauge(&self) -> &Gauge {
+        &self.in_flight
+    }
+}
+
+impl Counted for Upstream {
+    fn gauge(&self) -> &Gauge {
+        &self.in_flight
+    }
+}
+
+/// One thing under way. Dropping it is the only way down, so a request that panics or is cut off is counted out as well.
+#[derive(Debug)]
+pub struct Held<T: Counted>(Arc<T>);
+
+impl<T: Counted> Held<T> {
+    /// Counts one more.
+    pub fn new(owner: Arc<T>) -> Self {
+        owner.gauge().0.fetch_add(1, Ordering::Relaxed);
+        Self(owner)
+    }
+
+    /// Whose it is.
+    pub fn owner(&self) -> &Arc<T> {
+        &self.0
+    }
+}
+
+impl<T: Counted> Drop for Held<T> {
+    fn drop(&mut self) {
+        self.0.gauge().0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A retry under way.
+#[derive(Debug)]
+pub struct Retrying(Arc<Upstream>);
+
+impl Retrying {
+    /// Counts one more.
+    pub fn new(upstream: Arc<Upstream>) -> Self {
+        upstream.retrying.0.fetch_add(1, Ordering::Relaxed);
+        Self(upstream)
+    }
+}
+
+impl Drop for Retrying {
+    fn drop(&mut self) {
+        self.0.retrying.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,70 @@
+//! The settings of one upstream, as the configuration hands them over: complete, checked, with every default filled in.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::gate::names::{Address, PoolName, UpstreamName};
+use crate::gate::retry::RetryRules;
+use crate::gate::selection::Balance;
+use crate::probe::spec::ProbeSpec;
+
+/// One upstream: its pools, and how requests to it are sent.
+#[derive(Clone, Debug)]
+pub struct UpstreamSettings {
+    /// Its name.
+    pub name: UpstreamName,
+    /// The pool that takes traffic.
+    pub active: PoolName,
+    /// How an endpoint is chosen.
+    pub balance: Balance,
+    /// What may be sent again.
+    pub retry: RetryRules,
+    /// How long the gate waits, where a route says nothing else.
+    pub timeouts: Timeouts,
+    /// Its pools, in the order of the file; never empty.
+    pub pools: Vec<PoolSettings>,
+}
+
+/// One pool.
+#[derive(Clone, Debug)]
+pub struct PoolSettings {
+    /// Its name.
+    pub name: PoolName,
+    /// Its endpoints, in the order of the file.
+    pub endpoints: Vec<EndpointSettings>,
+}
+
+/// One endpoint.
+#[derive(Clone, Debug)]
+pub struct EndpointSettings {
+    /// Where it listens.
+    pub address: Address,
+    /// Its share of the traffic relative to its neighbours; at least 1.
+    pub weight: u32,
+    /// What it is asked; all must pass. Never empty.
+    pub probes: Arc<[ProbeSpec]>,
+}
+
+/// The clocks of one request. There is no total: a workflow may stream for an hour.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timeouts {
+    /// To a connection.
+    pub connect: Duration,
+    /// From the request to the first byte of the answer; a blocking workflow is silent until its end.
+    pub first_byte: Duration,
+    /// Between two reads of an answer, and on a tunnel.
+    pub idle: Duration,
+    /// How long an idle connection is kept for the next request. Dify's gunicorn closes after 2.00 s, so 1 s loses no race.
+    pub pool_idle: Duration,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            connect: Duration::from_secs(2),
+            first_byte: Duration::from_secs(300),
+            idle: Duration::from_secs(120),
+            pool_idle: Duration::from_secs(1),
+        }
+    }
+}
