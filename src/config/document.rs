@@ -1,0 +1,317 @@
+//! The file as a tree in which everything knows where it stands, so that every error can point at its line.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+
+use saphyr_parser::{Event, Marker, Parser, ScalarStyle, Span};
+use serde_json::{Number, Value};
+
+use super::error::{ConfigError, Mark};
+
+/// One value of the file, and where it begins.
+#[derive(Clone, Debug)]
+pub(super) struct Node {
+    pub(super) mark: Mark,
+    pub(super) content: Content,
+}
+
+/// What a node holds.
+#[derive(Clone, Debug)]
+pub(super) enum Content {
+    Scalar(Value),
+    List(Vec<Node>),
+    /// Keys in the order of the file.
+    Map(Vec<(String, Mark, Node)>),
+}
+
+/// Aliases may not make a file larger than this many nodes ("a billion laughs").
+const MAX_NODES: usize = 200_000;
+
+/// Depth beyond which a file is refused.
+const MAX_DEPTH: usize = 32;
+
+type Environment<'a> = &'a dyn Fn(&str) -> Option<String>;
+
+/// Reads a YAML text (YAML 1.2, core schema) and puts the environment into its `${NAME}`s. Errors of content do not end the reading.
+pub(super) fn read(text: &str, environment: Environment<'_>, errors: &mut Vec<ConfigError>) -> Option<Node> {
+    let mut reader = Reader {
+        events: Parser::new_from_str(text),
+        environment,
+        anchors: BTreeMap::new(),
+        nodes: 0,
+        errors,
+    };
+    match reader.document() {
+        Ok(node) => node,
+        Err(error) => {
+            errors.push(error);
+            None
+        }
+    }
+}
+
+struct Reader<'a> {
+    events: Parser<'a, saphyr_parser::StrInput<'a>>,
+    environment: Environment<'a>,
+    anchors: BTreeMap<usize, Node>,
+    nodes: usize,
+    errors: &'a mut Vec<ConfigError>,
+}
+
+fn mark(marker: Marker) -> Mark {
+    Mark {
+        line: marker.line(),
+        column: marker.col() + 1,
+    }
+}
+
+#[allow(clippy::wildcard_enum_match_arm)] // of a parser's events each place wants a few
+impl<'a> Reader<'a> {
+    fn next(&mut self) -> Result<(Event<'a>, Span), ConfigError> {
+        match self.events.next() {
+            Some(Ok(found)) => Ok(found),
+            Some(Err(e)) => Err(ConfigError::at(
+                mark(*e.marker()),
+                "",
+                format!("this is not YAML: {}", e.info()),
+            )),
+            None => Err(ConfigError::nowhere("the file ends too early")),
+        }
+    }
+
+    fn document(&mut self) -> Result<Option<Node>, ConfigError> {
+        loop {
+            let (event, span) = self.next()?;
+            match event {
+                Event::StreamStart | Event::DocumentStart(_) | Event::Nothing => {}
+                Event::StreamEnd => {
+                    return Err(ConfigError::nowhere(
+                        "the file is empty; conf/minimal.yaml shows the least that runs",
+                    ));
+                }
+                event => {
+                    let node = self.node(event, span, 0)?;
+                    return self.end().map(|()| Some(node));
+                }
+            }
+        }
+    }
+
+    fn end(&mut self) -> Result<(), ConfigError> {
+        loop {
+            match self.next()? {
+                (Event::StreamEnd, _) => return Ok(()),
+                (Event::DocumentStart(_), span) => {
+                    return Err(ConfigError::at(
+                        mark(span.start),
+                        "",
+                        "a second document begins here; one file is one configuration",
+                    ));
+                }
+                _ => {}
+            }
+        }
+    }
+
+    fn node(&mut self, event: Event<'a>, span: Span, depth: usize) -> Result<Node, ConfigError> {
+        let mark = mark(span.start);
+        self.nodes += 1;
+        if self.nodes > MAX_NODES || depth > MAX_DEPTH {
+            return Err(ConfigError::at(mark, "", "the file is too large or too deep"));
+        }
+        let (content, anchor) = match event {
+            Event::Scalar(text, style, anchor, _) => (Content::Scalar(self.scalar(&text, style, mark)), anchor),
+            Event::SequenceStart(anchor, _) => (self.list(depth)?, anchor),
+            Event::MappingStart(anchor, _) => (self.map(depth)?, anchor),
+            Event::Alias(anchor) => (self.alias(anchor, mark)?, 0),
+            _ => return Err(ConfigError::at(mark, "", "this is not YAML")),
+        };
+        let node = Node { mark, content };
+        if anchor != 0 {
+            self.anchors.insert(anchor, node.clone());
+        }
+        Ok(node)
+    }
+
+    fn list(&mut self, depth: usize) -> Result<Content, ConfigError> {
+        let mut items = Vec::new();
+        loop {
+            match self.next()? {
+                (Event::SequenceEnd, _) => return Ok(Content::List(items)),
+                (event, span) => items.push(self.node(event, span, depth + 1)?),
+            }
+        }
+    }
+
+    fn map(&mut self, depth: usize) -> Result<Content, ConfigError> {
+        let mut entries: Vec<(String, Mark, Node)> = Vec::new();
+        loop {
+            let (event, span) = self.next()?;
+            let at = mark(span.start);
+            let key = match event {
+                Event::MappingEnd => return Ok(Content::Map(entries)),
+                Event::Scalar(text, ..) => text.into_owned(),
+                _ => return Err(ConfigError::at(at, "", "a key must be a plain text")),
+            };
+            if let Some((_, first, _)) = entries.iter().find(|(name, ..)| *name == key) {
+                let message = format!("the key `{key}` stands twice here; first on line {}", first.line);
+                self.errors.push(ConfigError::at(at, &key, message));
+            }
+            let (event, span) = self.next()?;
+            let value = self.node(event, span, depth + 1)?;
+            entries.push((key, at, value));
+        }
+    }
+
+    fn alias(&mut self, anchor: usize, at: Mark) -> Result<Content, ConfigError> {
+        let Some(node) = self.anchors.get(&anchor) else {
+            return Err(ConfigError::at(at, "", "an alias must not stand within what it names"));
+        };
+        let content = node.content.clone();
+        self.nodes += size(&content);
+        if self.nodes > MAX_NODES {
+            return Err(ConfigError::at(at, "", "aliases make the file too large"));
+        }
+        Ok(content)
+    }
+
+    fn scalar(&mut self, text: &str, style: ScalarStyle, at: Mark) -> Value {
+        let text = self.substituted(text, at);
+        if style == ScalarStyle::Plain {
+            typed(&text)
+        } else {
+            Value::String(text.into_owned())
+        }
+    }
+
+    /// Puts the environment into `${NAME}`; `$${` stands for `${`.
+    fn substituted<'t>(&mut self, text: &'t str, at: Mark) -> Cow<'t, str> {
+        if !text.contains("${") {
+            return Cow::Borrowed(text);
+        }
+        let mut whole = String::new();
+        let mut rest = text;
+        while let Some((before, after)) = rest.split_once("${") {
+            if let Some(literal) = before.strip_suffix('$') {
+                whole.push_str(literal);
+                whole.push_str("${");
+                rest = after;
+                continue;
+            }
+            whole.push_str(before);
+            let Some((name, after)) = after.split_once('}') else {
+                self.errors.push(ConfigError::at(
+                    at,
+                    "",
+                    format!("`{text}` has a `${{` without its `}}`; write `$${{` for a plain one"),
+                ));
+                return Cow::Owned(whole);
+            };
+            match (self.environment)(name) {
+                Some(value) => whole.push_str(&value),
+                None => self.errors.push(ConfigError::at(
+                    at,
+                    "",
+                    format!("the environment variable `{name}` is not set"),
+                )),
+            }
+            rest = after;
+        }
+        whole.push_str(rest);
+        Cow::Owned(whole)
+    }
+}
+
+fn size(content: &Content) -> usize {
+    match content {
+        Content::Scalar(_) => 1,
+        Content::List(items) => items.iter().map(|item| size(&item.content)).sum::<usize>() + 1,
+        Content::Map(entries) => entries.iter().map(|(_, _, value)| size(&value.content)).sum::<usize>() + 1,
+    }
+}
+
+/// The core schema of YAML 1.2 (section 10.3.2), without octal and hexadecimal numbers, which no key wants.
+fn typed(text: &str) -> Value {
+    match text {
+        "" | "~" | "null" | "Null" | "NULL" => Value::Null,
+        "true" | "True" | "TRUE" => Value::Bool(true),
+        "false" | "False" | "FALSE" => Value::Bool(false),
+        _ => {
+            let number = text.parse::<i64>().ok().map(Number::from);
+            let looks_decimal = || {
+                text.bytes()
+                    .all(|b| b.is_ascii_digit() || matches!(b, b'.' | b'-' | b'+' | b'e' | b'E'))
+            };
+            let number = number.or_else(|| {
+                text.parse::<f64>()
+                    .ok()
+                    .filter(|_| looks_decimal())
+                    .and_then(Number::from_f64)
+            });
+            number.map_or_else(|| Value::String(text.to_owned()), Value::Number)
+        }
+    }
+}
+
+impl Node {
+    /// The value without its marks.
+    pub(super) fn value(&self) -> Value {
+        match &self.content {
+            Content::Scalar(value) => value.clone(),
+            Content::List(items) => items.iter().map(Self::value).collect(),
+            Content::Map(entries) => entries
+                .iter()
+                .map(|(key, _, value)| (key.clone(), value.value()))
+                .collect(),
+        }
+    }
+
+    /// What it is, in a word.
+    pub(super) fn kind(&self) -> &'static str {
+        match &self.content {
+            Content::Scalar(Value::Null) => "null",
+            Content::Scalar(Value::Bool(_)) => "boolean",
+            Content::Scalar(Value::Number(number)) if number.is_i64() || number.is_u64() => "integer",
+            Content::Scalar(Value::Number(_)) => "number",
+            Content::Scalar(_) => "string",
+            Content::List(_) => "array",
+            Content::Map(_) => "object",
+        }
+    }
+
+    /// Where each key path stands.
+    pub(super) fn marks(&self) -> BTreeMap<String, Mark> {
+        let mut marks = BTreeMap::new();
+        self.mark_below("", &mut marks);
+        marks
+    }
+
+    fn mark_below(&self, path: &str, marks: &mut BTreeMap<String, Mark>) {
+        match &self.content {
+            Content::Scalar(_) => {}
+            Content::List(items) => {
+                for (index, item) in items.iter().enumerate() {
+                    let path = format!("{path}[{index}]");
+                    marks.insert(path.clone(), item.mark);
+                    item.mark_below(&path, marks);
+                }
+            }
+            Content::Map(entries) => {
+                for (key, mark, value) in entries {
+                    let path = join(path, key);
+                    marks.insert(path.clone(), *mark);
+                    value.mark_below(&path, marks);
+                }
+            }
+        }
+    }
+}
+
+/// The path of `key` below `path`.
+pub(super) fn join(path: &str, key: &str) -> String {
+    if path.is_empty() {
+        key.to_owned()
+    } else {
+        format!("{path}.{key}")
+    }
+}

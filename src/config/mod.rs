@@ -1,0 +1,172 @@
+//! The configuration: one YAML file in, one complete [`Config`] out, or every error in it at once.
+//!
+//! A [`Config`] exists only if it is valid. What the file says (`raw`) and what it means (`Config`) are two types, and the second can be built only from the first.
+
+mod check;
+mod document;
+mod error;
+mod parse;
+mod probes;
+mod raw;
+mod scalars;
+mod upstreams;
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::gate::alarm::AlarmRules;
+use crate::gate::cidr::CidrSet;
+use crate::gate::guard::Guard;
+use crate::gate::names::UpstreamName;
+use crate::upstream::settings::{Timeouts, UpstreamSettings};
+
+pub use error::{ConfigError, ConfigErrors, Mark};
+
+/// Everything the gate runs on.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The file it came from.
+    pub path: PathBuf,
+    /// The process.
+    pub server: ServerSettings,
+    /// Where the admin API listens; loopback.
+    pub admin: SocketAddr,
+    /// What is logged.
+    pub log: LogSettings,
+    /// Where clients connect; never empty.
+    pub listeners: Vec<ListenerSettings>,
+    /// Peers whose word about the client's address is believed.
+    pub trusted_proxies: CidrSet,
+    /// Who may ask for guarded paths, and what is answered. Its paths include every configured probe path.
+    pub guard: Guard,
+    /// When requests for guarded paths are abnormally frequent.
+    pub alarm: AlarmRules,
+    /// Services behind the gate, in the order of the file; never empty.
+    pub upstreams: Vec<UpstreamSettings>,
+    /// What goes where, in the order of the file; never empty (one catch-all is made when the file has none and one upstream).
+    pub routes: Vec<RouteSettings>,
+}
+
+/// The process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ServerSettings {
+    /// Threads that proxy; 0 is one a core.
+    pub threads: usize,
+    /// How long requests may go on after a stop signal.
+    pub drain_timeout: Duration,
+    /// How long the gate goes on accepting after a stop signal while it already says that it is not ready.
+    pub lame_duck: Duration,
+}
+
+/// What is logged.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LogSettings {
+    /// The least severe level that is written.
+    pub level: tracing::level_filters::LevelFilter,
+    /// Text for people or JSON for machines.
+    pub format: LogFormat,
+    /// Where access lines go.
+    pub access: AccessSink,
+    /// The share of access lines that is written, from 0.0 to 1.0; refusals and failures are always written.
+    pub sample: f64,
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// One JSON object a line.
+    Json,
+    /// Readable text.
+    Text,
+}
+
+/// Where access lines go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AccessSink {
+    /// Standard output.
+    Stdout,
+    /// A file, appended to.
+    File(PathBuf),
+    /// Nowhere.
+    Off,
+}
+
+/// One listener.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ListenerSettings {
+    /// The address it binds.
+    pub address: SocketAddr,
+    /// Connections at one time; more are closed at once. 0 is no limit.
+    pub max_connections: usize,
+    /// From the first byte expected of a request to the end of its headers.
+    pub header_timeout: Duration,
+    /// How long a kept-alive connection may wait for its next request.
+    pub idle_timeout: Duration,
+    /// The largest request body, in bytes; more is 413.
+    pub body_limit: u64,
+}
+
+/// One route.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RouteSettings {
+    /// Hosts it is for, lower-case; empty is every host.
+    pub hosts: Vec<String>,
+    /// The byte prefix of the path.
+    pub path: String,
+    /// Where its requests go; an upstream that exists.
+    pub upstream: UpstreamName,
+    /// The clocks of its requests, complete.
+    pub timeouts: Timeouts,
+    /// A body limit of its own, in bytes.
+    pub body_limit: Option<u64>,
+}
+
+/// Looks a name of the environment up.
+pub type Environment<'a> = &'a dyn Fn(&str) -> Option<String>;
+
+/// Reads the file at `path`.
+///
+/// # Errors
+/// The file cannot be read, or everything that is wrong with it.
+pub fn load(path: &Path, environment: Environment<'_>) -> Result<Config, ConfigErrors> {
+    let text = std::fs::read_to_string(path).map_err(|e| {
+        let message = format!("cannot be read: {e}; name a configuration with `-c FILE`");
+        ConfigErrors::new(path, vec![ConfigError::nowhere(message)])
+    })?;
+    parse(&text, path, environment)
+}
+
+/// Reads `text`, which came from `path`.
+///
+/// # Errors
+/// Everything that is wrong with it.
+pub fn parse(text: &str, path: &Path, environment: Environment<'_>) -> Result<Config, ConfigErrors> {
+    let mut errors = Vec::new();
+    let config = build(text, path, environment, &mut errors);
+    match config {
+        Some(config) if errors.is_empty() => Ok(config),
+        Some(_) | None => Err(ConfigErrors::new(path, errors)),
+    }
+}
+
+fn build(text: &str, path: &Path, environment: Environment<'_>, errors: &mut Vec<ConfigError>) -> Option<Config> {
+    let document = document::read(text, environment, errors)?;
+    check::check(&document, &schema(), errors);
+    let raw = match serde_json::from_value(document.value()) {
+        Ok(raw) => raw,
+        Err(e) => {
+            if errors.is_empty() {
+                errors.push(ConfigError::nowhere(e.to_string()));
+            }
+            return None;
+        }
+    };
+    let marks = document.marks();
+    Some(parse::config(path, raw, &mut parse::Findings { marks: &marks, errors }))
+}
+
+/// The JSON Schema of the file, for editors.
+pub fn schema() -> serde_json::Value {
+    schemars::schema_for!(raw::Raw).into()
+}

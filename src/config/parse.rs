@@ -1,0 +1,345 @@
+//! What the file means: [`Raw`] becomes [`Config`], or every reason why it cannot.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use tracing::level_filters::LevelFilter;
+
+use super::check::meant;
+use super::error::{ConfigError, Mark};
+use super::raw::{self, Raw};
+use super::scalars::{self, Cidr, Socket, Time};
+use super::{AccessSink, Config, ListenerSettings, LogFormat, LogSettings, RouteSettings, ServerSettings, upstreams};
+use crate::gate::alarm::AlarmRules;
+use crate::gate::cidr::CidrSet;
+use crate::gate::guard::{Guard, GuardAnswer, GuardedPaths};
+use crate::gate::names::UpstreamName;
+use crate::upstream::settings::{Timeouts, UpstreamSettings};
+
+/// Paths that are guarded where the file names none: probes of Dify, of its image's contract and of Kubernetes, and Dify's
+/// diagnostics and internal API.
+const GUARDED: &[&str] = &[
+    "/healthz",
+    "/health",
+    "/health/check",
+    "/livez",
+    "/readyz",
+    "/startupz",
+    "/metrics",
+    "/threads",
+    "/db-pool-stat",
+    "/inner/api",
+    "/debug/pprof",
+];
+
+/// Collects what is wrong, each with the place of its key.
+pub(super) struct Findings<'a> {
+    pub(super) marks: &'a BTreeMap<String, Mark>,
+    pub(super) errors: &'a mut Vec<ConfigError>,
+}
+
+impl Findings<'_> {
+    /// Something is wrong at `key`; the place is that of the nearest key that the file has.
+    pub(super) fn error(&mut self, key: &str, message: impl Into<String>) {
+        let mut near = key;
+        let mark = loop {
+            match (self.marks.get(near), near.rfind(['.', '['])) {
+                (Some(mark), _) => break Some(*mark),
+                (None, Some(end)) => near = near.get(..end).unwrap_or_default(),
+                (None, None) => break None,
+            }
+        };
+        self.errors.push(ConfigError {
+            mark,
+            key: key.to_owned(),
+            message: message.into(),
+        });
+    }
+}
+
+/// Builds the configuration. It is meaningless if anything was found.
+pub(super) fn config(path: &Path, raw: Raw, findings: &mut Findings<'_>) -> Config {
+    let listeners = listeners(raw.listeners, findings);
+    let own: Vec<SocketAddr> = listeners.iter().map(|listener| listener.address).collect();
+    let upstreams = upstreams::upstreams(raw.upstreams, &own, findings);
+    Config {
+        path: path.to_owned(),
+        server: server(raw.server.unwrap_or_default()),
+        admin: admin(raw.admin.unwrap_or_default(), &own, findings),
+        log: log(raw.log.unwrap_or_default(), findings),
+        trusted_proxies: cidrs("trusted_proxies", &raw.trusted_proxies.unwrap_or_default(), findings),
+        alarm: alarm(raw.probe_guard.as_ref(), findings),
+        guard: guard(raw.probe_guard.unwrap_or_default(), &upstreams, findings),
+        routes: routes(raw.routes, &upstreams, findings),
+        listeners,
+        upstreams,
+    }
+}
+
+fn time(time: Option<Time>, default: Duration) -> Duration {
+    time.map_or(default, |time| time.0)
+}
+
+fn server(raw: raw::Server) -> ServerSettings {
+    ServerSettings {
+        threads: raw.threads.unwrap_or(0).into(),
+        drain_timeout: time(raw.drain_timeout, Duration::from_secs(1_260)),
+        lame_duck: time(raw.lame_duck, Duration::from_secs(10)),
+    }
+}
+
+fn socket(raw: &Socket) -> SocketAddr {
+    // The schema check has refused everything else.
+    scalars::socket(&raw.0).unwrap_or_else(|_| SocketAddr::from(([127, 0, 0, 1], 1)))
+}
+
+fn admin(raw: raw::Admin, listeners: &[SocketAddr], findings: &mut Findings<'_>) -> SocketAddr {
+    let address = raw
+        .address
+        .as_ref()
+        .map_or(SocketAddr::from(([127, 0, 0, 1], 9900)), socket);
+    if !address.ip().is_loopback() {
+        findings.error(
+            "admin.address",
+            "must be a loopback address, since the admin API has no login yet; write 127.0.0.1:9900",
+        );
+    }
+    if listeners.iter().any(|listener| overlaps(*listener, address)) {
+        findings.error("admin.address", format!("{address} is a listener's address too"));
+    }
+    address
+}
+
+fn log(raw: raw::Log, findings: &mut Findings<'_>) -> LogSettings {
+    let sample = raw.sample.unwrap_or(1.0);
+    if !(0.0..=1.0).contains(&sample) {
+        findings.error("log.sample", format!("is {sample}; it is a share from 0.0 to 1.0"));
+    }
+    LogSettings {
+        level: match raw.level.unwrap_or(raw::Level::Info) {
+            raw::Level::Error => LevelFilter::ERROR,
+            raw::Level::Warn => LevelFilter::WARN,
+            raw::Level::Info => LevelFilter::INFO,
+            raw::Level::Debug => LevelFilter::DEBUG,
+            raw::Level::Trace => LevelFilter::TRACE,
+        },
+        format: match raw.format.unwrap_or(raw::Format::Json) {
+            raw::Format::Json => LogFormat::Json,
+            raw::Format::Text => LogFormat::Text,
+        },
+        access: match raw.access.as_deref() {
+            None | Some("stdout") => AccessSink::Stdout,
+            Some("off") => AccessSink::Off,
+            Some(path) => AccessSink::File(path.into()),
+        },
+        sample,
+    }
+}
+
+fn listeners(raw: Vec<raw::Listener>, findings: &mut Findings<'_>) -> Vec<ListenerSettings> {
+    if raw.is_empty() {
+        findings.error(
+            "listeners",
+            "is empty; the gate must listen somewhere: `listeners: [{address: \"0.0.0.0:8080\"}]`",
+        );
+    }
+    let mut listeners: Vec<ListenerSettings> = Vec::new();
+    for (index, raw) in raw.into_iter().enumerate() {
+        let key = format!("listeners[{index}]");
+        let address = socket(&raw.address);
+        if let Some(other) = listeners.iter().find(|other| overlaps(other.address, address)) {
+            findings.error(
+                &format!("{key}.address"),
+                format!("{address} is taken by the listener on {}", other.address),
+            );
+        }
+        let settings = ListenerSettings {
+            address,
+            max_connections: raw.max_connections.unwrap_or(0) as usize,
+            header_timeout: time(raw.header_timeout, Duration::from_secs(10)),
+            idle_timeout: time(raw.idle_timeout, Duration::from_secs(75)),
+            body_limit: raw.body_limit.map_or(100 << 20, |size| size.0),
+        };
+        for (name, value) in [
+            ("header_timeout", settings.header_timeout),
+            ("idle_timeout", settings.idle_timeout),
+        ] {
+            longer_than_zero(&format!("{key}.{name}"), value, findings);
+        }
+        listeners.push(settings);
+    }
+    listeners
+}
+
+fn longer_than_zero(key: &str, value: Duration, findings: &mut Findings<'_>) {
+    if value.is_zero() {
+        findings.error(key, "must be longer than 0s");
+    }
+}
+
+/// Whether two addresses cannot both be bound, or one reaches the other.
+fn overlaps(one: SocketAddr, other: SocketAddr) -> bool {
+    one.port() == other.port() && (one.ip() == other.ip() || one.ip().is_unspecified() || other.ip().is_unspecified())
+}
+
+fn cidrs(key: &str, raw: &[Cidr], findings: &mut Findings<'_>) -> CidrSet {
+    let mut networks = Vec::new();
+    for (index, entry) in raw.iter().enumerate() {
+        match CidrSet::parse_one(&entry.0) {
+            Ok(found) => networks.extend(found),
+            Err(e) => findings.error(&format!("{key}[{index}]"), e.to_string()),
+        }
+    }
+    networks.into_iter().collect()
+}
+
+fn alarm(raw: Option<&raw::ProbeGuard>, findings: &mut Findings<'_>) -> AlarmRules {
+    let defaults = AlarmRules::default();
+    let Some(raw) = raw.and_then(|guard| guard.alarm.as_ref()) else {
+        return defaults;
+    };
+    let rules = AlarmRules {
+        window: time(raw.window, defaults.window),
+        requests: raw.requests.map_or(defaults.requests, Into::into),
+        block: time(raw.block, defaults.block),
+    };
+    longer_than_zero("probe_guard.alarm.window", rules.window, findings);
+    rules
+}
+
+fn guard(raw: raw::ProbeGuard, upstreams: &[UpstreamSettings], findings: &mut Findings<'_>) -> Guard {
+    let deny_status = raw.deny_status.unwrap_or(404);
+    if ![403, 404].contains(&deny_status) {
+        findings.error(
+            "probe_guard.deny_status",
+            format!("is {deny_status}; it may be 404, which hides that there is anything, or 403"),
+        );
+    }
+    let named = raw
+        .paths
+        .map(|paths| paths.into_iter().map(|path| path.0).collect::<Vec<_>>());
+    let named = named.unwrap_or_else(|| GUARDED.iter().map(|path| (*path).to_owned()).collect());
+    let default = ["loopback", "private"].map(|preset| Cidr(preset.to_owned()));
+    let allow = raw.allow.as_deref().unwrap_or(&default);
+    Guard {
+        paths: GuardedPaths::new(named.into_iter().chain(probe_paths(upstreams))),
+        allow: cidrs("probe_guard.allow", allow, findings),
+        deny_status,
+        answer: match raw.answer.unwrap_or(raw::Answer::Summary) {
+            raw::Answer::Summary => GuardAnswer::Summary,
+            raw::Answer::Forward => GuardAnswer::Forward,
+        },
+    }
+}
+
+/// Paths that are asked for health alone. A page that is probed because nothing better exists (`/apps`) is for everyone.
+fn probe_paths(upstreams: &[UpstreamSettings]) -> BTreeSet<String> {
+    let pools = upstreams.iter().flat_map(|upstream| &upstream.pools);
+    let probes = pools
+        .flat_map(|pool| &pool.endpoints)
+        .flat_map(|endpoint| endpoint.probes.iter());
+    let paths = probes.map(|probe| probe.path.split('?').next().unwrap_or_default().to_owned());
+    paths.filter(|path| path != "/apps" && path != "/").collect()
+}
+
+pub(super) fn timeouts(key: &str, raw: raw::Timeouts, below: Timeouts, findings: &mut Findings<'_>) -> Timeouts {
+    let timeouts = Timeouts {
+        connect: time(raw.connect, below.connect),
+        first_byte: time(raw.first_byte, below.first_byte),
+        idle: time(raw.idle, below.idle),
+        pool_idle: time(raw.pool_idle, below.pool_idle),
+    };
+    for (name, value) in [
+        ("connect", timeouts.connect),
+        ("first_byte", timeouts.first_byte),
+        ("idle", timeouts.idle),
+    ] {
+        longer_than_zero(&format!("{key}.{name}"), value, findings);
+    }
+    timeouts
+}
+
+fn routes(
+    raw: Option<Vec<raw::Route>>,
+    upstreams: &[UpstreamSettings],
+    findings: &mut Findings<'_>,
+) -> Vec<RouteSettings> {
+    let Some(raw) = raw else {
+        return catch_all(upstreams, findings);
+    };
+    if raw.is_empty() {
+        findings.error(
+            "routes",
+            "is empty; leave it out to send everything to the only upstream",
+        );
+    }
+    let mut routes: Vec<RouteSettings> = Vec::new();
+    for (index, raw) in raw.into_iter().enumerate() {
+        let key = format!("routes[{index}]");
+        let names: Vec<&str> = upstreams.iter().map(|upstream| upstream.name.as_str()).collect();
+        let upstream = upstreams.iter().find(|upstream| upstream.name.as_str() == raw.upstream);
+        if upstream.is_none() {
+            let message = format!(
+                "there is no upstream `{}`; there are: {}{}",
+                raw.upstream,
+                names.join(", "),
+                meant(&raw.upstream, &names)
+            );
+            findings.error(&format!("{key}.upstream"), message);
+        }
+        let below = upstream.map_or_else(Timeouts::default, |upstream| upstream.timeouts);
+        let route = RouteSettings {
+            hosts: raw
+                .hosts
+                .unwrap_or_default()
+                .iter()
+                .map(|host| host.to_ascii_lowercase())
+                .collect(),
+            path: raw.path.map_or_else(|| "/".to_owned(), |path| path.0),
+            upstream: UpstreamName::new(&raw.upstream),
+            timeouts: timeouts(
+                &format!("{key}.timeouts"),
+                raw.timeouts.unwrap_or_default(),
+                below,
+                findings,
+            ),
+            body_limit: raw.body_limit.map(|size| size.0),
+        };
+        for host in route.hosts.iter().filter(|host| host.contains(['*', '/', ':'])) {
+            findings.error(
+                &format!("{key}.hosts"),
+                format!("`{host}` is no host name; wildcards are not available yet, and ports do not matter"),
+            );
+        }
+        if routes
+            .iter()
+            .any(|other| other.path == route.path && other.hosts == route.hosts)
+        {
+            findings.error(
+                &format!("{key}.path"),
+                format!("`{}` has a route already, for the same hosts", route.path),
+            );
+        }
+        routes.push(route);
+    }
+    routes
+}
+
+fn catch_all(upstreams: &[UpstreamSettings], findings: &mut Findings<'_>) -> Vec<RouteSettings> {
+    if upstreams.len() > 1 {
+        findings.error(
+            "routes",
+            "is missing; with several upstreams the gate must be told what goes where",
+        );
+    }
+    let route = |upstream: &UpstreamSettings| RouteSettings {
+        hosts: Vec::new(),
+        path: "/".to_owned(),
+        upstream: upstream.name.clone(),
+        timeouts: upstream.timeouts,
+        body_limit: None,
+    };
+    upstreams.first().map(route).into_iter().collect()
+}

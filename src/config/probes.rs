@@ -1,0 +1,214 @@
+//! What the file says about probes becomes what is sent: an endpoint's keys over its upstream's, over a preset's, over the defaults.
+
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+use indexmap::IndexMap;
+
+use super::parse::Findings;
+use super::raw::{Expect as RawExpect, Fall as RawFall, Preset, Probe, ProbeTls as RawTls};
+use super::scalars::{Pattern, Time, UrlPath};
+use crate::gate::health::{FailureClass, Fall, ProbePlan};
+use crate::probe::spec::{Expect, ProbeSpec, ProbeTls};
+
+const INTERVAL: Duration = Duration::from_secs(2);
+const TIMEOUT: Duration = Duration::from_secs(1);
+const TWO: NonZeroU32 = NonZeroU32::MIN.saturating_add(1);
+
+impl Probe {
+    /// This probe where it says something, else `below`.
+    fn over(self, below: Self) -> Self {
+        Self {
+            preset: self.preset.or(below.preset),
+            path: self.path.or(below.path),
+            method: self.method.or(below.method),
+            host: self.host.or(below.host),
+            port: self.port.or(below.port),
+            tls: self.tls.or(below.tls),
+            headers: self.headers.or(below.headers),
+            interval: self.interval.or(below.interval),
+            timeout: self.timeout.or(below.timeout),
+            rise: self.rise.or(below.rise),
+            fall: self.fall.or(below.fall),
+            initial_delay: self.initial_delay.or(below.initial_delay),
+            expect: self.expect.or(below.expect),
+        }
+    }
+}
+
+/// What is known of the services of a Dify deployment.
+fn preset(preset: Preset) -> Probe {
+    let path = |path: &str| Some(UrlPath(path.to_owned()));
+    let says_ok = RawExpect {
+        json: Some(IndexMap::from([("/status".to_owned(), "ok".into())])),
+        ..RawExpect::default()
+    };
+    let probe = Probe::default();
+    match preset {
+        Preset::DifyHealthz => Probe {
+            path: path("/healthz"),
+            ..probe
+        },
+        Preset::DifyApi => Probe {
+            path: path("/health"),
+            expect: Some(says_ok),
+            ..probe
+        },
+        Preset::PluginDaemon => Probe {
+            path: path("/health/check"),
+            expect: Some(says_ok),
+            ..probe
+        },
+        Preset::DifyWeb => Probe {
+            path: path("/apps"),
+            headers: Some(IndexMap::from([("accept-language".to_owned(), "en".to_owned())])),
+            expect: Some(RawExpect {
+                // The page sends a visitor without a session to /signin: the renderer works.
+                status: "200,307".parse().ok(),
+                ..RawExpect::default()
+            }),
+            ..probe
+        },
+    }
+}
+
+/// The probes of one endpoint: each of the upstream's with the endpoint's own keys over it.
+pub(super) fn build(
+    own: Option<&Probe>,
+    named: &[(String, String, Probe)],
+    findings: &mut Findings<'_>,
+) -> Vec<ProbeSpec> {
+    let merged = |probe: &Probe| own.cloned().unwrap_or_default().over(probe.clone());
+    named
+        .iter()
+        .map(|(key, name, probe)| spec(key, name, merged(probe), findings))
+        .collect()
+}
+
+fn spec(key: &str, name: &str, probe: Probe, findings: &mut Findings<'_>) -> ProbeSpec {
+    let below = preset(probe.preset.unwrap_or(Preset::DifyHealthz));
+    let probe = probe.over(below);
+    let time = |time: Option<Time>, default| time.map_or(default, |time| time.0);
+    let (interval, timeout) = (time(probe.interval, INTERVAL), time(probe.timeout, TIMEOUT));
+    if interval.is_zero() {
+        findings.error(&format!("{key}.interval"), "must be longer than 0s");
+    }
+    if timeout.is_zero() {
+        findings.error(&format!("{key}.timeout"), "must be longer than 0s");
+    } else if timeout > interval && !interval.is_zero() {
+        let message = format!("is longer than the interval of {interval:?}: probes of a silent endpoint would pile up");
+        findings.error(&format!("{key}.timeout"), message);
+    }
+    ProbeSpec {
+        plan: ProbePlan {
+            name: name.into(),
+            interval,
+            timeout,
+            rise: probe.rise.unwrap_or(TWO),
+            fall: fall(probe.fall),
+            initial_delay: time(probe.initial_delay, Duration::ZERO),
+        },
+        path: probe.path.map_or_else(|| "/healthz".to_owned(), |path| path.0),
+        method: probe
+            .method
+            .and_then(|method| super::scalars::method(&method.0).ok())
+            .unwrap_or(http::Method::GET),
+        host: probe.host,
+        port: probe.port.map(Into::into),
+        tls: tls(probe.tls),
+        headers: headers(key, probe.headers.unwrap_or_default(), findings),
+        expect: expect(key, probe.expect.unwrap_or_default(), findings),
+    }
+}
+
+fn fall(raw: Option<RawFall>) -> Fall {
+    let (default, classes) = match raw {
+        None => (TWO, Default::default()),
+        Some(RawFall::Count(count)) => (count, Default::default()),
+        Some(RawFall::ByClass(by)) => {
+            let classes = [
+                (FailureClass::Status, by.status),
+                (FailureClass::Timeout, by.timeout),
+                (FailureClass::Connect, by.connect),
+                (FailureClass::Tls, by.tls),
+                (FailureClass::Protocol, by.protocol),
+                (FailureClass::Body, by.body),
+            ];
+            let named = classes.into_iter().filter_map(|(class, count)| Some((class, count?)));
+            (by.default.unwrap_or(TWO), named.collect())
+        }
+    };
+    Fall {
+        default,
+        by_class: classes,
+    }
+}
+
+fn tls(raw: Option<RawTls>) -> Option<ProbeTls> {
+    match raw? {
+        RawTls::Flag(false) => None,
+        RawTls::Flag(true) => Some(ProbeTls::default()),
+        RawTls::Terms(terms) => Some(ProbeTls {
+            server_name: terms.server_name,
+            ca: terms.ca.map(Into::into),
+        }),
+    }
+}
+
+fn headers(
+    key: &str,
+    raw: IndexMap<String, String>,
+    findings: &mut Findings<'_>,
+) -> Vec<(http::HeaderName, http::HeaderValue)> {
+    let mut headers = Vec::new();
+    for (name, value) in raw {
+        let at = format!("{key}.headers.{name}");
+        let (Some(parsed), value) = (header_name(&at, &name, findings), value.parse()) else {
+            continue;
+        };
+        match value {
+            Ok(value) if parsed != http::header::HOST => headers.push((parsed, value)),
+            Ok(_) => findings.error(&at, "set `host` instead"),
+            Err(_) => findings.error(&at, "its value holds characters that no header may hold"),
+        }
+    }
+    headers
+}
+
+fn header_name(at: &str, name: &str, findings: &mut Findings<'_>) -> Option<http::HeaderName> {
+    let parsed = name.parse().ok();
+    if parsed.is_none() {
+        findings.error(at, format!("`{name}` is no name of a header"));
+    }
+    parsed
+}
+
+fn expect(key: &str, raw: RawExpect, findings: &mut Findings<'_>) -> Expect {
+    let json = raw.json.unwrap_or_default();
+    for pointer in json
+        .keys()
+        .filter(|pointer| !pointer.is_empty() && !pointer.starts_with('/'))
+    {
+        let at = format!("{key}.expect.json.{pointer}");
+        findings.error(
+            &at,
+            format!("`{pointer}` is no JSON pointer; write `/{pointer}` (RFC 6901)"),
+        );
+    }
+    let mut headers = Vec::new();
+    for (name, pattern) in raw.headers.unwrap_or_default() {
+        let name = header_name(&format!("{key}.expect.headers.{name}"), &name, findings);
+        headers.extend(name.zip(regex(pattern)));
+    }
+    Expect {
+        status: raw.status.map_or_else(|| vec![200..=200], |statuses| statuses.0),
+        json: json.into_iter().collect(),
+        body: raw.body_regex.and_then(regex),
+        headers,
+    }
+}
+
+/// A pattern that the schema check has already compiled once.
+fn regex(pattern: Pattern) -> Option<regex::Regex> {
+    regex::Regex::new(&pattern.0).ok()
+}

@@ -1,0 +1,309 @@
+//! The file as it is written: types without logic, from which the JSON Schema is made. What a key means stands in `parse`.
+
+use std::num::{NonZeroU16, NonZeroU32};
+
+use indexmap::IndexMap;
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use super::scalars::{Cidr, Endpoint, Method, Pattern, Size, Socket, Statuses, Time, UrlPath};
+
+/// The configuration of difygate.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(title = "difygate")]
+pub(super) struct Raw {
+    /// The process.
+    pub(super) server: Option<Server>,
+    /// The admin API.
+    pub(super) admin: Option<Admin>,
+    /// What is logged.
+    pub(super) log: Option<Log>,
+    /// Where clients connect.
+    pub(super) listeners: Vec<Listener>,
+    /// Networks whose X-Forwarded-For or Forwarded header is believed. Default: none.
+    pub(super) trusted_proxies: Option<Vec<Cidr>>,
+    /// Who may ask for probe paths and diagnostics.
+    pub(super) probe_guard: Option<ProbeGuard>,
+    /// Services behind the gate, by name.
+    pub(super) upstreams: IndexMap<String, Upstream>,
+    /// What goes where; the longest path wins. Default: everything to the only upstream.
+    pub(super) routes: Option<Vec<Route>>,
+}
+
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Server {
+    /// Threads that proxy. Default: 0, one a core.
+    pub(super) threads: Option<u16>,
+    /// How long requests may go on after a stop signal. Default: 1260s, a minute more than Dify's longest workflow.
+    pub(super) drain_timeout: Option<Time>,
+    /// How long the gate goes on accepting after a stop signal, while it says that it is not ready. Default: 10s.
+    pub(super) lame_duck: Option<Time>,
+}
+
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Admin {
+    /// Where the admin API listens; a loopback address. Default: 127.0.0.1:9900.
+    pub(super) address: Option<Socket>,
+}
+
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Log {
+    /// The least severe level that is written. Default: info.
+    pub(super) level: Option<Level>,
+    /// Default: json.
+    pub(super) format: Option<Format>,
+    /// Where access lines go: stdout, off, or a file's path. Default: stdout.
+    pub(super) access: Option<String>,
+    /// The share of access lines that is written; refusals and failures always are. Default: 1.0.
+    pub(super) sample: Option<f64>,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Level {
+    Error,
+    Warn,
+    Info,
+    Debug,
+    Trace,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Format {
+    Json,
+    Text,
+}
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Listener {
+    /// The address to bind, such as 0.0.0.0:8080.
+    pub(super) address: Socket,
+    /// Connections at one time; more are closed at once. Default: 0, no limit.
+    pub(super) max_connections: Option<u32>,
+    /// From the first byte of a request to the end of its headers. Default: 10s.
+    pub(super) header_timeout: Option<Time>,
+    /// How long a connection may wait for its next request. Default: 75s.
+    pub(super) idle_timeout: Option<Time>,
+    /// The largest request body. Default: 100MiB, as Dify's own nginx.
+    pub(super) body_limit: Option<Size>,
+}
+
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ProbeGuard {
+    /// Guarded paths, each with everything below it. Default: probe paths and Dify's diagnostics; every configured probe path is added.
+    pub(super) paths: Option<Vec<UrlPath>>,
+    /// Who may ask for them: networks, addresses, or loopback, private, link_local, cgnat. Default: loopback and private.
+    pub(super) allow: Option<Vec<Cidr>>,
+    /// What others get: 404 hides that there is anything, 403 says so. Default: 404.
+    pub(super) deny_status: Option<u16>,
+    /// What internal clients get: the gate's own summary, or the endpoint's answer. Default: summary.
+    pub(super) answer: Option<Answer>,
+    /// When requests for guarded paths are abnormally frequent.
+    pub(super) alarm: Option<Alarm>,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Answer {
+    Summary,
+    Forward,
+}
+
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Alarm {
+    /// The time over which requests are counted. Default: 10s.
+    pub(super) window: Option<Time>,
+    /// The most requests of one client within it that are normal. Default: 50.
+    pub(super) requests: Option<NonZeroU32>,
+    /// How long a client is refused after it was last over that rate. Default: 0s, which only reports it.
+    pub(super) block: Option<Time>,
+}
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Upstream {
+    /// The pool that takes traffic. Default: the first.
+    pub(super) active: Option<String>,
+    /// How an endpoint is chosen. Default: least_request.
+    pub(super) balance: Option<Balance>,
+    /// What endpoints are asked.
+    pub(super) probe: Option<Probe>,
+    /// Several named probes, all of which must pass; instead of `probe`.
+    pub(super) probes: Option<IndexMap<String, Probe>>,
+    /// What may be sent again after a failure.
+    pub(super) retry: Option<Retry>,
+    /// How long the gate waits.
+    pub(super) timeouts: Option<Timeouts>,
+    /// Its pools, by name.
+    pub(super) pools: IndexMap<String, Pool>,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Balance {
+    LeastRequest,
+    RoundRobin,
+}
+
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Probe {
+    /// A service whose probe is known; other keys override it. Default: dify-healthz.
+    pub(super) preset: Option<Preset>,
+    /// The path to ask. Default: /healthz.
+    pub(super) path: Option<UrlPath>,
+    /// Default: GET.
+    pub(super) method: Option<Method>,
+    /// The Host header. Default: the endpoint's address.
+    pub(super) host: Option<String>,
+    /// The port to ask. Default: the endpoint's.
+    pub(super) port: Option<NonZeroU16>,
+    /// TLS to that port: true, or its terms. Default: false.
+    pub(super) tls: Option<ProbeTls>,
+    /// Further request headers.
+    pub(super) headers: Option<IndexMap<String, String>>,
+    /// From the start of one probe to the start of the next. Default: 2s.
+    pub(super) interval: Option<Time>,
+    /// One deadline over name resolution, connect, TLS, headers and body. Default: 1s.
+    pub(super) timeout: Option<Time>,
+    /// Passes in a row that take a down endpoint back. Default: 2.
+    pub(super) rise: Option<NonZeroU32>,
+    /// Failures in a row that take an endpoint out: a number, or one for each class. Default: 2.
+    pub(super) fall: Option<Fall>,
+    /// How long after the start the first probe is sent. Default: 0s.
+    pub(super) initial_delay: Option<Time>,
+    /// What a passing answer looks like.
+    pub(super) expect: Option<Expect>,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum Preset {
+    DifyHealthz,
+    DifyApi,
+    DifyWeb,
+    PluginDaemon,
+}
+
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub(super) enum ProbeTls {
+    Flag(bool),
+    Terms(TlsTerms),
+}
+
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct TlsTerms {
+    /// The name that is sent and verified. Default: the endpoint's host.
+    pub(super) server_name: Option<String>,
+    /// A PEM file with the authorities to trust. Default: the system's.
+    pub(super) ca: Option<String>,
+}
+
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub(super) enum Fall {
+    Count(NonZeroU32),
+    ByClass(FallByClass),
+}
+
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct FallByClass {
+    /// For classes that are not named. Default: 2.
+    pub(super) default: Option<NonZeroU32>,
+    pub(super) status: Option<NonZeroU32>,
+    pub(super) timeout: Option<NonZeroU32>,
+    pub(super) connect: Option<NonZeroU32>,
+    pub(super) tls: Option<NonZeroU32>,
+    pub(super) protocol: Option<NonZeroU32>,
+    pub(super) body: Option<NonZeroU32>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Expect {
+    /// Accepted status codes, such as "200" or "200-299,301". Default: "200".
+    pub(super) status: Option<Statuses>,
+    /// JSON pointers and the values that must stand there.
+    pub(super) json: Option<IndexMap<String, serde_json::Value>>,
+    /// A pattern that the body must match.
+    pub(super) body_regex: Option<Pattern>,
+    /// Patterns that headers must match, by header.
+    pub(super) headers: Option<IndexMap<String, Pattern>>,
+}
+
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Retry {
+    /// Further attempts after the first. Default: 1; 0 turns retries off.
+    pub(super) attempts: Option<u16>,
+    /// Retries under way, as a share of the requests under way, in percent. Default: 20.
+    pub(super) budget_percent: Option<u16>,
+    /// Retries that may be under way whatever the share says. Default: 3.
+    pub(super) budget_min: Option<u32>,
+    /// Paths under which every method has effects, so that nothing is ever sent twice. Default: /triggers, /e/.
+    pub(super) unsafe_paths: Option<Vec<UrlPath>>,
+}
+
+#[derive(Clone, Copy, Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Timeouts {
+    /// To a connection. Default: 2s.
+    pub(super) connect: Option<Time>,
+    /// To the first byte of the answer. Default: 300s.
+    pub(super) first_byte: Option<Time>,
+    /// Between two bytes of the answer. Default: 120s.
+    pub(super) idle: Option<Time>,
+    /// How long an idle connection is kept. Default: 1s, for Dify closes after 2.
+    pub(super) pool_idle: Option<Time>,
+}
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Pool {
+    /// Its endpoints: host:port, or address, weight and probe.
+    pub(super) endpoints: Vec<PoolEndpoint>,
+}
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub(super) enum PoolEndpoint {
+    Address(Endpoint),
+    Terms(Box<EndpointTerms>),
+}
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct EndpointTerms {
+    /// host:port
+    pub(super) address: Endpoint,
+    /// Its share relative to its neighbours. Default: 1.
+    pub(super) weight: Option<NonZeroU32>,
+    /// What is different about its probes.
+    pub(super) probe: Option<Probe>,
+}
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Route {
+    /// Hosts that it is for. Default: every host.
+    pub(super) hosts: Option<Vec<String>>,
+    /// The beginning of the path, byte by byte as in nginx. Default: /.
+    pub(super) path: Option<UrlPath>,
+    /// The upstream that its requests go to.
+    pub(super) upstream: String,
+    /// Waits that differ from the upstream's.
+    pub(super) timeouts: Option<Timeouts>,
+    /// The largest request body. Default: the listener's.
+    pub(super) body_limit: Option<Size>,
+}

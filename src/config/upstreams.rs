@@ -1,0 +1,182 @@
+//! What the file says about upstreams: their pools and endpoints, and how requests to them are sent.
+
+use std::net::SocketAddr;
+
+use indexmap::IndexMap;
+
+use super::check::meant;
+use super::parse::{Findings, timeouts};
+use super::{probes, raw};
+use crate::gate::names::{Address, PoolName, UpstreamName};
+use crate::gate::retry::RetryRules;
+use crate::gate::selection::Balance;
+use crate::upstream::settings::{EndpointSettings, PoolSettings, Timeouts, UpstreamSettings};
+
+pub(super) fn upstreams(
+    raw: IndexMap<String, raw::Upstream>,
+    own: &[SocketAddr],
+    findings: &mut Findings<'_>,
+) -> Vec<UpstreamSettings> {
+    if raw.is_empty() {
+        findings.error(
+            "upstreams",
+            "is empty; name a service and its endpoints, as conf/minimal.yaml does",
+        );
+    }
+    raw.into_iter()
+        .map(|(name, raw)| upstream(&name, raw, own, findings))
+        .collect()
+}
+
+fn upstream(name: &str, raw: raw::Upstream, own: &[SocketAddr], findings: &mut Findings<'_>) -> UpstreamSettings {
+    let key = format!("upstreams.{name}");
+    check_name(&key, name, findings);
+    let probes = named_probes(&key, raw.probe, raw.probes, findings);
+    let names: Vec<&str> = raw.pools.keys().map(String::as_str).collect();
+    let first = names.first().copied().unwrap_or_default();
+    if names.is_empty() {
+        findings.error(
+            &format!("{key}.pools"),
+            "is empty; an upstream needs a pool with endpoints",
+        );
+    }
+    let active = raw.active.unwrap_or_else(|| first.to_owned());
+    if !names.is_empty() && !names.contains(&active.as_str()) {
+        let message = format!(
+            "there is no pool `{active}`; there are: {}{}",
+            names.join(", "),
+            meant(&active, &names)
+        );
+        findings.error(&format!("{key}.active"), message);
+    }
+    let timeouts = timeouts(
+        &format!("{key}.timeouts"),
+        raw.timeouts.unwrap_or_default(),
+        Timeouts::default(),
+        findings,
+    );
+    let pools = raw
+        .pools
+        .into_iter()
+        .map(|(name, raw)| pool(&format!("{key}.pools.{name}"), &name, raw, &probes, own, findings));
+    UpstreamSettings {
+        name: UpstreamName::new(name),
+        active: PoolName::new(&active),
+        balance: match raw.balance.unwrap_or(raw::Balance::LeastRequest) {
+            raw::Balance::LeastRequest => Balance::LeastRequest,
+            raw::Balance::RoundRobin => Balance::RoundRobin,
+        },
+        pools: pools.collect(),
+        retry: retry(raw.retry.unwrap_or_default()),
+        timeouts,
+    }
+}
+
+fn check_name(key: &str, name: &str, findings: &mut Findings<'_>) {
+    let fits = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.');
+    if !(1..=63).contains(&name.len()) || !name.bytes().all(fits) {
+        findings.error(
+            key,
+            format!("`{name}` is no name; a name has 1 to 63 letters, digits, `-`, `_` or `.`"),
+        );
+    }
+}
+
+/// Key, name and terms of each probe of an upstream.
+fn named_probes(
+    key: &str,
+    one: Option<raw::Probe>,
+    several: Option<IndexMap<String, raw::Probe>>,
+    findings: &mut Findings<'_>,
+) -> Vec<(String, String, raw::Probe)> {
+    if one.is_some() && several.is_some() {
+        findings.error(&format!("{key}.probes"), "stands beside `probe`; name all probes here");
+    }
+    match several {
+        None => vec![(format!("{key}.probe"), "default".to_owned(), one.unwrap_or_default())],
+        Some(probes) => {
+            if probes.is_empty() {
+                findings.error(&format!("{key}.probes"), "is empty; leave it out for the default probe");
+            }
+            let named = probes.into_iter().map(|(name, probe)| {
+                let key = format!("{key}.probes.{name}");
+                check_name(&key, &name, findings);
+                (key, name, probe)
+            });
+            named.collect()
+        }
+    }
+}
+
+fn pool(
+    key: &str,
+    name: &str,
+    raw: raw::Pool,
+    probes: &[(String, String, raw::Probe)],
+    own: &[SocketAddr],
+    findings: &mut Findings<'_>,
+) -> PoolSettings {
+    check_name(key, name, findings);
+    if raw.endpoints.is_empty() {
+        findings.error(
+            &format!("{key}.endpoints"),
+            "is empty; a pool needs an endpoint such as \"10.0.0.11:80\"",
+        );
+    }
+    let mut endpoints: Vec<EndpointSettings> = Vec::new();
+    for (index, raw) in raw.endpoints.into_iter().enumerate() {
+        let key = format!("{key}.endpoints[{index}]");
+        let (text, weight, probe) = match raw {
+            raw::PoolEndpoint::Address(address) => (address.0, None, None),
+            raw::PoolEndpoint::Terms(terms) => (terms.address.0, terms.weight, terms.probe),
+        };
+        // The schema check has told of what is no address.
+        let Ok(address) = Address::parse(&text) else {
+            continue;
+        };
+        if endpoints.iter().any(|other| other.address == address) {
+            findings.error(
+                &key,
+                format!("\"{address}\" stands twice in this pool; remove one, or give the other a `weight`"),
+            );
+        }
+        if address.literal().is_some_and(|literal| own.contains(&literal)) {
+            findings.error(
+                &key,
+                format!("\"{address}\" is this gate's own listener: requests would go round in circles"),
+            );
+        }
+        let named: Vec<_> = probes
+            .iter()
+            .map(|(upstream, name, terms)| {
+                let place = if probe.is_some() {
+                    format!("{key}.probe")
+                } else {
+                    upstream.clone()
+                };
+                (place, name.clone(), terms.clone())
+            })
+            .collect();
+        endpoints.push(EndpointSettings {
+            address,
+            weight: weight.map_or(1, Into::into),
+            probes: probes::build(probe.as_ref(), &named, findings).into(),
+        });
+    }
+    PoolSettings {
+        name: PoolName::new(name),
+        endpoints,
+    }
+}
+
+fn retry(raw: raw::Retry) -> RetryRules {
+    let defaults = RetryRules::default();
+    RetryRules {
+        attempts: raw.attempts.map_or(defaults.attempts, Into::into),
+        budget_percent: raw.budget_percent.map_or(defaults.budget_percent, Into::into),
+        budget_min: raw.budget_min.unwrap_or(defaults.budget_min),
+        unsafe_paths: raw.unsafe_paths.map_or(defaults.unsafe_paths, |paths| {
+            paths.into_iter().map(|path| path.0).collect()
+        }),
+    }
+}
