@@ -1,0 +1,248 @@
+//! The admin API, on a listener of its own and never on the edge.
+//!
+//! | path | answer |
+//! |---|---|
+//! | `/` | a status page for people |
+//! | `/livez` | 200 while the process runs |
+//! | `/startupz` | 200 once every endpoint has been asked, or the gate serves |
+//! | `/readyz` | 200 while the gate serves and something may serve behind it |
+//! | `/metrics` | Prometheus's text format |
+//! | `/api/v1/status` | upstreams, pools, endpoints |
+//! | `/api/v1/endpoints/{address}` | why an endpoint is in its state, with its last probes |
+
+pub mod view;
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+
+use axum::Router;
+use axum::extract::{Path, Request, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::middleware::{self, Next};
+use axum::response::{Html, IntoResponse, Json, Response};
+use axum::routing::get;
+use serde_json::json;
+
+use crate::admin::view::{ConfigView, EndpointView, Explanation, Status, UpstreamView};
+use crate::clock::Clock;
+use crate::gate::keeper::Known;
+use crate::mailbox::Mailbox;
+use crate::metrics::{Metrics, endpoint_labels};
+use crate::upstream::snapshot::Published;
+use crate::upstream::{Endpoint, Upstream};
+
+/// Where the process is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Phase {
+    /// It asks its endpoints for the first time.
+    Starting = 0,
+    /// It serves.
+    Serving = 1,
+    /// It serves what comes and wants no more.
+    Leaving = 2,
+}
+
+/// The process's phase, shared.
+#[derive(Debug, Default)]
+pub struct Lifecycle(AtomicU8);
+
+impl Lifecycle {
+    /// Enters `phase`. There is no way back.
+    pub fn enter(&self, phase: Phase) {
+        self.0.fetch_max(phase as u8, Ordering::AcqRel);
+    }
+
+    /// Where it is.
+    pub fn phase(&self) -> Phase {
+        match self.0.load(Ordering::Acquire) {
+            0 => Phase::Starting,
+            1 => Phase::Serving,
+            _ => Phase::Leaving,
+        }
+    }
+}
+
+/// What the API reads.
+#[derive(Clone, Debug)]
+pub struct Admin {
+    /// Where the process is in its life.
+    pub lifecycle: Arc<Lifecycle>,
+    /// The driver.
+    pub mailbox: Mailbox,
+    /// Who may serve.
+    pub published: Published,
+    /// Every endpoint, in the order in which the driver knows them.
+    pub endpoints: Arc<[Arc<Endpoint>]>,
+    /// The upstreams.
+    pub upstreams: Arc<[Arc<Upstream>]>,
+    /// The configuration's file.
+    pub config_path: String,
+    /// All metrics.
+    pub metrics: Metrics,
+    /// The time.
+    pub clock: Clock,
+    /// When the gate started.
+    pub started: std::time::Instant,
+}
+
+/// The routes of the API.
+pub fn router(admin: Admin) -> Router {
+    Router::new()
+        .route("/", get(|| async { Html(include_str!("page.html")) }))
+        .route("/livez", get(|| async { Json(json!({"status": "alive"})) }))
+        .route("/startupz", get(startupz))
+        .route("/readyz", get(readyz))
+        .route("/metrics", get(metrics))
+        .route("/api/v1/status", get(status))
+        .route("/api/v1/endpoints/{address}", get(explain))
+        .fallback(|| async {
+            refusal(
+                StatusCode::NOT_FOUND,
+                "there is nothing at this address; see /api/v1/status",
+            )
+        })
+        .layer(middleware::from_fn(same_site))
+        .with_state(admin)
+}
+
+fn refusal(status: StatusCode, message: &str) -> Response {
+    (status, Json(json!({"error": message}))).into_response()
+}
+
+/// Refuses what a page of another site sends through an operator's browser: a foreign name that resolves to this address (DNS
+/// rebinding), or a request that the browser itself marks as coming from elsewhere.
+async fn same_site(request: Request, next: Next) -> Response {
+    let headers = request.headers();
+    if !is_own_host(headers) {
+        return refusal(
+            StatusCode::MISDIRECTED_REQUEST,
+            "ask for this API by an IP address or as localhost",
+        );
+    }
+    if headers.get("sec-fetch-site").is_some_and(|site| site == "cross-site") {
+        return refusal(StatusCode::FORBIDDEN, "this API answers no other site");
+    }
+    let mut response = next.run(request).await;
+    let policy = "default-src 'none'; connect-src 'self'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; frame-ancestors 'none'";
+    if let Ok(policy) = policy.parse() {
+        response.headers_mut().insert(header::CONTENT_SECURITY_POLICY, policy);
+    }
+    response
+}
+
+fn is_own_host(headers: &HeaderMap) -> bool {
+    let host = headers
+        .get(header::HOST)
+        .and_then(|host| host.to_str().ok())
+        .unwrap_or_default();
+    let name = match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|b| b.is_ascii_digit()) => name,
+        Some(_) | None => host,
+    };
+    let bare = name.trim_start_matches('[').trim_end_matches(']');
+    bare.eq_ignore_ascii_case("localhost") || bare.parse::<IpAddr>().is_ok()
+}
+
+async fn startupz(State(admin): State<Admin>) -> Response {
+    match admin.lifecycle.phase() {
+        Phase::Starting => refusal(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "endpoints are asked for the first time",
+        ),
+        Phase::Serving | Phase::Leaving => Json(json!({"status": "started"})).into_response(),
+    }
+}
+
+async fn readyz(State(admin): State<Admin>) -> Response {
+    let fit = admin
+        .published
+        .load()
+        .routable
+        .iter()
+        .filter(|routable| !routable.0.is_empty())
+        .count();
+    match admin.lifecycle.phase() {
+        Phase::Starting => refusal(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "endpoints are asked for the first time",
+        ),
+        Phase::Leaving => refusal(StatusCode::SERVICE_UNAVAILABLE, "the gate is stopping"),
+        Phase::Serving if fit == 0 => refusal(StatusCode::SERVICE_UNAVAILABLE, "no endpoint is fit to serve"),
+        Phase::Serving => Json(json!({"status": "ready"})).into_response(),
+    }
+}
+
+async fn metrics(State(admin): State<Admin>) -> Response {
+    for endpoint in admin.endpoints.iter() {
+        let gauge = admin
+            .metrics
+            .in_flight
+            .with_label_values(&endpoint_labels(&endpoint.id));
+        gauge.set(endpoint.in_flight.get().into());
+    }
+    match admin.metrics.text() {
+        Ok(text) => ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response(),
+        Err(e) => refusal(StatusCode::INTERNAL_SERVER_ERROR, &e.to_string()),
+    }
+}
+
+async fn status(State(admin): State<Admin>) -> Response {
+    match admin.mailbox.known().await {
+        Some(known) => Json(admin.status(&known)).into_response(),
+        None => refusal(StatusCode::SERVICE_UNAVAILABLE, "the gate is stopping"),
+    }
+}
+
+async fn explain(State(admin): State<Admin>, Path(address): Path<String>) -> Response {
+    let Some(known) = admin.mailbox.known().await else {
+        return refusal(StatusCode::SERVICE_UNAVAILABLE, "the gate is stopping");
+    };
+    let all = known.iter().zip(admin.endpoints.iter());
+    let found = all.filter(|(known, _)| known.id.address.as_str() == address);
+    let explained: Vec<Explanation> = found
+        .map(|(known, endpoint)| Explanation::of(known, endpoint, &admin.clock))
+        .collect();
+    if explained.is_empty() {
+        return refusal(
+            StatusCode::NOT_FOUND,
+            &format!("no endpoint has the address {address}; `difygate status` lists them"),
+        );
+    }
+    Json(explained).into_response()
+}
+
+impl Admin {
+    fn status(&self, known: &[Known]) -> Status {
+        let mut upstreams: Vec<UpstreamView> = self
+            .upstreams
+            .iter()
+            .map(|upstream| UpstreamView::of(upstream))
+            .collect();
+        for (known, endpoint) in known.iter().zip(self.endpoints.iter()) {
+            let upstream = upstreams
+                .iter_mut()
+                .find(|upstream| upstream.name == known.id.upstream.as_str());
+            let pool = upstream.and_then(|upstream| {
+                upstream
+                    .pools
+                    .iter_mut()
+                    .find(|pool| pool.name == known.id.pool.as_str())
+            });
+            if let Some(pool) = pool {
+                pool.endpoints.push(EndpointView::of(known, endpoint, &self.clock));
+            }
+        }
+        Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            uptime_seconds: self.clock.uptime().as_secs(),
+            config: ConfigView {
+                path: self.config_path.clone(),
+                generation: 1,
+                loaded_at: self.clock.tell(self.started),
+            },
+            upstreams,
+        }
+    }
+}

@@ -1,0 +1,232 @@
+//! What the admin API says, as types: the server writes them and the live commands read them, so the two cannot drift apart.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::clock::Clock;
+use crate::gate::health::Health;
+use crate::gate::keeper::{Known, ProbeRecord};
+use crate::upstream::{Endpoint, Upstream};
+
+/// `GET /api/v1/status`.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct Status {
+    /// The gate's version.
+    pub version: String,
+    /// Seconds since the gate started.
+    pub uptime_seconds: u64,
+    /// The configuration that it runs on.
+    pub config: ConfigView,
+    /// Each upstream.
+    pub upstreams: Vec<UpstreamView>,
+}
+
+/// The configuration that the gate runs on.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct ConfigView {
+    /// Its file.
+    pub path: String,
+    /// Counts applied configurations.
+    pub generation: u64,
+    /// When it was applied, RFC 3339.
+    pub loaded_at: String,
+}
+
+/// One upstream.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct UpstreamView {
+    /// Its name.
+    pub name: String,
+    /// The pool that takes traffic.
+    pub active: String,
+    /// Where a cutover stands; `steady` without one.
+    pub phase: String,
+    /// The component that fails on most of the pool, where one does.
+    pub shared_failure: Option<String>,
+    /// Its pools.
+    pub pools: Vec<PoolView>,
+}
+
+/// One pool.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct PoolView {
+    /// Its name.
+    pub name: String,
+    /// Its share of new requests, in percent.
+    pub weight: u32,
+    /// Its endpoints.
+    pub endpoints: Vec<EndpointView>,
+}
+
+/// One endpoint.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct EndpointView {
+    /// Where it listens.
+    pub address: String,
+    /// `unknown`, `up` or `down`.
+    pub state: String,
+    /// Whether requests may go there.
+    pub routable: bool,
+    /// Since when it is in that state, RFC 3339.
+    pub since: String,
+    /// Why.
+    pub cause: String,
+    /// Requests under way.
+    pub in_flight: u32,
+    /// The latest word on each component.
+    pub components: BTreeMap<String, bool>,
+    /// The last probe.
+    pub last_probe: Option<ProbeView>,
+}
+
+/// One probe that was answered.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct ProbeView {
+    /// When, RFC 3339.
+    pub at: String,
+    /// The probe's name.
+    pub probe: String,
+    /// `pass`, `fail` or `unknown`.
+    pub outcome: String,
+    /// `status`, `timeout`, `connect`, `tls`, `protocol` or `body`.
+    pub class: Option<String>,
+    /// The outcome in words.
+    pub detail: Option<String>,
+    /// The status, where an answer came.
+    pub status: Option<u16>,
+    /// How long it took.
+    pub took_ms: f64,
+    /// How far it had come after how long, in milliseconds.
+    pub phases_ms: BTreeMap<String, f64>,
+    /// Components that the answer calls failed.
+    pub failed: Vec<String>,
+    /// The version that the answer names.
+    pub version: Option<String>,
+}
+
+/// `GET /api/v1/endpoints/{address}`: why an endpoint is in its state, once for each pool that it is in.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct Explanation {
+    /// Its upstream.
+    pub upstream: String,
+    /// Its pool.
+    pub pool: String,
+    /// Where it stands.
+    pub endpoint: EndpointView,
+    /// What must happen for the state to change, probe by probe.
+    pub next: Vec<String>,
+    /// The last probes, oldest first.
+    pub history: Vec<ProbeView>,
+}
+
+impl EndpointView {
+    /// What is known of an endpoint.
+    pub fn of(known: &Known, endpoint: &Endpoint, clock: &Clock) -> Self {
+        Self {
+            address: known.id.address.to_string(),
+            state: known.state.to_string(),
+            routable: known.state.is_routable(),
+            since: clock.tell(known.since),
+            cause: known.cause.to_string(),
+            in_flight: endpoint.in_flight.get(),
+            components: known.components.clone(),
+            last_probe: known.history.back().map(|record| ProbeView::of(record, clock)),
+        }
+    }
+}
+
+impl UpstreamView {
+    /// An upstream without its endpoints.
+    pub fn of(upstream: &Upstream) -> Self {
+        let settings = &upstream.settings;
+        let pools = settings.pools.iter().map(|pool| PoolView {
+            name: pool.name.to_string(),
+            weight: if pool.name == settings.active { 100 } else { 0 },
+            endpoints: Vec::new(),
+        });
+        Self {
+            name: settings.name.to_string(),
+            active: settings.active.to_string(),
+            phase: "steady".to_owned(),
+            shared_failure: None,
+            pools: pools.collect(),
+        }
+    }
+}
+
+impl ProbeView {
+    fn of(record: &ProbeRecord, clock: &Clock) -> Self {
+        use crate::gate::health::Outcome;
+        let report = &record.report;
+        let phases = &report.phases;
+        let steps = [
+            ("resolved", phases.resolved),
+            ("connected", phases.connected),
+            ("secured", phases.secured),
+            ("headers", phases.headers),
+            ("total", Some(phases.total)),
+        ];
+        let millis = |time: std::time::Duration| (time.as_secs_f64() * 1e5).round() / 100.0;
+        Self {
+            at: clock.tell(record.at),
+            probe: record.probe.to_string(),
+            outcome: report.outcome.as_str().to_owned(),
+            class: report.outcome.class().map(|class| class.to_string()),
+            detail: match &report.outcome {
+                Outcome::Pass => None,
+                Outcome::Fail { detail, .. } | Outcome::Misconfigured { detail } | Outcome::Unknown { detail } => {
+                    Some(detail.clone())
+                }
+            },
+            status: report.status,
+            took_ms: millis(phases.total),
+            phases_ms: steps
+                .iter()
+                .filter_map(|(name, time)| Some(((*name).to_owned(), millis((*time)?))))
+                .collect(),
+            failed: report
+                .components
+                .iter()
+                .filter(|(_, up)| !**up)
+                .map(|(name, _)| name.clone())
+                .collect(),
+            version: report.version.clone(),
+        }
+    }
+}
+
+impl Explanation {
+    /// All that is known of an endpoint.
+    pub fn of(known: &Known, endpoint: &Endpoint, clock: &Clock) -> Self {
+        let next = known.verdicts.iter().map(|(plan, health)| {
+            let name = &plan.name;
+            match health {
+                Health::Unknown { fails: 0 } => format!("probe `{name}`: the next pass counts at once"),
+                Health::Unknown { fails } => format!(
+                    "probe `{name}`: {} passes in a row make it pass ({fails} failures so far)",
+                    plan.rise
+                ),
+                Health::Up { fails } => format!(
+                    "probe `{name}`: passes; {} failures in a row take the endpoint out ({fails} so far)",
+                    plan.fall.default
+                ),
+                Health::Down { passes } => format!(
+                    "probe `{name}`: fails; {} passes in a row take the endpoint back ({passes} so far)",
+                    plan.rise
+                ),
+            }
+        });
+        Self {
+            upstream: known.id.upstream.to_string(),
+            pool: known.id.pool.to_string(),
+            endpoint: EndpointView::of(known, endpoint, clock),
+            next: next.collect(),
+            history: known
+                .history
+                .iter()
+                .map(|record| ProbeView::of(record, clock))
+                .collect(),
+        }
+    }
+}

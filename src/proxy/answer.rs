@@ -1,0 +1,133 @@
+//! Answers that the gate gives itself: JSON in the shape that Dify's own errors have, so that its clients can read them.
+
+use bytes::Bytes;
+use pingora::http::ResponseHeader;
+use pingora::proxy::Session;
+
+/// One answer of the gate's own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    code: &'static str,
+    message: String,
+    retry_after: Option<u32>,
+}
+
+/// After this many seconds a client may ask again: a confirmed recovery takes an interval and a confirm, about that long.
+const RETRY_AFTER: u32 = 2;
+
+impl Answer {
+    fn new(status: u16, code: &'static str, message: impl Into<String>) -> Self {
+        Self {
+            status,
+            code,
+            message: message.into(),
+            retry_after: None,
+        }
+    }
+
+    /// The same for a path that no route serves and for one that the guard hides, so that nobody can tell them apart.
+    pub(crate) fn not_found(status: u16) -> Self {
+        match status {
+            403 => Self::new(403, "forbidden", "You may not see this."),
+            _ => Self::new(404, "not_found", "There is nothing at this address."),
+        }
+    }
+
+    /// No endpoint may serve.
+    pub(crate) fn no_endpoint(upstream: &str, failing: &str) -> Self {
+        let why = if failing.is_empty() {
+            String::new()
+        } else {
+            format!(" ({failing})")
+        };
+        Self {
+            retry_after: Some(RETRY_AFTER),
+            ..Self::new(
+                503,
+                "no_endpoint",
+                format!("No instance of {upstream} is fit to serve{why}. Try again shortly."),
+            )
+        }
+    }
+
+    /// The endpoint that was asked failed.
+    pub(crate) fn upstream_failed() -> Self {
+        Self::new(
+            502,
+            "upstream_failed",
+            "The instance that was asked did not answer. The request may have been processed.",
+        )
+    }
+
+    /// The endpoint that was asked did not answer in time.
+    pub(crate) fn upstream_timeout() -> Self {
+        Self::new(
+            504,
+            "upstream_timeout",
+            "The instance that was asked did not answer in time. The request may still be running.",
+        )
+    }
+
+    /// The request breaks a rule.
+    pub(crate) fn refused(status: u16, reason: &'static str) -> Self {
+        Self::new(status, reason, "The request is malformed or cannot be served.")
+    }
+
+    /// The body is too large.
+    pub(crate) fn too_large(limit: u64) -> Self {
+        Self::new(
+            413,
+            "too_large",
+            format!("The request body is larger than the {limit} bytes that are allowed here."),
+        )
+    }
+
+    /// A client asks too often.
+    pub(crate) fn too_many() -> Self {
+        Self::new(429, "too_many_requests", "Too many requests.")
+    }
+
+    /// A fault of the gate.
+    pub(crate) fn internal() -> Self {
+        Self::new(500, "internal", "The gate failed.")
+    }
+
+    fn body(&self) -> String {
+        serde_json::json!({"code": self.code, "message": self.message, "status": self.status}).to_string()
+    }
+
+    /// Sends it, and ends the connection where a request body may still be on its way.
+    pub(crate) async fn send(&self, session: &mut Session, request_id: &str) -> pingora::Result<()> {
+        respond(session, self.status, self.body(), self.retry_after, request_id).await
+    }
+}
+
+/// Sends a JSON body.
+pub(crate) async fn respond(
+    session: &mut Session,
+    status: u16,
+    body: String,
+    retry_after: Option<u32>,
+    request_id: &str,
+) -> pingora::Result<()> {
+    if !session.is_body_empty() {
+        session.set_keepalive(None);
+    }
+    let mut header = ResponseHeader::build(status, Some(6))?;
+    header.insert_header("Content-Type", "application/json")?;
+    header.insert_header("Content-Length", body.len().to_string())?;
+    header.insert_header("Cache-Control", "no-store")?;
+    if !request_id.is_empty() {
+        header.insert_header("X-Request-Id", request_id)?;
+    }
+    if let Some(seconds) = retry_after {
+        header.insert_header("Retry-After", seconds.to_string())?;
+    }
+    let is_head = session.req_header().method == http::Method::HEAD;
+    session.write_response_header(Box::new(header), is_head).await?;
+    if is_head {
+        return Ok(());
+    }
+    session.write_response_body(Some(Bytes::from(body)), true).await
+}

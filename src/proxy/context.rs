@@ -1,0 +1,107 @@
+//! What one request carries through the proxy. All of it is dropped with the request, however it ends, so every count comes down.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use prometheus::IntGauge;
+
+use crate::gate::client::Client;
+use crate::gate::retry::RetryClass;
+use crate::proxy::answer::Answer;
+use crate::upstream::line::Line;
+use crate::upstream::settings::Timeouts;
+use crate::upstream::snapshot::Snapshot;
+use crate::upstream::{Endpoint, Held, Retrying, Upstream};
+
+/// One request and its answer.
+pub(crate) struct Exchange {
+    pub(crate) start: Instant,
+    pub(crate) request_id: String,
+    pub(crate) client: Option<Client>,
+    /// The world that it sees, from its route to its end.
+    pub(crate) world: Option<Arc<Snapshot>>,
+    pub(crate) course: Option<Course>,
+    /// Body bytes received from the client.
+    pub(crate) received: u64,
+    /// Since the request until the first byte of its answer.
+    pub(crate) first_byte: Option<Duration>,
+    pub(crate) stream: Option<OpenStream>,
+    /// What the gate answers itself.
+    pub(crate) answer: Option<Answer>,
+    /// Why it refused.
+    pub(crate) refused: Option<&'static str>,
+}
+
+/// Where a request goes and what may be done with it.
+pub(crate) struct Course {
+    pub(crate) upstream: Held<Upstream>,
+    /// The upstream's position in the snapshot.
+    pub(crate) index: usize,
+    pub(crate) timeouts: Timeouts,
+    pub(crate) body_limit: u64,
+    pub(crate) class: RetryClass,
+    pub(crate) attempt: Option<Attempt>,
+    /// Endpoints that failed it.
+    pub(crate) tried: Vec<Arc<Endpoint>>,
+    pub(crate) made: u32,
+    pub(crate) retrying: Option<Retrying>,
+}
+
+/// The attempt under way.
+pub(crate) struct Attempt {
+    pub(crate) endpoint: Held<Endpoint>,
+    pub(crate) line: Option<Arc<Line>>,
+}
+
+impl Drop for Attempt {
+    fn drop(&mut self) {
+        if let Some(line) = &self.line {
+            line.rest();
+        }
+    }
+}
+
+/// An event stream or a tunnel under way.
+pub(crate) struct OpenStream(IntGauge);
+
+impl OpenStream {
+    pub(crate) fn new(gauge: IntGauge) -> Self {
+        gauge.inc();
+        Self(gauge)
+    }
+}
+
+impl Drop for OpenStream {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+impl Exchange {
+    pub(crate) fn new(start: Instant) -> Self {
+        Self {
+            start,
+            request_id: String::new(),
+            client: None,
+            world: None,
+            course: None,
+            received: 0,
+            first_byte: None,
+            stream: None,
+            answer: None,
+            refused: None,
+        }
+    }
+
+    /// Notes what the gate will answer, and why.
+    pub(crate) fn refuse(&mut self, answer: Answer, reason: &'static str) -> Answer {
+        self.refused = Some(reason);
+        self.answer = Some(answer.clone());
+        answer
+    }
+
+    /// The connection of the attempt under way.
+    pub(crate) fn line(&self) -> Option<&Line> {
+        self.course.as_ref()?.attempt.as_ref()?.line.as_deref()
+    }
+}

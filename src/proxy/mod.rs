@@ -1,0 +1,388 @@
+//! The path of a request: guarded first, then routed, sent to an endpoint that may serve, and told of at the end.
+//!
+//! **Invariant.** A request reads one snapshot and bumps counters; it decides nothing about endpoints. Body filters never wait:
+//! a tunnel's first bytes may be read before they run.
+
+mod answer;
+mod context;
+mod headers;
+mod record;
+mod request;
+
+use std::os::fd::RawFd;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use pingora::http::{RequestHeader, ResponseHeader};
+use pingora::protocols::Digest;
+use pingora::proxy::{FailToProxy, ProxyHttp, Session};
+use pingora::upstreams::peer::HttpPeer;
+use pingora::{Error, ErrorSource, ErrorType};
+
+use crate::access_log::AccessLog;
+use crate::clock::Clock;
+use crate::config::RouteSettings;
+use crate::gate::alarm::Alarm;
+use crate::gate::cidr::CidrSet;
+use crate::gate::guard::Guard;
+use crate::gate::retry::{self, AttemptFailure, RetryClass};
+use crate::gate::route::RouteTable;
+use crate::metrics::Metrics;
+use crate::proxy::answer::Answer;
+use crate::proxy::context::{Attempt, Exchange, OpenStream};
+use crate::proxy::request::conn;
+use crate::upstream::line::Ended;
+use crate::upstream::snapshot::Published;
+use crate::upstream::{Held, Retrying, Upstream};
+
+/// The proxy of all listeners.
+pub(crate) struct Gateway {
+    /// Who may ask for guarded paths.
+    pub(crate) guard: Guard,
+    /// Whose word about clients is believed.
+    pub(crate) trusted: CidrSet,
+    /// Notices abnormally frequent requests for guarded paths.
+    pub(crate) alarm: Mutex<Alarm>,
+    /// What goes where; its indices are those of `targets`.
+    pub(crate) routes: RouteTable,
+    /// Each route, and the position of its upstream.
+    pub(crate) targets: Vec<(RouteSettings, usize)>,
+    /// The upstreams.
+    pub(crate) upstreams: Vec<Arc<Upstream>>,
+    /// Who may serve.
+    pub(crate) published: Published,
+    /// Where requests are told of.
+    pub(crate) access: AccessLog,
+    /// Where they are counted.
+    pub(crate) metrics: Metrics,
+    /// The time.
+    pub(crate) clock: Clock,
+}
+
+#[async_trait]
+impl ProxyHttp for Gateway {
+    type CTX = Exchange;
+
+    fn new_ctx(&self) -> Exchange {
+        Exchange::new(self.clock.now())
+    }
+
+    fn init_downstream_modules(&self, _modules: &mut pingora::modules::http::HttpModules) {}
+
+    async fn early_request_filter(&self, session: &mut Session, exchange: &mut Exchange) -> pingora::Result<()> {
+        exchange.start = self.clock.now();
+        if let Some(conn) = conn(session) {
+            conn.headers_done();
+        }
+        Ok(())
+    }
+
+    async fn request_filter(&self, session: &mut Session, exchange: &mut Exchange) -> pingora::Result<bool> {
+        match self.admit(session, exchange) {
+            request::Admitted::Forward => Ok(false),
+            request::Admitted::Answer(answer) => {
+                answer.send(session, &exchange.request_id).await?;
+                Ok(true)
+            }
+            request::Admitted::Health => {
+                let (status, body) = self.summary();
+                answer::respond(session, status, body, None, &exchange.request_id).await?;
+                Ok(true)
+            }
+        }
+    }
+
+    async fn request_body_filter(
+        &self,
+        session: &mut Session,
+        body: &mut Option<Bytes>,
+        _end_of_stream: bool,
+        exchange: &mut Exchange,
+    ) -> pingora::Result<()> {
+        let length = body.as_ref().map_or(0, Bytes::len);
+        exchange.received += length as u64;
+        let Some(course) = &exchange.course else {
+            return Ok(());
+        };
+        if exchange.received > course.body_limit && !session.was_upgraded() {
+            exchange.answer = Some(Answer::too_large(course.body_limit));
+            return Err(Error::new_down(ErrorType::HTTPStatus(413)));
+        }
+        let within = if exchange.stream.is_some() {
+            course.timeouts.idle
+        } else {
+            course.timeouts.first_byte
+        };
+        if let Some(line) = exchange.line().filter(|_| length > 0) {
+            line.expect_byte(within);
+        }
+        Ok(())
+    }
+
+    async fn upstream_peer(&self, _session: &mut Session, exchange: &mut Exchange) -> pingora::Result<Box<HttpPeer>> {
+        let Exchange {
+            course, world, answer, ..
+        } = exchange;
+        let (Some(course), Some(world)) = (course, world) else {
+            return Error::e_explain(ErrorType::InternalError, "a request without a route");
+        };
+        // A retry must see who may serve by then; the verdict that caused it is younger than the request.
+        if course.made > 0 {
+            *world = self.published.load_full();
+        }
+        let upstream = course.upstream.owner();
+        let routable = world.routable.get(course.index);
+        let Some(candidate) = routable.and_then(|routable| routable.pick(upstream, fastrand::u64(..), &course.tried))
+        else {
+            let failing = world.failing.get(course.index).map_or("", |failing| failing);
+            *answer = Some(match course.made {
+                0 => Answer::no_endpoint(upstream.settings.name.as_str(), failing),
+                _ => Answer::upstream_failed(),
+            });
+            return Err(Error::new_up(ErrorType::HTTPStatus(503)));
+        };
+        let mut peer = HttpPeer::new(candidate.socket, false, String::new());
+        peer.options.custom_l4 = Some(candidate.endpoint.connector.clone());
+        peer.options.total_connection_timeout = Some(course.timeouts.connect);
+        peer.options.idle_timeout = Some(course.timeouts.pool_idle);
+        peer.options.write_timeout = Some(course.timeouts.idle);
+        course.made += 1;
+        course.attempt = Some(Attempt {
+            endpoint: Held::new(candidate.endpoint.clone()),
+            line: None,
+        });
+        Ok(Box::new(peer))
+    }
+
+    async fn connected_to_upstream(
+        &self,
+        session: &mut Session,
+        _reused: bool,
+        _peer: &HttpPeer,
+        fd: RawFd,
+        _digest: Option<&Digest>,
+        exchange: &mut Exchange,
+    ) -> pingora::Result<()> {
+        let Some(course) = &mut exchange.course else {
+            return Ok(());
+        };
+        let rescuable = course.class == RetryClass::Idempotent
+            && course.made <= course.upstream.owner().settings.retry.attempts
+            && session.is_body_empty();
+        if let Some(attempt) = &mut course.attempt {
+            attempt.line = attempt.endpoint.owner().lines.find(fd);
+            if let Some(line) = &attempt.line {
+                line.wait_first_byte(course.timeouts.first_byte, rescuable);
+            }
+        }
+        Ok(())
+    }
+
+    async fn upstream_request_filter(
+        &self,
+        session: &mut Session,
+        request: &mut RequestHeader,
+        exchange: &mut Exchange,
+    ) -> pingora::Result<()> {
+        self.prepare(session, request, exchange)
+    }
+
+    fn fail_to_connect(
+        &self,
+        session: &mut Session,
+        _peer: &HttpPeer,
+        exchange: &mut Exchange,
+        mut e: Box<Error>,
+    ) -> Box<Error> {
+        let again = self.retry(session, exchange, AttemptFailure::Connect);
+        e.set_retry(again);
+        e.as_up();
+        e
+    }
+
+    fn error_while_proxy(
+        &self,
+        _peer: &HttpPeer,
+        session: &mut Session,
+        mut e: Box<Error>,
+        exchange: &mut Exchange,
+        reused: bool,
+    ) -> Box<Error> {
+        let refused = matches!(e.etype(), ErrorType::HTTPStatus(503)) && e.retry();
+        if refused {
+            return e;
+        }
+        let ours = *e.esource() == ErrorSource::Upstream && session.response_written().is_none();
+        let again = ours && self.retry(session, exchange, failure(&e, exchange, reused));
+        e.set_retry(again);
+        e
+    }
+
+    async fn upstream_response_filter(
+        &self,
+        session: &mut Session,
+        response: &mut ResponseHeader,
+        exchange: &mut Exchange,
+    ) -> pingora::Result<()> {
+        let status = response.status;
+        if status.is_informational() && status != http::StatusCode::SWITCHING_PROTOCOLS {
+            return Ok(());
+        }
+        if status == http::StatusCode::SERVICE_UNAVAILABLE && self.retry(session, exchange, AttemptFailure::Refused) {
+            let mut e = Error::new_up(ErrorType::HTTPStatus(503));
+            e.set_retry(true);
+            return Err(e);
+        }
+        exchange.first_byte.get_or_insert(self.clock.now() - exchange.start);
+        let Some(course) = &mut exchange.course else {
+            return Ok(());
+        };
+        course.retrying = None;
+        if status == http::StatusCode::SWITCHING_PROTOCOLS || headers::is_event_stream(response) {
+            exchange.stream = Some(OpenStream::new(course.upstream.owner().times.streams_open.clone()));
+        }
+        let idle = course.timeouts.idle;
+        if let Some(line) = exchange.line() {
+            line.began(idle);
+        }
+        Ok(())
+    }
+
+    fn upstream_response_body_filter(
+        &self,
+        _session: &mut Session,
+        body: &mut Option<Bytes>,
+        _end_of_stream: bool,
+        exchange: &mut Exchange,
+    ) -> pingora::Result<Option<Duration>> {
+        if body.as_ref().is_some_and(|body| !body.is_empty())
+            && let Some(course) = &exchange.course
+            && let Some(line) = exchange.line()
+        {
+            line.expect_byte(course.timeouts.idle);
+        }
+        Ok(None)
+    }
+
+    async fn response_filter(
+        &self,
+        _session: &mut Session,
+        response: &mut ResponseHeader,
+        exchange: &mut Exchange,
+    ) -> pingora::Result<()> {
+        headers::answer(response, &exchange.request_id)
+    }
+
+    async fn fail_to_proxy(&self, session: &mut Session, e: &Error, exchange: &mut Exchange) -> FailToProxy {
+        let gone = matches!(
+            e.etype(),
+            ErrorType::WriteError | ErrorType::ReadError | ErrorType::ConnectionClosed
+        );
+        let answer = match (exchange.answer.take(), e.esource()) {
+            (Some(answer), _) => Some(answer),
+            (None, ErrorSource::Upstream) => Some(upstream_failed(e, exchange)),
+            (None, ErrorSource::Downstream) if gone => None,
+            (None, ErrorSource::Downstream) => Some(Answer::refused(400, "malformed")),
+            (None, ErrorSource::Internal | ErrorSource::Unset) => Some(Answer::internal()),
+        };
+        let error_code = answer.as_ref().map_or(0, |answer| answer.status);
+        if let Some(answer) = answer.filter(|_| session.response_written().is_none()) {
+            session.set_keepalive(None);
+            // The client may have gone meanwhile, and then nobody misses the answer.
+            let _ = answer.send(session, &exchange.request_id).await;
+        }
+        FailToProxy {
+            error_code,
+            can_reuse_downstream: false,
+        }
+    }
+
+    async fn logging(&self, session: &mut Session, e: Option<&Error>, exchange: &mut Exchange) {
+        self.tell(session, e, exchange);
+        if let Some(conn) = conn(session) {
+            conn.rest();
+        }
+    }
+
+    /// The access line tells of every failure; the framework's own line would repeat it with the query, which may hold a signature.
+    fn suppress_error_log(&self, _session: &Session, _exchange: &Exchange, _e: &Error) -> bool {
+        true
+    }
+
+    fn suppress_proxy_warn_log(
+        &self,
+        _session: &Session,
+        _exchange: &Exchange,
+        _e: &Error,
+        _at: pingora::proxy::ProxyWarnLogContext,
+    ) -> bool {
+        true
+    }
+
+    fn request_summary(&self, _session: &Session, exchange: &Exchange) -> String {
+        exchange.request_id.clone()
+    }
+}
+
+impl Gateway {
+    /// Whether the attempt under way may be made again elsewhere; if so it is given up.
+    fn retry(&self, session: &Session, exchange: &mut Exchange, failure: AttemptFailure) -> bool {
+        let Some(course) = &mut exchange.course else {
+            return false;
+        };
+        let upstream = course.upstream.owner();
+        let allowed = upstream.settings.retry.allow(retry::Attempt {
+            class: course.class,
+            failure,
+            made: course.made,
+            replayable: !session.as_ref().retry_buffer_truncated() && !session.is_upgrade_req(),
+            in_flight: upstream.in_flight.get(),
+            retrying: upstream.retrying.get(),
+        });
+        let others = |world: &crate::upstream::snapshot::Snapshot, tried: &Attempt| {
+            let routable = world.routable.get(course.index);
+            routable.is_some_and(|all| {
+                all.0
+                    .iter()
+                    .any(|other| !Arc::ptr_eq(&other.endpoint, tried.endpoint.owner()))
+            })
+        };
+        let world = self.published.load();
+        let elsewhere = course.attempt.as_ref().is_some_and(|attempt| others(&world, attempt));
+        if !(allowed && elsewhere) {
+            return false;
+        }
+        let labels = [upstream.settings.name.as_str(), failure.as_str()];
+        self.metrics.retries.with_label_values(&labels).inc();
+        course.retrying = Some(Retrying::new(upstream.clone()));
+        if let Some(attempt) = course.attempt.take() {
+            course.tried.push(attempt.endpoint.owner().clone());
+        }
+        exchange.received = 0;
+        true
+    }
+}
+
+fn failure(e: &Error, exchange: &Exchange, reused: bool) -> AttemptFailure {
+    match exchange.line().map(crate::upstream::line::Line::ended) {
+        Some(Ended::Overdue) => AttemptFailure::Timeout,
+        Some(Ended::Rescued) => AttemptFailure::Rescued,
+        Some(Ended::No) | None if reused && *e.etype() == ErrorType::WriteError => AttemptFailure::Unsent,
+        Some(Ended::No) | None => AttemptFailure::Reset,
+    }
+}
+
+fn upstream_failed(e: &Error, exchange: &Exchange) -> Answer {
+    let overdue = exchange.line().is_some_and(|line| line.ended() == Ended::Overdue);
+    let timed_out = matches!(
+        e.etype(),
+        ErrorType::ReadTimedout | ErrorType::WriteTimedout | ErrorType::ConnectTimedout
+    );
+    if overdue || timed_out {
+        Answer::upstream_timeout()
+    } else {
+        Answer::upstream_failed()
+    }
+}

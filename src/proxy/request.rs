@@ -1,0 +1,250 @@
+//! What happens to a request before it may go anywhere: it is read strictly, its client is told, the guard and the routes decide.
+
+use std::net::IpAddr;
+use std::sync::PoisonError;
+
+use pingora::http::RequestHeader;
+use pingora::proxy::Session;
+use pingora::{Error, ErrorType};
+use tracing::warn;
+
+use crate::edge::conn::Conn;
+use crate::gate::alarm::AlarmVerdict;
+use crate::gate::client::{self, Client};
+use crate::gate::guard::{Admission, GuardAnswer};
+use crate::gate::hygiene::{self, HttpVersion};
+use crate::gate::path::{Form, OriginForm};
+use crate::proxy::Gateway;
+use crate::proxy::answer::Answer;
+use crate::proxy::context::{Course, Exchange};
+use crate::proxy::headers::{self, Origin};
+use crate::upstream::Held;
+
+/// What is to become of a request.
+pub(super) enum Admitted {
+    /// It goes on to an endpoint.
+    Forward,
+    /// The gate answers.
+    Answer(Answer),
+    /// The gate answers how it is.
+    Health,
+}
+
+/// The connection under a session.
+pub(super) fn conn(session: &Session) -> Option<&Conn> {
+    Conn::of(session.stream()?.as_ref())
+}
+
+fn peer(session: &Session) -> Option<IpAddr> {
+    Some(session.client_addr()?.as_inet()?.ip())
+}
+
+impl Gateway {
+    /// Decides what becomes of a request.
+    pub(super) fn admit(&self, session: &Session, exchange: &mut Exchange) -> Admitted {
+        let request = session.req_header();
+        let client = self.identify(session);
+        exchange.client = Some(client);
+        exchange.request_id = headers::request_id(request, &client);
+        let method = request.method.as_str();
+        if let Err(refusal) = hygiene::check_request(version(request), method, lines(request)) {
+            return Admitted::Answer(
+                exchange.refuse(Answer::refused(refusal.status(), refusal.reason()), refusal.reason()),
+            );
+        }
+        let form = match OriginForm::parse(request.raw_path(), method == "OPTIONS") {
+            Ok(Form::Origin(form)) => form,
+            Ok(Form::Asterisk) => return Admitted::Answer(exchange.refuse(Answer::not_found(404), "asterisk")),
+            Err(malformed) => {
+                let answer = Answer::refused(malformed.status(), malformed.reason());
+                return Admitted::Answer(exchange.refuse(answer, malformed.reason()));
+            }
+        };
+        match self.guard.admit(&client, form.path()) {
+            Admission::Open => self.route(session, exchange, form.path()),
+            Admission::Internal { path } => self.internal(session, exchange, form.path(), path),
+            Admission::Deny { reason, .. } => {
+                self.metrics.guard_denied.with_label_values(&[reason.as_str()]).inc();
+                let answer = self.watch(&client).unwrap_or(Answer::not_found(self.guard.deny_status));
+                Admitted::Answer(exchange.refuse(answer, reason.as_str()))
+            }
+        }
+    }
+
+    fn identify(&self, session: &Session) -> Client {
+        let request = session.req_header();
+        match peer(session) {
+            Some(peer) => client::identify(peer, &self.trusted, lines(request)),
+            None => Client {
+                address: None,
+                via_trusted: false,
+                hidden: true,
+            },
+        }
+    }
+
+    fn internal(&self, session: &Session, exchange: &mut Exchange, path: &str, guarded: &str) -> Admitted {
+        let client = exchange.client.unwrap_or(Client {
+            address: None,
+            via_trusted: false,
+            hidden: true,
+        });
+        if let Some(answer) = self.watch(&client) {
+            return Admitted::Answer(exchange.refuse(answer, "alarm"));
+        }
+        match self.guard.answer {
+            GuardAnswer::Summary if guarded == "/healthz" => Admitted::Health,
+            GuardAnswer::Summary => Admitted::Answer(exchange.refuse(Answer::not_found(404), "guarded")),
+            GuardAnswer::Forward => self.route(session, exchange, path),
+        }
+    }
+
+    /// Notices a client that asks for guarded paths abnormally often; an answer means that it is to be refused for it.
+    fn watch(&self, client: &Client) -> Option<Answer> {
+        let mut alarm = self.alarm.lock().unwrap_or_else(PoisonError::into_inner);
+        match alarm.observe(client.address, self.clock.now()) {
+            AlarmVerdict::Quiet | AlarmVerdict::Ongoing => None,
+            AlarmVerdict::Raised { client, requests } => {
+                self.metrics.guard_alarms.inc();
+                let client = client.map_or_else(|| "unknown".to_owned(), |client| client.to_string());
+                warn!(client, requests, "guarded paths are asked for abnormally often");
+                None
+            }
+            AlarmVerdict::Blocked => Some(Answer::too_many()),
+        }
+    }
+
+    fn route(&self, session: &Session, exchange: &mut Exchange, path: &str) -> Admitted {
+        let request = session.req_header();
+        let found = self
+            .routes
+            .find(host(request), path)
+            .and_then(|index| self.targets.get(index));
+        let Some((route, index)) = found else {
+            return Admitted::Answer(exchange.refuse(Answer::not_found(404), "no_route"));
+        };
+        let Some(upstream) = self.upstreams.get(*index) else {
+            return Admitted::Answer(exchange.refuse(Answer::internal(), "no_upstream"));
+        };
+        let body_limit = route.body_limit.unwrap_or_else(|| listener_limit(session));
+        if content_length(request).is_some_and(|length| length > body_limit) {
+            return Admitted::Answer(exchange.refuse(Answer::too_large(body_limit), "too_large"));
+        }
+        exchange.world = Some(self.published.load_full());
+        exchange.course = Some(Course {
+            class: upstream.settings.retry.class(request.method.as_str(), path),
+            upstream: Held::new(upstream.clone()),
+            index: *index,
+            timeouts: route.timeouts,
+            body_limit,
+            attempt: None,
+            tried: Vec::new(),
+            made: 0,
+            retrying: None,
+        });
+        Admitted::Forward
+    }
+
+    /// Writes what is sent on, and lets the guard see it once more.
+    pub(super) fn prepare(
+        &self,
+        session: &Session,
+        request: &mut RequestHeader,
+        exchange: &mut Exchange,
+    ) -> pingora::Result<()> {
+        let Some(client) = exchange.client else {
+            return Error::e_explain(ErrorType::InternalError, "a request without a client");
+        };
+        let rewritten = match OriginForm::parse(request.raw_path(), false) {
+            Ok(Form::Origin(form)) => form.is_rewritten().then(|| form.target().to_owned()),
+            Ok(Form::Asterisk) | Err(_) => {
+                return Error::e_explain(ErrorType::InternalError, "a target that was not admitted");
+            }
+        };
+        if let Some(target) = rewritten {
+            request.set_raw_path(target.as_bytes())?;
+        }
+        if let Ok(Form::Origin(form)) = OriginForm::parse(request.raw_path(), false)
+            && let Admission::Deny { reason, .. } = self.guard.admit(&client, form.path())
+        {
+            self.metrics.guard_denied.with_label_values(&[reason.as_str()]).inc();
+            exchange.answer = Some(Answer::not_found(self.guard.deny_status));
+            return Error::e_explain(
+                ErrorType::HTTPStatus(self.guard.deny_status),
+                "a guarded path after routing",
+            );
+        }
+        let origin = Origin {
+            client: &client,
+            peer: peer(session).map(|peer| peer.to_canonical()),
+            port: conn(session).map_or(80, |conn| conn.door().port),
+            request_id: &exchange.request_id,
+        };
+        headers::forward(request, &origin)
+    }
+
+    /// The gate's own `/healthz`: the contract that Dify's image has, one entry an upstream.
+    pub(super) fn summary(&self) -> (u16, String) {
+        let world = self.published.load();
+        let fit = |index: usize| world.routable.get(index).is_some_and(|routable| !routable.0.is_empty());
+        let names = self
+            .upstreams
+            .iter()
+            .map(|upstream| upstream.settings.name.as_str())
+            .enumerate();
+        let failed: Vec<&str> = names
+            .clone()
+            .filter(|(index, _)| !fit(*index))
+            .map(|(_, name)| name)
+            .collect();
+        let details: serde_json::Map<_, _> = names
+            .map(|(index, name)| (name.to_owned(), fit(index).into()))
+            .collect();
+        if failed.is_empty() {
+            (
+                200,
+                serde_json::json!({"status": "healthy", "details": details}).to_string(),
+            )
+        } else {
+            (
+                503,
+                serde_json::json!({"status": "unhealthy", "failed": failed, "details": details}).to_string(),
+            )
+        }
+    }
+}
+
+fn lines(request: &RequestHeader) -> impl Iterator<Item = (&str, &[u8])> {
+    request
+        .headers
+        .iter()
+        .map(|(name, value)| (name.as_str(), value.as_bytes()))
+}
+
+fn version(request: &RequestHeader) -> HttpVersion {
+    match request.version {
+        http::Version::HTTP_10 => HttpVersion::Http10,
+        http::Version::HTTP_2 => HttpVersion::Http2,
+        _ => HttpVersion::Http11,
+    }
+}
+
+/// The `Host`, or nothing where HTTP/1.0 sent none.
+pub(super) fn host(request: &RequestHeader) -> &str {
+    let host = request.headers.get(http::header::HOST);
+    host.and_then(|host| host.to_str().ok()).unwrap_or_default()
+}
+
+fn content_length(request: &RequestHeader) -> Option<u64> {
+    request
+        .headers
+        .get(http::header::CONTENT_LENGTH)?
+        .to_str()
+        .ok()?
+        .parse()
+        .ok()
+}
+
+fn listener_limit(session: &Session) -> u64 {
+    conn(session).map_or(u64::MAX, |conn| conn.door().settings.body_limit)
+}

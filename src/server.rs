@@ -1,0 +1,322 @@
+//! Assembly: a [`Gate`] is built from a configuration, serves, and stops. It binds everything before it does anything, so an address in
+//! use is an error and not a process without a listener.
+//!
+//! Two runtimes share nothing but snapshots and counters: one proxies, the other probes and serves the admin API, so that traffic delays
+//! no probe.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use pingora::apps::ServerApp;
+use pingora::proxy::{HttpProxy, http_proxy};
+use pingora::server::configuration::ServerConf;
+use thiserror::Error;
+use tokio::net::TcpListener;
+use tokio::runtime::{Builder, Runtime};
+use tokio::sync::watch;
+use tracing::{info, warn};
+
+use crate::access_log::AccessLog;
+use crate::admin::{self, Admin, Lifecycle, Phase};
+use crate::clock::{Clock, Coarse, TICK};
+use crate::config::{AccessSink, Config, ServerSettings};
+use crate::driver::{Driver, Handle};
+use crate::edge::Listener;
+use crate::gate::alarm::Alarm;
+use crate::gate::names::UpstreamName;
+use crate::gate::route::{RouteRow, RouteTable};
+use crate::metrics::Metrics;
+use crate::proxy::Gateway;
+use crate::upstream::Upstream;
+
+/// How long clients wait for the first round of probes before they are answered all the same.
+const FIRST_ROUND: Duration = Duration::from_secs(5);
+
+/// Attempts that the proxy framework allows; ours are fewer and decided by `gate::retry`.
+const MAX_ATTEMPTS: usize = 16;
+
+/// Why the gate cannot start.
+#[derive(Debug, Error)]
+pub enum StartError {
+    /// A listener's address cannot be bound.
+    #[error("cannot listen on {address}: {source}; is another process using it?")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// The admin API's address cannot be bound.
+    #[error("cannot listen on {address} for the admin API: {source}; set `admin.address`")]
+    Admin {
+        /// The address.
+        address: SocketAddr,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// The access log cannot be written.
+    #[error("cannot write the access log {path}: {source}; set `log.access`")]
+    AccessLog {
+        /// Its file.
+        path: String,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// No thread can be started.
+    #[error("cannot start threads: {0}")]
+    Threads(#[from] io::Error),
+    /// Two metrics share a name.
+    #[error("cannot register metrics: {0}")]
+    Metrics(#[from] prometheus::Error),
+}
+
+/// How a gate stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stopped {
+    /// Everything under way came to its end.
+    Drained,
+    /// This many requests were cut off at the deadline.
+    Cut(u32),
+}
+
+/// A running gate.
+pub struct Gate {
+    listeners: Vec<SocketAddr>,
+    admin: SocketAddr,
+    settings: ServerSettings,
+    handle: Handle,
+    lifecycle: Arc<Lifecycle>,
+    upstreams: Arc<[Arc<Upstream>]>,
+    shutdown: watch::Sender<bool>,
+    proxy: Arc<HttpProxy<Gateway>>,
+    runtimes: Option<[Runtime; 2]>,
+}
+
+impl Gate {
+    /// Binds every address, starts probing, and serves as soon as the first round of probes allows.
+    ///
+    /// # Errors
+    /// An address or a file cannot be had.
+    pub fn start(config: Config) -> Result<Self, StartError> {
+        let clock = Clock::start();
+        let metrics = Metrics::new()?;
+        let threads = match config.server.threads {
+            0 => std::thread::available_parallelism().map_or(1, usize::from),
+            threads => threads,
+        };
+        let edge = runtime("edge", threads)?;
+        let control = runtime("control", 1)?;
+        let bound = within(&edge, || bind(&config, &metrics))?;
+        let admin = within(&control, || bind_admin(config.admin))?;
+        let upstreams: Arc<[_]> = config
+            .upstreams
+            .iter()
+            .map(|settings| Arc::new(Upstream::new(settings.clone(), &metrics)))
+            .collect();
+        let (driver, handle) = Driver::new(upstreams.to_vec(), metrics.clone(), clock, fastrand::u64(..));
+        let lifecycle = Arc::new(Lifecycle::default());
+        let gateway = gateway(&config, &upstreams, &handle, &metrics, clock)?;
+        let proxy = Arc::new(http_proxy(&Arc::new(framework(threads)), gateway));
+        let (shutdown, watching) = watch::channel(false);
+        let listeners = bound.iter().map(Listener::address).collect::<io::Result<_>>()?;
+        let admin_address = admin.local_addr()?;
+        metrics.config_applied(1);
+        let api = admin::router(Admin {
+            lifecycle: lifecycle.clone(),
+            mailbox: handle.mailbox.clone(),
+            published: handle.published.clone(),
+            endpoints: handle.endpoints.clone(),
+            upstreams: upstreams.clone(),
+            config_path: config.path.display().to_string(),
+            metrics,
+            clock,
+            started: clock.now(),
+        });
+        control.spawn(driver.run());
+        control.spawn(async move { axum::serve(admin, api).await });
+        control.spawn(watch_lines(handle.clone(), clock));
+        for listener in bound {
+            let (proxy, watching) = (proxy.clone(), watching.clone());
+            let (handle, lifecycle) = (handle.clone(), lifecycle.clone());
+            edge.spawn(async move {
+                first_round(handle).await;
+                lifecycle.enter(Phase::Serving);
+                listener.serve(proxy, watching).await;
+            });
+        }
+        Ok(Self {
+            listeners,
+            admin: admin_address,
+            settings: config.server,
+            handle,
+            lifecycle,
+            upstreams,
+            shutdown,
+            proxy,
+            runtimes: Some([edge, control]),
+        })
+    }
+
+    /// The listeners' addresses, in the order of the configuration.
+    pub fn listeners(&self) -> &[SocketAddr] {
+        &self.listeners
+    }
+
+    /// The admin API's address.
+    pub fn admin(&self) -> SocketAddr {
+        self.admin
+    }
+
+    /// What the driver publishes and answers.
+    pub fn handle(&self) -> &Handle {
+        &self.handle
+    }
+
+    /// Requests under way.
+    pub fn in_flight(&self) -> u32 {
+        self.upstreams.iter().map(|upstream| upstream.in_flight.get()).sum()
+    }
+
+    /// Says that it is not ready, goes on serving for the lame-duck time, then takes no more connections and waits for what is under way, but
+    /// no longer than the drain timeout. It comes back as soon as nothing is under way.
+    pub async fn stop(&self) -> Stopped {
+        self.lifecycle.enter(Phase::Leaving);
+        info!(lame_duck = ?self.settings.lame_duck, in_flight = self.in_flight(), "stopping: not ready any more");
+        tokio::time::sleep(self.settings.lame_duck).await;
+        // Listeners that are gone already need no word.
+        let _ = self.shutdown.send(true);
+        self.proxy.cleanup().await;
+        let drained = async {
+            while self.in_flight() > 0 {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        match tokio::time::timeout(self.settings.drain_timeout, drained).await {
+            Ok(()) => Stopped::Drained,
+            Err(_) => {
+                let cut = self.in_flight();
+                warn!(
+                    requests = cut,
+                    "the drain timeout has passed: cutting what is under way"
+                );
+                Stopped::Cut(cut)
+            }
+        }
+    }
+}
+
+impl Drop for Gate {
+    fn drop(&mut self) {
+        for runtime in self.runtimes.take().into_iter().flatten() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+fn runtime(name: &str, threads: usize) -> io::Result<Runtime> {
+    Builder::new_multi_thread()
+        .worker_threads(threads)
+        .thread_name(name)
+        .enable_all()
+        .build()
+}
+
+fn bind(config: &Config, metrics: &Metrics) -> Result<Vec<Listener>, StartError> {
+    let listeners = config.listeners.iter().map(|settings| {
+        Listener::bind(*settings, metrics).map_err(|source| StartError::Listen {
+            address: settings.address,
+            source,
+        })
+    });
+    listeners.collect()
+}
+
+fn bind_admin(address: SocketAddr) -> Result<TcpListener, StartError> {
+    let bind = || {
+        let listener = std::net::TcpListener::bind(address)?;
+        listener.set_nonblocking(true)?;
+        TcpListener::from_std(listener)
+    };
+    bind().map_err(|source| StartError::Admin { address, source })
+}
+
+/// Runs what needs a runtime around it, also where the caller is within another one.
+fn within<T>(runtime: &Runtime, what: impl FnOnce() -> T) -> T {
+    let _guard = runtime.enter();
+    what()
+}
+
+fn framework(threads: usize) -> ServerConf {
+    ServerConf {
+        max_retries: MAX_ATTEMPTS,
+        threads,
+        upstream_keepalive_pool_size: 1024,
+        ..ServerConf::default()
+    }
+}
+
+fn gateway(
+    config: &Config,
+    upstreams: &[Arc<Upstream>],
+    handle: &Handle,
+    metrics: &Metrics,
+    clock: Clock,
+) -> Result<Gateway, StartError> {
+    let rows = config.routes.iter().enumerate().map(|(index, route)| RouteRow {
+        hosts: route.hosts.clone(),
+        path: route.path.clone(),
+        index,
+    });
+    let position = |name: &UpstreamName| upstreams.iter().position(|upstream| upstream.settings.name == *name);
+    let targets = config
+        .routes
+        .iter()
+        .map(|route| (route.clone(), position(&route.upstream).unwrap_or(usize::MAX)));
+    Ok(Gateway {
+        guard: config.guard.clone(),
+        trusted: config.trusted_proxies.clone(),
+        alarm: Mutex::new(Alarm::new(config.alarm)),
+        routes: RouteTable::new(rows),
+        targets: targets.collect(),
+        upstreams: upstreams.to_vec(),
+        published: handle.published.clone(),
+        access: access_log(config)?,
+        metrics: metrics.clone(),
+        clock,
+    })
+}
+
+fn access_log(config: &Config) -> Result<AccessLog, StartError> {
+    match &config.log.access {
+        AccessSink::Off => Ok(AccessLog::off()),
+        AccessSink::Stdout => Ok(AccessLog::stdout(config.log.sample)?),
+        AccessSink::File(path) => AccessLog::file(path, config.log.sample).map_err(|source| StartError::AccessLog {
+            path: path.display().to_string(),
+            source,
+        }),
+    }
+}
+
+/// Waits until something may serve every upstream, everyone was asked, or patience ends.
+async fn first_round(mut handle: Handle) {
+    let ready = handle
+        .progress
+        .wait_for(|progress| progress.asked_everyone || progress.can_serve);
+    // Either way clients are answered from here on.
+    let _ = tokio::time::timeout(FIRST_ROUND, ready).await;
+}
+
+/// Moves the coarse clock, and ends lines on which something is overdue.
+async fn watch_lines(handle: Handle, clock: Clock) {
+    let mut ticks = tokio::time::interval(TICK);
+    loop {
+        ticks.tick().await;
+        Coarse::get().tick(&clock);
+        let now = Coarse::get().millis();
+        for endpoint in handle.endpoints.iter() {
+            endpoint.lines.end_overdue(now);
+        }
+    }
+}
