@@ -1,0 +1,67 @@
+//! `status` and `explain`: what the running gate says.
+
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use serde::de::DeserializeOwned;
+
+use super::{Exit, block_on, render, say};
+use crate::admin::view::{Explanation, Status};
+use crate::client;
+
+/// Shows the gate's status. Unhealthy is an upstream of which nothing may serve.
+pub(super) fn status(admin: &str, json: bool, watch: bool) -> anyhow::Result<Exit> {
+    block_on(async {
+        loop {
+            let (raw, status) = ask::<Status>(admin, "/api/v1/status").await?;
+            if json {
+                say(&raw)?;
+            } else if watch {
+                // Clears the screen and goes to its first line (ECMA-48: ED, CUP).
+                say(&format!("\x1b[2J\x1b[H{}", render::status(&status)))?;
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                continue;
+            } else {
+                say(&render::status(&status))?;
+            }
+            return Ok(if serves(&status) { Exit::Done } else { Exit::Failed });
+        }
+    })?
+}
+
+fn serves(status: &Status) -> bool {
+    status.upstreams.iter().all(|upstream| {
+        let active = upstream.pools.iter().filter(|pool| pool.name == upstream.active);
+        active
+            .flat_map(|pool| &pool.endpoints)
+            .any(|endpoint| endpoint.routable)
+    })
+}
+
+/// Shows why an endpoint is in its state.
+pub(super) fn explain(admin: &str, endpoint: &str, json: bool) -> anyhow::Result<Exit> {
+    block_on(async {
+        let (raw, explained) = ask::<Vec<Explanation>>(admin, &format!("/api/v1/endpoints/{endpoint}")).await?;
+        if json {
+            return say(&raw);
+        }
+        say(&explained
+            .iter()
+            .map(render::explanation)
+            .collect::<Vec<_>>()
+            .join("\n\n"))
+    })?
+}
+
+async fn ask<T: DeserializeOwned>(admin: &str, path: &str) -> anyhow::Result<(String, T)> {
+    let (status, body) = client::get(admin, path).await?;
+    let raw = String::from_utf8_lossy(&body).into_owned();
+    if !status.is_success() {
+        let answer: serde_json::Value = serde_json::from_str(&raw).unwrap_or_default();
+        let why = answer.get("error").and_then(serde_json::Value::as_str).unwrap_or(&raw);
+        bail!("{why}");
+    }
+    let value = serde_json::from_str(&raw)
+        .with_context(|| format!("{admin} does not answer like a difygate of this version"))?;
+    Ok((raw, value))
+}

@@ -1,0 +1,177 @@
+//! The command line. Results go to standard output, everything else to standard error; the exit code tells a script what happened.
+
+mod live;
+mod render;
+mod run;
+mod single;
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{CommandFactory, Parser, Subcommand};
+
+/// Exit codes, as the manual lists them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Exit {
+    /// Done.
+    Done = 0,
+    /// Failed, or what was asked about is unhealthy.
+    Failed = 1,
+    /// Done, but requests were cut.
+    Cut = 8,
+}
+
+/// A health gatekeeper in front of Dify: probes every instance, sends traffic only to those fit to serve.
+#[derive(Debug, Parser)]
+#[command(name = "difygate", version, max_term_width = 100, after_help = EXIT_CODES)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed or unhealthy, 2 usage, 8 done but requests were cut.\n\
+    First steps: `difygate demo` shows the gate at work; `difygate run -c FILE` serves.";
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serve
+    Run {
+        #[command(flatten)]
+        config: ConfigFile,
+    },
+    /// Validate a configuration: every error, with file:line:column and the key's path
+    Check {
+        #[command(flatten)]
+        config: ConfigFile,
+    },
+    /// Show upstreams, pools and endpoints, and why each is in its state; exit 1 if an upstream has nothing fit to serve
+    Status {
+        #[command(flatten)]
+        admin: AdminUrl,
+        /// Print what the admin API says
+        #[arg(long, conflicts_with = "watch")]
+        json: bool,
+        /// Show it again every second
+        #[arg(long)]
+        watch: bool,
+    },
+    /// Show an endpoint's last probes, and what must happen for its state to change
+    Explain {
+        /// The endpoint's address, host:port
+        endpoint: String,
+        #[command(flatten)]
+        admin: AdminUrl,
+        /// Print what the admin API says
+        #[arg(long)]
+        json: bool,
+    },
+    /// Send one probe to a URL and say what the gate would make of the answer, and why
+    Probe(single::ProbeArgs),
+    /// Run the gate before three simulated Dify instances and tell a story of faults
+    Demo {
+        /// End after the story: exit 0 only if nothing failed that should not have
+        #[arg(long)]
+        once: bool,
+        /// Print the outcome as data
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print the JSON Schema of the configuration, for editors
+    Schema,
+    /// Print a completion script
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page
+    Man,
+}
+
+#[derive(clap::Args, Debug)]
+struct ConfigFile {
+    /// The configuration file
+    #[arg(short = 'c', long = "config", value_name = "FILE", env = "DIFYGATE_CONFIG")]
+    path: PathBuf,
+}
+
+#[derive(clap::Args, Debug)]
+struct AdminUrl {
+    /// The gate's admin API
+    #[arg(
+        long = "admin",
+        value_name = "URL",
+        env = "DIFYGATE_ADMIN",
+        default_value = "http://127.0.0.1:9900"
+    )]
+    url: String,
+}
+
+/// Runs the command that the arguments name.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let exit = dispatch(cli.command).unwrap_or_else(|e| {
+        complain(&format!("difygate: {e:#}"));
+        Exit::Failed
+    });
+    ExitCode::from(exit as u8)
+}
+
+fn dispatch(command: Command) -> anyhow::Result<Exit> {
+    match command {
+        Command::Run { config } => run::run(&config.path),
+        Command::Check { config } => run::check(&config.path),
+        Command::Status { admin, json, watch } => live::status(&admin.url, json, watch),
+        Command::Explain { endpoint, admin, json } => live::explain(&admin.url, &endpoint, json),
+        Command::Probe(args) => single::probe(&args),
+        Command::Demo { once, json } => run::demo(once, json),
+        Command::Schema => say(&serde_json::to_string_pretty(&crate::config::schema())?),
+        Command::Completions { shell } => completions(shell),
+        Command::Man => manual(),
+    }
+}
+
+fn completions(shell: clap_complete::Shell) -> anyhow::Result<Exit> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "difygate", &mut script);
+    say(String::from_utf8_lossy(&script).trim_end())
+}
+
+fn manual() -> anyhow::Result<Exit> {
+    let mut page = Vec::new();
+    clap_mangen::Man::new(Cli::command()).render(&mut page)?;
+    say(String::from_utf8_lossy(&page).trim_end())
+}
+
+/// Prints a result. A reader that has gone (`| head`) is no error.
+fn say(text: &str) -> anyhow::Result<Exit> {
+    match writeln!(std::io::stdout(), "{text}") {
+        Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => Err(e.into()),
+        Ok(()) | Err(_) => Ok(Exit::Done),
+    }
+}
+
+/// Prints what is not a result. With nowhere to print it there is nothing left to do.
+fn complain(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{text}");
+}
+
+/// A runtime for a command that asks something over the network.
+fn block_on<F: Future>(future: F) -> anyhow::Result<F::Output> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let output = runtime.block_on(future);
+    runtime.shutdown_timeout(Duration::ZERO);
+    Ok(output)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,128 @@
+//! What the live commands print for people.
+
+use comfy_table::Table;
+use comfy_table::presets::NOTHING;
+
+use crate::admin::view::{EndpointView, Explanation, ProbeView, Status, UpstreamView};
+
+fn table(header: &[&str]) -> Table {
+    let mut table = Table::new();
+    table.load_style(NOTHING).set_header(header);
+    table
+}
+
+fn trimmed(table: &Table) -> String {
+    table
+        .lines()
+        .map(|line| line.trim_end().to_owned())
+        .collect::<Vec<_>>()
+        .join("\n")
+}
+
+/// The status, an upstream at a time.
+pub(super) fn status(status: &Status) -> String {
+    let head = format!(
+        "difygate {}, up {} s, {}",
+        status.version, status.uptime_seconds, status.config.path
+    );
+    std::iter::once(head)
+        .chain(status.upstreams.iter().map(upstream))
+        .collect::<Vec<_>>()
+        .join("\n\n")
+}
+
+fn upstream(upstream: &UpstreamView) -> String {
+    let mut rows = table(&["POOL", "ENDPOINT", "STATE", "IN FLIGHT", "PROBE", "SINCE", "CAUSE"]);
+    for pool in &upstream.pools {
+        for endpoint in &pool.endpoints {
+            rows.add_row([
+                pool.name.clone(),
+                endpoint.address.clone(),
+                endpoint.state.clone(),
+                endpoint.in_flight.to_string(),
+                endpoint.last_probe.as_ref().map(took).unwrap_or_default(),
+                time_of_day(&endpoint.since),
+                endpoint.cause.clone(),
+            ]);
+        }
+    }
+    format!(
+        "upstream {}: active pool {}, {}\n{}",
+        upstream.name,
+        upstream.active,
+        upstream.phase,
+        trimmed(&rows)
+    )
+}
+
+fn took(probe: &ProbeView) -> String {
+    format!("{:.1} ms", probe.took_ms)
+}
+
+fn time_of_day(rfc3339: &str) -> String {
+    rfc3339.get(11..19).unwrap_or(rfc3339).to_owned()
+}
+
+/// An endpoint's state, what would change it, and its last probes.
+pub(super) fn explanation(explained: &Explanation) -> String {
+    let EndpointView {
+        address,
+        state,
+        since,
+        cause,
+        in_flight,
+        components,
+        ..
+    } = &explained.endpoint;
+    let mut lines = vec![
+        format!(
+            "{address} in pool {} of upstream {}",
+            explained.pool, explained.upstream
+        ),
+        format!("  state       {state} since {since}"),
+        format!("  cause       {cause}"),
+        format!("  in flight   {in_flight}"),
+    ];
+    if !components.is_empty() {
+        let words: Vec<String> = components
+            .iter()
+            .map(|(name, up)| format!("{name} {}", if *up { "up" } else { "failed" }))
+            .collect();
+        lines.push(format!("  components  {}", words.join(", ")));
+    }
+    lines.extend(explained.next.iter().map(|next| format!("  next        {next}")));
+    let mut rows = table(&[
+        "TIME",
+        "PROBE",
+        "OUTCOME",
+        "CLASS",
+        "STATUS",
+        "CONNECTED",
+        "HEADERS",
+        "TOTAL",
+        "DETAIL",
+    ]);
+    for probe in &explained.history {
+        let phase = |name: &str| {
+            probe
+                .phases_ms
+                .get(name)
+                .map(|ms| format!("{ms:.1} ms"))
+                .unwrap_or_default()
+        };
+        rows.add_row([
+            probe.at.get(11..23).unwrap_or(&probe.at).to_owned(),
+            probe.probe.clone(),
+            probe.outcome.clone(),
+            probe.class.clone().unwrap_or_default(),
+            probe.status.map(|status| status.to_string()).unwrap_or_default(),
+            phase("connected"),
+            phase("headers"),
+            phase("total"),
+            probe.detail.clone().unwrap_or_default(),
+        ]);
+    }
+    lines.push(String::new());
+    lines.push(trimmed(&rows));
+    lines.join("\n")
+}

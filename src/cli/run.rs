@@ -1,0 +1,104 @@
+//! `run`, `check` and `demo`: the commands that read a configuration or build a gate.
+
+use std::io::IsTerminal;
+use std::path::Path;
+
+use anyhow::Context;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing::info;
+use tracing_subscriber::EnvFilter;
+
+use super::{Exit, block_on, complain, say};
+use crate::config::{self, Config, LogFormat, LogSettings};
+use crate::server::{Gate, Stopped};
+
+fn environment(name: &str) -> Option<String> {
+    std::env::var(name).ok()
+}
+
+/// Validates a configuration.
+pub(super) fn check(path: &Path) -> anyhow::Result<Exit> {
+    match config::load(path, &environment) {
+        Ok(config) => say(&summary(path, &config)),
+        Err(errors) => {
+            complain(&errors.to_string());
+            Ok(Exit::Failed)
+        }
+    }
+}
+
+fn summary(path: &Path, config: &Config) -> String {
+    let endpoints = config
+        .upstreams
+        .iter()
+        .flat_map(|upstream| &upstream.pools)
+        .map(|pool| pool.endpoints.len());
+    format!(
+        "{}: valid; {} listeners, {} upstreams, {} endpoints, {} routes",
+        path.display(),
+        config.listeners.len(),
+        config.upstreams.len(),
+        endpoints.sum::<usize>(),
+        config.routes.len()
+    )
+}
+
+/// Serves until a signal ends it.
+pub(super) fn run(path: &Path) -> anyhow::Result<Exit> {
+    let config = match config::load(path, &environment) {
+        Ok(config) => config,
+        Err(errors) => {
+            complain(&errors.to_string());
+            return Ok(Exit::Failed);
+        }
+    };
+    start_log(&config.log);
+    let gate = Gate::start(config)?;
+    for listener in gate.listeners() {
+        info!(%listener, version = env!("CARGO_PKG_VERSION"), "listening");
+    }
+    info!(admin = %gate.admin(), "status, metrics and probes of the gate itself");
+    block_on(until_stopped(&gate))?
+}
+
+/// SIGTERM drains; SIGINT, and a second signal of either kind, end the process at once.
+async fn until_stopped(gate: &Gate) -> anyhow::Result<Exit> {
+    let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => return Ok(Exit::Done),
+    }
+    let stopped = tokio::select! {
+        stopped = gate.stop() => stopped,
+        _ = terminate.recv() => Stopped::Cut(gate.in_flight()),
+        _ = interrupt.recv() => Stopped::Cut(gate.in_flight()),
+    };
+    match stopped {
+        Stopped::Drained | Stopped::Cut(0) => Ok(Exit::Done),
+        Stopped::Cut(_) => Ok(Exit::Cut),
+    }
+}
+
+/// The framework's own lines repeat what ours tell, without the cause, so only its errors are let through.
+fn start_log(settings: &LogSettings) {
+    let filter = format!(
+        "{},pingora=error,pingora_core=error,pingora_proxy=error,pingora_pool=error",
+        settings.level
+    );
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(EnvFilter::new(filter))
+        .with_target(false)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr);
+    match settings.format {
+        LogFormat::Json => log.json().flatten_event(true).init(),
+        LogFormat::Text => log.init(),
+    }
+}
+
+/// Runs the demo.
+pub(super) fn demo(once: bool, json: bool) -> anyhow::Result<Exit> {
+    let good = crate::demo::run(once, json)?;
+    Ok(if good { Exit::Done } else { Exit::Failed })
+}

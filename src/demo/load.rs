@@ -1,0 +1,120 @@
+//! Clients: requests at a fixed rate whatever becomes of the earlier ones, so that a slow answer cannot hide the next failure.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::task::JoinHandle;
+use tokio::time::{MissedTickBehavior, interval, timeout};
+
+/// Requests a second.
+pub(super) const RATE: u32 = 200;
+/// One in this many is a prompt, a POST that must not run twice.
+const PROMPTS: u64 = 5;
+/// How long a client waits for an answer.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// One request and what became of it.
+#[derive(Clone, Debug)]
+pub(super) struct Outcome {
+    pub(super) sent: Instant,
+    pub(super) took: Duration,
+    pub(super) prompt: bool,
+    /// The status, or nothing if no whole answer came.
+    pub(super) status: Option<u16>,
+    /// Who answered.
+    pub(super) instance: Option<String>,
+}
+
+impl Outcome {
+    pub(super) fn is_served(&self) -> bool {
+        self.status == Some(200)
+    }
+}
+
+/// Load under way. Dropping it ends it.
+pub(super) struct Load {
+    outcomes: Arc<Mutex<Vec<Outcome>>>,
+    task: JoinHandle<()>,
+}
+
+impl Load {
+    /// Starts sending to `address`.
+    pub(super) fn start(address: SocketAddr) -> Self {
+        let outcomes = Arc::new(Mutex::new(Vec::new()));
+        let collected = outcomes.clone();
+        let task = tokio::spawn(async move {
+            let mut ticks = interval(Duration::from_secs(1) / RATE);
+            ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
+            for number in 0_u64.. {
+                ticks.tick().await;
+                let collected = collected.clone();
+                tokio::spawn(async move {
+                    let outcome = send(address, number % PROMPTS == 0).await;
+                    collected.lock().unwrap_or_else(PoisonError::into_inner).push(outcome);
+                });
+            }
+        });
+        Self { outcomes, task }
+    }
+
+    /// What became of the requests that were sent from `from` on.
+    pub(super) fn since(&self, from: Instant) -> Vec<Outcome> {
+        let outcomes = self.outcomes.lock().unwrap_or_else(PoisonError::into_inner);
+        outcomes
+            .iter()
+            .filter(|outcome| outcome.sent >= from)
+            .cloned()
+            .collect()
+    }
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+async fn send(address: SocketAddr, prompt: bool) -> Outcome {
+    let request = if prompt {
+        let body = r#"{"inputs":{"events":1,"gap_ms":1},"query":"hello","response_mode":"blocking","user":"demo"}"#;
+        let head = "POST /v1/chat-messages HTTP/1.1\r\nHost: demo\r\nAuthorization: Bearer app-demo\r\nContent-Type: application/json";
+        format!(
+            "{head}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
+            body.len()
+        )
+    } else {
+        "GET /v1/parameters?user=demo HTTP/1.1\r\nHost: demo\r\nAuthorization: Bearer app-demo\r\nConnection: close\r\n\r\n".to_owned()
+    };
+    let sent = tokio::time::Instant::now().into_std();
+    let answer = timeout(PATIENCE, exchange(address, &request))
+        .await
+        .ok()
+        .and_then(Result::ok);
+    Outcome {
+        sent,
+        took: tokio::time::Instant::now().into_std() - sent,
+        prompt,
+        status: answer.as_ref().and_then(|answer| answer.get(9..12)?.parse().ok()),
+        instance: answer.as_ref().and_then(|answer| header(answer, "x-instance")),
+    }
+}
+
+/// Sends a request and reads to the end of its answer.
+pub(super) async fn exchange(address: SocketAddr, request: &str) -> std::io::Result<String> {
+    let mut stream = TcpStream::connect(address).await?;
+    stream.write_all(request.as_bytes()).await?;
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).await?;
+    Ok(String::from_utf8_lossy(&answer).into_owned())
+}
+
+fn header(answer: &str, name: &str) -> Option<String> {
+    let lines = answer.lines().take_while(|line| !line.is_empty());
+    let found = lines
+        .filter_map(|line| line.split_once(": "))
+        .find(|(key, _)| key.eq_ignore_ascii_case(name));
+    found.map(|(_, value)| value.to_owned())
+}

@@ -1,0 +1,114 @@
+//! What the story plays on: three simulated Dify instances, and the gate before them on its default settings.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use tokio::time::sleep;
+
+use crate::config;
+use crate::gate::keeper::Known;
+use crate::gate::state::State;
+use crate::server::{Gate, StartError};
+use crate::simulated_dify::{Cluster, SimulatedDify};
+
+/// How long an expected change may take before the story is given up.
+const PATIENCE: Duration = Duration::from_secs(15);
+
+/// The players.
+pub(super) struct Stage {
+    pub(super) gate: Gate,
+    pub(super) instances: [SimulatedDify; 3],
+}
+
+impl Stage {
+    /// Starts everything. The gate takes its usual ports if they are free, else any.
+    pub(super) async fn set() -> anyhow::Result<Self> {
+        let cluster = Cluster::new();
+        let start = |name| SimulatedDify::start(&cluster, name);
+        let instances = [start("dify-1").await?, start("dify-2").await?, start("dify-3").await?];
+        let stage = Self {
+            gate: start_gate(&instances)?,
+            instances,
+        };
+        for index in 0..stage.instances.len() {
+            stage.until(index, State::Up).await?;
+        }
+        Ok(stage)
+    }
+
+    /// Where clients go.
+    pub(super) fn listener(&self) -> SocketAddr {
+        self.gate.listeners().first().copied().unwrap_or(self.gate.admin())
+    }
+
+    /// Waits until the gate sees an instance in `state`, and tells since when.
+    pub(super) async fn until(&self, index: usize, state: State) -> anyhow::Result<Instant> {
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        while tokio::time::Instant::now() < deadline {
+            let known = self.known(index).await?;
+            if known.state == state {
+                return Ok(known.since);
+            }
+            sleep(Duration::from_millis(2)).await;
+        }
+        bail!("dify-{} did not become {state} within {PATIENCE:?}", index + 1)
+    }
+
+    /// What the gate knows of an instance.
+    pub(super) async fn known(&self, index: usize) -> anyhow::Result<Known> {
+        let known = self
+            .gate
+            .handle()
+            .mailbox
+            .known()
+            .await
+            .context("the gate has stopped")?;
+        known.into_iter().nth(index).context("the gate lost an endpoint")
+    }
+
+    pub(super) fn introduction(&self) -> String {
+        let mut lines =
+            vec!["Three simulated Dify instances, a gate on default settings, 200 requests a second.".to_owned()];
+        lines.extend(
+            self.instances
+                .iter()
+                .map(|dify| format!("  {}   {}", dify.name(), dify.url())),
+        );
+        lines.push(format!(
+            "  gate     http://{}   admin http://{}",
+            self.listener(),
+            self.gate.admin()
+        ));
+        lines.join("\n")
+    }
+
+    pub(super) fn invitation(&self) -> String {
+        let (listener, admin) = (self.listener(), self.gate.admin());
+        format!(
+            "\nThe gate goes on serving. Open\n  http://{admin}/            the status page\n  http://{admin}/metrics     for Prometheus\n  \
+             http://{listener}/         Dify, through the gate\nor type\n  difygate status --admin http://{admin}\n  \
+             curl -i http://{listener}/healthz\n  curl -i -H 'X-Forwarded-For: 203.0.113.7' http://{listener}/healthz\nCtrl-C ends it."
+        )
+    }
+}
+
+fn start_gate(instances: &[SimulatedDify; 3]) -> anyhow::Result<Gate> {
+    let endpoints: Vec<String> = instances.iter().map(|dify| format!("\"{}\"", dify.address())).collect();
+    let text = format!(
+        "listeners: [{{address: \"127.0.0.1:8080\"}}]\nlog: {{access: \"off\"}}\nupstreams:\n  dify:\n    pools: {{main: {{endpoints: [{}]}}}}\n",
+        endpoints.join(", ")
+    );
+    let mut config = config::parse(&text, Path::new("(demo)"), &|_| None)?;
+    match Gate::start(config.clone()) {
+        Err(StartError::Listen { .. } | StartError::Admin { .. }) => {
+            config.admin.set_port(0);
+            for listener in &mut config.listeners {
+                listener.address.set_port(0);
+            }
+            Ok(Gate::start(config)?)
+        }
+        started => Ok(started?),
+    }
+}

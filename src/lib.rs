@@ -1,0 +1,56 @@
+//! difygate, a health gatekeeper in front of Dify: it probes every instance, sends traffic only to those fit to serve, and keeps the probe
+//! path away from the outside.
+//!
+//! # Architecture
+//!
+//! Floors; a file imports only from floors below it, or from its own folder.
+//!
+//! | floor | what | knows |
+//! |---|---|---|
+//! | 6 | [`cli`], [`demo`] | everything |
+//! | 5 | [`server`]: builds a gate and stops it | everything below |
+//! | 4 | [`driver`] (the one writer), `proxy` (the request path), [`admin`] (the API), [`edge`] (listeners) | floors below, not each other; but `proxy` knows the connections of [`edge`] |
+//! | 3 | [`config`]: a file becomes settings, or all of its errors | settings of floors 1 and 2 |
+//! | 2 | [`probe`], [`upstream`], [`mailbox`], [`metrics`], [`access_log`], [`clock`], [`client`] | floor 1, and each other in that order |
+//! | 1 | [`gate`]: every decision, pure | nothing |
+//!
+//! [`simulated_dify`] stands aside: a Dify for demos, tests and benches, which the gate meets only over sockets.
+//!
+//! # Walks
+//!
+//! **A request**: [`edge`] accepts → `proxy` reads it strictly, `gate::client` tells who asks, `gate::guard` whether they may, `gate::route` where it
+//! goes → `upstream::snapshot` holds who may serve, `gate::selection` picks one → the framework connects and streams → on a failure
+//! `gate::retry` decides → one access line, one count.
+//!
+//! **A probe**: `gate::keeper` says that one is due → [`driver`] sends it through [`probe`] → the answer comes back by [`mailbox`] → `gate::keeper` weighs it →
+//! a change is announced, counted and published as a new snapshot; what waits on an endpoint that went down goes elsewhere.
+//!
+//! # Invariants (held by `tests/architecture.rs`)
+//!
+//! 1. `gate` does no I/O, reads no clock, draws no random number, and names no framework.
+//! 2. One writer: only [`driver`] changes what is published. A request reads one snapshot and bumps counters.
+//! 3. Fail closed: unknown is not routable, an ambiguous target is refused, a client that cannot be told is external.
+//! 4. No change of state without a cause and an event.
+//! 5. Every file opens by saying why it exists; none is longer than 450 lines, no function longer than 60.
+
+#![forbid(unsafe_code)]
+
+pub mod access_log;
+pub mod admin;
+pub mod cli;
+pub mod client;
+pub mod clock;
+pub mod config;
+#[allow(clippy::disallowed_methods)] // a story is told in real time
+pub mod demo;
+pub mod driver;
+pub mod edge;
+pub mod gate;
+pub mod mailbox;
+pub mod metrics;
+pub mod probe;
+pub(crate) mod proxy;
+pub mod server;
+#[allow(clippy::disallowed_methods)] // it is a peer, and has a clock of its own
+pub mod simulated_dify;
+pub mod upstream;
