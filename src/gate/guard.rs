@@ -177,4 +177,6 @@ impl Guard {
 }
 
 #[cfg(test)]
+mod properties;
+#[cfg(test)]
 mod tests;

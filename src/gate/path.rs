@@ -48,13 +48,15 @@ impl<'a> OriginForm<'a> {
     }
 
     fn read(target: Cow<'a, str>, rewritten: bool) -> Result<Self, Malformed> {
-        let path_length = check_bytes(&target)?;
+        let (path_length, has_escapes) = check_bytes(&target)?;
         let form = Self {
             target,
             path_length,
             rewritten,
         };
-        check_decoded(form.path())?;
+        if has_escapes {
+            check_escapes(form.path())?;
+        }
         Ok(form)
     }
 
@@ -113,40 +115,46 @@ pub(crate) fn is_authority(authority: &[u8]) -> bool {
     !authority.is_empty() && authority.iter().all(allowed)
 }
 
-/// What a URL must encode in its path, though not in its query (RFC 3986 section 3.3).
-const NOT_IN_A_PATH: &[u8; 9] = b"\"<>\\^`{|}";
+/// May not stand in a target.
+const NOT_IN_A_TARGET: u8 = 1;
+/// May stand in a query but not in a path.
+const NOT_IN_A_PATH: u8 = 2;
+/// Begins an escape.
+const ESCAPE: u8 = 4;
 
-/// Checks every byte of a target and tells where its path ends.
-fn check_bytes(target: &str) -> Result<usize, Malformed> {
-    let end = target.find('?').unwrap_or(target.len());
-    let (path, _) = target.split_at(end);
-    let hidden = |byte: u8| !is_visible(byte) | (byte == b'#');
-    if any_byte(target, hidden) || any_byte(path, |byte| is_in(byte, NOT_IN_A_PATH)) {
+/// Of visible ASCII only `#` may not stand in a target; a path must encode some more (RFC 3986 section 3.3).
+const CLASSES: [u8; 256] = {
+    let mut classes = [NOT_IN_A_TARGET; 256];
+    let mut byte = 0x21;
+    while byte < 0x7f {
+        classes[byte] = match byte as u8 {
+            b'#' => NOT_IN_A_TARGET,
+            b'"' | b'<' | b'>' | b'\\' | b'^' | b'`' | b'{' | b'|' | b'}' => NOT_IN_A_PATH,
+            b'%' => ESCAPE,
+            _ => 0,
+        };
+        byte += 1;
+    }
+    classes
+};
+
+/// Checks every byte of a target and tells how long its path is, and whether it has escapes.
+fn check_bytes(target: &str) -> Result<(usize, bool), Malformed> {
+    let (mut path_length, mut in_path) = (0, 0);
+    // Most targets are clean, so no byte is worth a branch of its own.
+    for byte in target.bytes().take_while(|byte| *byte != b'?') {
+        in_path |= CLASSES[usize::from(byte)];
+        path_length += 1;
+    }
+    let query = target.bytes().skip(path_length);
+    let in_query = query.fold(0, |seen, byte| seen | CLASSES[usize::from(byte)]);
+    if in_path & (NOT_IN_A_PATH | NOT_IN_A_TARGET) != 0 || in_query & NOT_IN_A_TARGET != 0 {
         return Err(Malformed::Byte);
     }
-    Ok(end)
+    Ok((path_length, in_path & ESCAPE != 0))
 }
 
-/// Whether a byte is visible ASCII.
-pub(crate) fn is_visible(byte: u8) -> bool {
-    byte.wrapping_sub(0x21) < 0x7f - 0x21
-}
-
-/// Whether `byte` is one of `set`, without a branch.
-pub(crate) fn is_in<const N: usize>(byte: u8, set: &[u8; N]) -> bool {
-    set.iter().fold(false, |found, member| found | (byte == *member))
-}
-
-/// Whether any byte passes `test`. It never stops early, so that the compiler can test sixteen bytes at a time; a target is
-/// short and nearly always clean.
-pub(crate) fn any_byte(text: &str, test: impl Fn(u8) -> bool) -> bool {
-    text.bytes().fold(false, |found, byte| found | test(byte))
-}
-
-fn check_decoded(path: &str) -> Result<(), Malformed> {
-    if !path.contains('%') {
-        return Ok(());
-    }
+fn check_escapes(path: &str) -> Result<(), Malformed> {
     if !path
         .as_bytes()
         .split(|byte| *byte == b'%')

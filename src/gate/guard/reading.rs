@@ -1,21 +1,42 @@
 //! The ways in which servers read a path.
 
-use crate::gate::path::{any_byte, decode, is_in, is_visible};
+use crate::gate::path::decode;
 
 /// A path that is still changing after so many decodings was built to.
 const MAX_DECODES: usize = 4;
 
-/// What does not mean itself to every server.
-const NOT_PLAIN: &[u8; 5] = b"%\\;?#";
+/// Does not mean itself to every server.
+const ODD: u8 = 1;
+/// Separates segments.
+const SLASH: u8 = 2;
+/// Means something of its own before a slash.
+const BEFORE_SLASH: u8 = 4;
+
+const CLASSES: [u8; 256] = {
+    let mut classes = [ODD; 256];
+    let mut byte = 0x21;
+    while byte < 0x7f {
+        classes[byte] = match byte as u8 {
+            b'%' | b'\\' | b';' | b'?' | b'#' => ODD,
+            b'/' => SLASH | BEFORE_SLASH,
+            b'.' => BEFORE_SLASH,
+            _ => 0,
+        };
+        byte += 1;
+    }
+    classes
+};
 
 /// Whether all servers read `path` alike, but for the case of its letters.
 pub(super) fn is_plain(path: &str) -> bool {
-    let neighbours = path.bytes().zip(path.bytes().skip(1));
-    let is_split = neighbours.fold(false, |found, (byte, next)| {
-        found | ((next == b'/') & ((byte == b'/') | (byte == b'.')))
-    });
-    let is_odd = any_byte(path, |byte| !is_visible(byte) | is_in(byte, NOT_PLAIN));
-    path.starts_with('/') && !path.ends_with('.') && !is_split && !is_odd
+    let (mut seen, mut last) = (0, 0);
+    for byte in path.bytes() {
+        let class = CLASSES[usize::from(byte)];
+        let is_split = class & SLASH != 0 && last & BEFORE_SLASH != 0;
+        seen |= class | u8::from(is_split);
+        last = class;
+    }
+    seen & ODD == 0 && path.starts_with('/') && !path.ends_with('.')
 }
 
 /// Shows `seek` every reading of `path` as `/segment/segment`, in lower case, until it finds something. Readings may end
@@ -25,15 +46,11 @@ pub(super) fn find_reading<T>(path: &str, limit: usize, mut seek: impl FnMut(&st
     let mut text = fold(path);
     for _ in 0..=MAX_DECODES {
         let segments: Vec<Segment<'_>> = text.split('/').map(Segment::new).collect();
-        for text in cuts(&text) {
-            let climbs = text.contains("..");
-            let (segments, last) = cut_segments(&segments, text);
-            for reading in if climbs { &READINGS[..] } else { &READINGS[..1] } {
-                reading.read(segments.iter().chain([&last]), climbs, &mut view);
-                if let Some(found) = seek(&view.path) {
-                    return Some(found);
-                }
-            }
+        let (ends, climbs) = (ends(&text), text.contains(".."));
+        let mut readings = READINGS.iter().take(if climbs { READINGS.len() } else { 1 });
+        let found = readings.find_map(|reading| reading.find(&segments, &ends, climbs, &mut view, &mut seek));
+        if found.is_some() {
+            return found;
         }
         let decoded = fold(&decode(&text));
         if decoded == text {
@@ -42,6 +59,35 @@ pub(super) fn find_reading<T>(path: &str, limit: usize, mut seek: impl FnMut(&st
         text = decoded;
     }
     None
+}
+
+/// Where a server may see the end of a path.
+struct End<'t> {
+    /// The segments before it.
+    before: usize,
+    /// What is left of the segment that it is in.
+    last: Segment<'t>,
+}
+
+/// The end of `text`, and those that some servers see: at a control character, `?` or `#`, or at a space. In their order.
+fn ends(text: &str) -> Vec<End<'_>> {
+    let up_to = |ends: fn(char) -> bool| text.split_once(ends).map(|(start, _)| start);
+    let at_mark = up_to(|c| c.is_control() || matches!(c, '?' | '#'));
+    let at_space = up_to(char::is_whitespace);
+    let mut cuts: Vec<&str> = [at_mark, at_space, Some(text)].into_iter().flatten().collect();
+    cuts.sort_by_key(|cut| cut.len());
+    cuts.into_iter().map(End::new).collect()
+}
+
+impl<'t> End<'t> {
+    fn new(cut: &'t str) -> Self {
+        let before = cut.bytes().filter(|byte| *byte == b'/').count();
+        let last = cut.rsplit_once('/').map_or(cut, |(_, last)| last);
+        Self {
+            before,
+            last: Segment::new(last),
+        }
+    }
 }
 
 /// The form in which guarded paths are kept: decoded to the end, folded, resolved, `/a/b` without a final slash.
@@ -56,23 +102,8 @@ pub(super) fn normalise(path: &str) -> String {
     }
     let mut view = View::new(text.len());
     let segments: Vec<Segment<'_>> = text.split('/').map(Segment::new).collect();
-    READINGS[0].read(segments.iter(), true, &mut view);
+    READINGS[0].read(&segments, true, &mut view);
     view.path
-}
-
-/// `text`, and `text` up to where some servers see its end: at a control character, `?` or `#`, or at a space.
-fn cuts(text: &str) -> impl Iterator<Item = &str> {
-    let up_to = |ends: fn(char) -> bool| text.split_once(ends).map(|(start, _)| start);
-    let at_mark = up_to(|c| c.is_control() || matches!(c, '?' | '#'));
-    let at_space = up_to(char::is_whitespace);
-    [Some(text), at_mark, at_space].into_iter().flatten()
-}
-
-/// The segments of a cut: those of the whole text that it has unharmed, and its own last one.
-fn cut_segments<'s, 't>(segments: &'s [Segment<'t>], cut: &'t str) -> (&'s [Segment<'t>], Segment<'t>) {
-    let unharmed = cut.bytes().filter(|byte| *byte == b'/').count();
-    let last = cut.rsplit_once('/').map_or(cut, |(_, last)| last);
-    (segments.get(..unharmed).unwrap_or(segments), Segment::new(last))
 }
 
 /// What lies between two slashes.
@@ -169,25 +200,55 @@ const READINGS: [Reading; 5] = [
 ];
 
 impl Reading {
-    /// Writes `segments` to `view`. Where none of them is `..`, as `climbs` tells, it ends when the view is full.
-    fn read<'t>(&self, segments: impl Iterator<Item = &'t Segment<'t>>, climbs: bool, view: &mut View) {
-        let may_climb = self.climbs && climbs;
+    /// Seeks in what this reading makes of the path up to each of its `ends`.
+    fn find<T>(
+        &self,
+        segments: &[Segment<'_>],
+        ends: &[End<'_>],
+        climbs: bool,
+        view: &mut View,
+        seek: &mut impl FnMut(&str) -> Option<T>,
+    ) -> Option<T> {
         view.clear();
+        let mut read = 0;
+        ends.iter().find_map(|End { before, last }| {
+            self.read(segments.get(read..*before).unwrap_or_default(), climbs, view);
+            read = *before;
+            match self.kind(last) {
+                Kind::Up if self.climbs => seek(view.parent()),
+                Kind::Empty | Kind::Here | Kind::Up => seek(&view.path),
+                Kind::Name => {
+                    view.push(last.trimmed_name());
+                    let found = seek(&view.path);
+                    view.pop();
+                    found
+                }
+            }
+        })
+    }
+
+    /// Writes `segments` to `view`. Where none of them is `..`, as `climbs` tells, it ends when the view is full.
+    fn read(&self, segments: &[Segment<'_>], climbs: bool, view: &mut View) {
+        let may_climb = self.climbs && climbs;
         for segment in segments {
             if view.is_full() && !may_climb {
                 break;
             }
-            match if self.cuts_parameters {
-                segment.bare
-            } else {
-                segment.whole
-            } {
+            match self.kind(segment) {
                 Kind::Empty if !self.merges_slashes => view.push(""),
                 Kind::Up if self.climbs => view.pop(),
                 Kind::Empty | Kind::Here | Kind::Up => {}
                 Kind::Name if view.is_full() => view.push(""),
                 Kind::Name => view.push(segment.trimmed_name()),
             }
+        }
+    }
+
+    fn kind(&self, segment: &Segment<'_>) -> Kind {
+        if self.cuts_parameters {
+            segment.bare
+        } else {
+            segment.whole
         }
     }
 }
@@ -231,6 +292,11 @@ impl View {
     /// Above the root there is only the root (RFC 3986 section 5.2.4).
     fn pop(&mut self) {
         self.path.truncate(self.starts.pop().unwrap_or(0));
+    }
+
+    fn parent(&self) -> &str {
+        let length = self.starts.last().copied().unwrap_or(0);
+        self.path.get(..length).unwrap_or_default()
     }
 }
 

@@ -1,0 +1,35 @@
+//! What tests of real servers and real clients share: the programs that `make origins` installs, and a gate before endpoints.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use difygate::config;
+use difygate::server::Gate;
+
+/// A file below `target/origins`, which `make origins` fills.
+pub(crate) fn installed(name: &str) -> PathBuf {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/origins").join(name);
+    assert!(path.exists(), "{} is missing: run `make origins`", path.display());
+    path
+}
+
+/// A file of `tests/origins`.
+pub(crate) fn script(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/origins").join(name)
+}
+
+/// A gate on free ports before `endpoints`, with `keys` added at the top of its configuration and `upstream` in its upstream's.
+pub(crate) fn gate(endpoints: &[SocketAddr], upstream: &str, keys: &str) -> Gate {
+    let endpoints: Vec<String> = endpoints.iter().map(|endpoint| format!("\"{endpoint}\"")).collect();
+    let text = format!(
+        "log: {{access: \"off\"}}\n\
+         listeners: [{{address: \"127.0.0.1:8080\"}}]\n\
+         upstreams: {{dify: {{{upstream}, pools: {{main: {{endpoints: [{}]}}}}}}}}\n\
+         {keys}\n",
+        endpoints.join(", ")
+    );
+    let mut config = config::parse(&text, Path::new("test.yaml"), &|_| None).unwrap_or_else(|e| panic!("{e}\n{text}"));
+    config.listeners[0].address.set_port(0);
+    config.admin.set_port(0);
+    Gate::start(config).unwrap()
+}
