@@ -57,9 +57,17 @@ pub struct AccessRecord<'a> {
 /// Where records go.
 #[derive(Clone, Debug)]
 pub struct AccessLog {
-    sender: Option<SyncSender<Vec<u8>>>,
+    sender: Option<SyncSender<Entry>>,
     sample: f64,
     dropped: Arc<AtomicU64>,
+}
+
+/// What goes to the writer.
+#[derive(Debug)]
+enum Entry {
+    Line(Vec<u8>),
+    /// Everything before it is to be written, and this told then.
+    Flush(SyncSender<()>),
 }
 
 /// Lines that may wait for the writer.
@@ -119,8 +127,19 @@ impl AccessLog {
         let mut line = Vec::with_capacity(384);
         let written = serde_json::to_writer(&mut line, record);
         line.push(b'\n');
-        if written.is_err() || sender.try_send(line).is_err() {
+        if written.is_err() || sender.try_send(Entry::Line(line)).is_err() {
             self.dropped.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Waits until everything recorded so far is written, but no longer than a second.
+    pub fn flush(&self) {
+        let (done, written) = sync_channel(1);
+        if let Some(sender) = &self.sender
+            && sender.send(Entry::Flush(done)).is_ok()
+        {
+            // A writer that is stuck must not keep the process from ending.
+            let _ = written.recv_timeout(Duration::from_secs(1));
         }
     }
 
@@ -132,15 +151,22 @@ impl AccessLog {
 
 /// Writes what comes, many lines at once. An output that fails is tried again with the next lines: a full disk may be
 /// emptied.
-fn write(mut output: Box<dyn Write + Send>, receiver: &Receiver<Vec<u8>>) {
+fn write(mut output: Box<dyn Write + Send>, receiver: &Receiver<Entry>) {
     let mut lines = Vec::new();
+    let mut waiting = Vec::new();
     while let Ok(first) = receiver.recv() {
-        lines.extend(first);
-        std::thread::sleep(GATHER);
-        while let Ok(line) = receiver.try_recv() {
-            lines.extend(line);
+        if matches!(first, Entry::Line(_)) {
+            std::thread::sleep(GATHER);
+        }
+        for entry in std::iter::once(first).chain(receiver.try_iter()) {
+            match entry {
+                Entry::Line(line) => lines.extend(line),
+                Entry::Flush(done) => waiting.push(done),
+            }
         }
         let _ = output.write_all(&lines).and_then(|()| output.flush());
         lines.clear();
+        // Whoever waited may have given up.
+        waiting.drain(..).for_each(|done| drop(done.try_send(())));
     }
 }

@@ -91,6 +91,7 @@ pub struct Gate {
     upstreams: Arc<[Arc<Upstream>]>,
     shutdown: watch::Sender<bool>,
     proxy: Arc<HttpProxy<Gateway>>,
+    access: AccessLog,
     runtimes: Option<[Runtime; 2]>,
 }
 
@@ -117,7 +118,8 @@ impl Gate {
             .collect();
         let (driver, handle) = Driver::new(upstreams.to_vec(), metrics.clone(), clock, fastrand::u64(..));
         let lifecycle = Arc::new(Lifecycle::default());
-        let gateway = gateway(&config, &upstreams, &handle, &metrics, clock)?;
+        let access = access_log(&config)?;
+        let gateway = gateway(&config, &upstreams, &handle, &metrics, clock, access.clone());
         let proxy = Arc::new(http_proxy(&Arc::new(framework(threads)), gateway));
         let (shutdown, watching) = watch::channel(false);
         let listeners = bound.iter().map(Listener::address).collect::<io::Result<_>>()?;
@@ -155,6 +157,7 @@ impl Gate {
             upstreams,
             shutdown,
             proxy,
+            access,
             runtimes: Some([edge, control]),
         })
     }
@@ -209,6 +212,7 @@ impl Gate {
 
 impl Drop for Gate {
     fn drop(&mut self) {
+        self.access.flush();
         for runtime in self.runtimes.take().into_iter().flatten() {
             runtime.shutdown_background();
         }
@@ -263,7 +267,8 @@ fn gateway(
     handle: &Handle,
     metrics: &Metrics,
     clock: Clock,
-) -> Result<Gateway, StartError> {
+    access: AccessLog,
+) -> Gateway {
     let rows = config.routes.iter().enumerate().map(|(index, route)| RouteRow {
         hosts: route.hosts.clone(),
         path: route.path.clone(),
@@ -274,7 +279,7 @@ fn gateway(
         .routes
         .iter()
         .map(|route| (route.clone(), position(&route.upstream).unwrap_or(usize::MAX)));
-    Ok(Gateway {
+    Gateway {
         guard: config.guard.clone(),
         trusted: config.trusted_proxies.clone(),
         alarm: Mutex::new(Alarm::new(config.alarm)),
@@ -282,10 +287,10 @@ fn gateway(
         targets: targets.collect(),
         upstreams: upstreams.to_vec(),
         published: handle.published.clone(),
-        access: access_log(config)?,
+        access,
         metrics: metrics.clone(),
         clock,
-    })
+    }
 }
 
 fn access_log(config: &Config) -> Result<AccessLog, StartError> {

@@ -10,7 +10,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 /// Requests a second.
-pub(super) const RATE: u32 = 200;
+pub const RATE: u32 = 200;
 /// One in this many is a prompt, a POST that must not run twice.
 const PROMPTS: u64 = 5;
 /// How long a client waits for an answer.
@@ -18,31 +18,36 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 /// One request and what became of it.
 #[derive(Clone, Debug)]
-pub(super) struct Outcome {
-    pub(super) sent: Instant,
-    pub(super) took: Duration,
-    pub(super) prompt: bool,
+pub struct Outcome {
+    /// When it was sent.
+    pub sent: Instant,
+    /// How long its answer took.
+    pub took: Duration,
+    /// Whether it was a prompt.
+    pub prompt: bool,
     /// The status, or nothing if no whole answer came.
-    pub(super) status: Option<u16>,
+    pub status: Option<u16>,
     /// Who answered.
-    pub(super) instance: Option<String>,
+    pub instance: Option<String>,
 }
 
 impl Outcome {
-    pub(super) fn is_served(&self) -> bool {
+    /// Whether a good answer came.
+    pub fn is_served(&self) -> bool {
         self.status == Some(200)
     }
 }
 
 /// Load under way. Dropping it ends it.
-pub(super) struct Load {
+#[derive(Debug)]
+pub struct Load {
     outcomes: Arc<Mutex<Vec<Outcome>>>,
     task: JoinHandle<()>,
 }
 
 impl Load {
     /// Starts sending to `address`.
-    pub(super) fn start(address: SocketAddr) -> Self {
+    pub fn start(address: SocketAddr) -> Self {
         let outcomes = Arc::new(Mutex::new(Vec::new()));
         let collected = outcomes.clone();
         let task = tokio::spawn(async move {
@@ -61,7 +66,7 @@ impl Load {
     }
 
     /// What became of the requests that were sent from `from` on.
-    pub(super) fn since(&self, from: Instant) -> Vec<Outcome> {
+    pub fn since(&self, from: Instant) -> Vec<Outcome> {
         let outcomes = self.outcomes.lock().unwrap_or_else(PoisonError::into_inner);
         outcomes
             .iter()
@@ -103,7 +108,10 @@ async fn send(address: SocketAddr, prompt: bool) -> Outcome {
 }
 
 /// Sends a request and reads to the end of its answer.
-pub(super) async fn exchange(address: SocketAddr, request: &str) -> std::io::Result<String> {
+///
+/// # Errors
+/// Nobody listens, or the connection broke off.
+pub async fn exchange(address: SocketAddr, request: &str) -> std::io::Result<String> {
     let mut stream = TcpStream::connect(address).await?;
     stream.write_all(request.as_bytes()).await?;
     let mut answer = Vec::new();

@@ -1,6 +1,6 @@
 //! The gate at work: a real gate before three simulated Dify instances on real sockets, under load, while a story of faults is told.
 
-mod load;
+pub mod load;
 mod report;
 mod stage;
 mod story;

@@ -33,8 +33,9 @@ pub(crate) fn forward(request: &mut RequestHeader, origin: &Origin<'_>) -> pingo
         };
         request.insert_header("X-Forwarded-For", chain)?;
     }
-    if let Some(client) = origin.client.address {
-        request.insert_header("X-Real-IP", client.to_string())?;
+    match origin.client.address {
+        Some(client) => request.insert_header("X-Real-IP", client.to_string())?,
+        None => drop(request.remove_header("X-Real-IP")),
     }
     if !request.headers.contains_key("x-forwarded-host")
         && let Some(host) = request.headers.get(http::header::HOST).cloned()

@@ -13,7 +13,7 @@ use crate::gate::alarm::AlarmVerdict;
 use crate::gate::client::{self, Client};
 use crate::gate::guard::{Admission, GuardAnswer};
 use crate::gate::hygiene::{self, HttpVersion};
-use crate::gate::path::{Form, OriginForm};
+use crate::gate::path::{Form, OriginForm, canonical};
 use crate::proxy::Gateway;
 use crate::proxy::answer::Answer;
 use crate::proxy::context::{Course, Exchange};
@@ -132,7 +132,8 @@ impl Gateway {
         }
         exchange.world = Some(self.published.load_full());
         exchange.course = Some(Course {
-            class: upstream.settings.retry.class(request.method.as_str(), path),
+            // In the reading that routes take, so that no spelling of a webhook is taken for a harmless GET.
+            class: upstream.settings.retry.class(request.method.as_str(), &canonical(path)),
             upstream: Held::new(upstream.clone()),
             index: *index,
             timeouts: route.timeouts,
