@@ -1,10 +1,13 @@
 //! What the guard costs each request, and proof that a plain one allocates nothing: `cargo bench --bench guard`.
 
-use std::alloc::{GlobalAlloc, Layout, System};
+#![allow(missing_docs, clippy::disallowed_methods, clippy::unwrap_used)] // a benchmark times itself
+
+mod counting;
+
 use std::hint::black_box;
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicU64, Ordering};
 
+use counting::assert_allocates_nothing;
 use criterion::{Criterion, criterion_group, criterion_main};
 use difygate::gate::cidr::CidrSet;
 use difygate::gate::client::{Client, identify};
@@ -12,35 +15,6 @@ use difygate::gate::guard::{Admission, Guard, GuardAnswer, GuardedPaths};
 use difygate::gate::hygiene::{HttpVersion, check_request, is_claim, is_dropped};
 use difygate::gate::path::{Form, MAX_TARGET, OriginForm};
 use difygate::gate::route::{RouteRow, RouteTable};
-
-static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
-
-struct Counting;
-
-// SAFETY: every call goes to the system allocator unchanged.
-#[allow(unsafe_code)]
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
-
-/// Fails the benchmark if `work` allocates.
-fn assert_allocates_nothing<T>(name: &str, work: impl Fn() -> T) {
-    let before = ALLOCATIONS.load(Ordering::Relaxed);
-    for _ in 0..1_000 {
-        black_box(work());
-    }
-    assert_eq!(ALLOCATIONS.load(Ordering::Relaxed) - before, 0, "{name} allocates");
-}
 
 fn guard() -> Guard {
     let paths = [

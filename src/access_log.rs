@@ -166,7 +166,9 @@ fn write(mut output: Box<dyn Write + Send>, receiver: &Receiver<Entry>) {
         }
         let _ = output.write_all(&lines).and_then(|()| output.flush());
         lines.clear();
-        // Whoever waited may have given up.
-        waiting.drain(..).for_each(|done| drop(done.try_send(())));
+        for done in waiting.drain(..) {
+            // Whoever waited may have given up.
+            let _ = done.try_send(());
+        }
     }
 }

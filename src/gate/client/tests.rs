@@ -1,3 +1,5 @@
+//! Clients behind proxies that are trusted, and behind those that are not.
+
 use super::*;
 
 fn trusted() -> CidrSet {

@@ -1,3 +1,5 @@
+//! Every disguise of a guarded path that some server sees through, and every URL of Dify that must stay open.
+
 use std::net::IpAddr;
 
 use super::*;

@@ -1,3 +1,5 @@
+//! Headers that are dropped, and requests that break a rule.
+
 use super::*;
 
 #[test]

@@ -1,3 +1,5 @@
+//! Request targets that are read, cut or refused.
+
 use super::*;
 
 fn parse(raw: &[u8]) -> Result<OriginForm<'_>, Malformed> {

@@ -1,0 +1,53 @@
+# difygate: `make demo` shows the gate at work, `make test` runs every test. System packages that are missing are installed.
+
+CARGO ?= cargo
+SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
+# Pingora builds zlib-ng, which needs cmake; the allocator and the crypto need a C compiler.
+NEEDS := cmake cc
+
+.PHONY: help demo test lint bench lab image deps origins
+
+help: ## This list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+
+demo: deps ## The gate before three simulated Dify instances, with a story of faults
+	$(CARGO) run --locked -- demo
+
+test: deps origins ## Every test
+	$(CARGO) test --locked
+
+lint: deps ## Format, clippy and documentation, all of them strict
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --locked --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps
+
+bench: deps ## Decisions in nanoseconds, and proxy CPU beside a bare Pingora proxy
+	$(CARGO) bench --locked --bench guard --bench selection --bench proxy
+
+lab: deps ## Faults under load: 3 instances, 200 requests a second
+	$(CARGO) bench --locked --bench faults
+
+image: ## The container image
+	docker build -t difygate .
+
+deps:
+	@for tool in $(NEEDS); do command -v $$tool >/dev/null || missing=1; done; \
+	if [ -n "$$missing" ]; then \
+	  echo "installing build-essential, cmake and ca-certificates"; \
+	  $(SUDO) apt-get update -qq && $(SUDO) apt-get install -y -qq build-essential cmake ca-certificates; \
+	fi
+
+# Real Python servers and Dify's own clients, which some tests put behind and before the gate.
+NODE_CLIENT := target/origins/node/node_modules/dify-client/package.json
+
+origins: target/origins/.ready $(NODE_CLIENT)
+
+target/origins/.ready: tests/origins/requirements.txt
+	@python3 -c 'import venv, ensurepip' 2>/dev/null || { $(SUDO) apt-get update -qq && $(SUDO) apt-get install -y -qq python3-venv; }
+	python3 -m venv target/origins
+	target/origins/bin/pip install --quiet --requirement tests/origins/requirements.txt
+	touch $@
+
+$(NODE_CLIENT):
+	@command -v npm >/dev/null || { $(SUDO) apt-get update -qq && $(SUDO) apt-get install -y -qq nodejs npm; }
+	npm install --silent --no-fund --no-audit --prefix target/origins/node dify-client@2.3.2
