@@ -1,5 +1,6 @@
 //! The only reader of clocks. Decisions get their time from here, by argument.
 
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -67,9 +68,13 @@ impl Coarse {
         self.0.load(Ordering::Relaxed)
     }
 
-    /// Moves it on by what has passed since `start`.
+    /// Moves it to the time that `clock` reads. It counts from the first tick in the process, so that gates which start one after the
+    /// other read the same time.
     pub fn tick(&self, clock: &Clock) {
-        let millis = u64::try_from(clock.uptime().as_millis()).unwrap_or(u64::MAX);
+        static FIRST: OnceLock<Instant> = OnceLock::new();
+        let now = clock.now();
+        let since = now.saturating_duration_since(*FIRST.get_or_init(|| now));
+        let millis = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
         self.0.fetch_max(millis.max(1), Ordering::Relaxed);
     }
 }

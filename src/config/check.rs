@@ -87,6 +87,9 @@ impl<'a> Walk<'a> {
 
     fn value(&mut self, node: &Node, mark: Mark, schema: &'a Value, place: &Place) {
         let schema = self.resolve(schema);
+        if matches!(node.content, Content::Unset) {
+            return;
+        }
         if node.kind() == "null" {
             return self.error(mark, place, "has no value; give it one or remove it");
         }
@@ -106,6 +109,7 @@ impl<'a> Walk<'a> {
             return self.error(mark, place, message);
         }
         match &node.content {
+            Content::Unset => {}
             Content::Scalar(value) => self.scalar(value, mark, schema, place),
             Content::List(items) => {
                 let Some(of) = schema.get("items") else { return };
@@ -145,7 +149,7 @@ impl<'a> Walk<'a> {
         let found = match &node.content {
             Content::Scalar(Value::String(text)) => text.clone(),
             Content::Scalar(value) => value.to_string(),
-            Content::List(_) | Content::Map(_) => node.kind().to_owned(),
+            Content::Unset | Content::List(_) | Content::Map(_) => node.kind().to_owned(),
         };
         if words.contains(&found.as_str()) {
             return;
@@ -186,6 +190,13 @@ impl<'a> Walk<'a> {
                 (None, None) => self.unknown(key, *at, properties.unwrap_or(&empty), place),
             }
         }
+        // What a later key would have said is not missing as well.
+        if entries
+            .iter()
+            .any(|(key, ..)| LATER.contains(&place.key(key, key).pattern.as_str()))
+        {
+            return;
+        }
         let required = schema
             .get("required")
             .and_then(Value::as_array)
@@ -216,7 +227,7 @@ impl<'a> Walk<'a> {
 fn value_mark(node: &Node, key: Mark) -> Mark {
     match node.content {
         Content::Scalar(Value::Null) | Content::List(_) | Content::Map(_) => key,
-        Content::Scalar(_) => node.mark,
+        Content::Unset | Content::Scalar(_) => node.mark,
     }
 }
 
@@ -288,7 +299,7 @@ fn hint(node: &Node, schema: &Value) -> String {
     match (&node.content, schema.get("format").and_then(Value::as_str)) {
         (Content::Scalar(Value::Number(number)), Some("time")) => format!("; write {number}s for seconds"),
         (Content::Scalar(value), _) if types(schema).contains(&"string") => format!("; write \"{value}\" in quotes"),
-        (Content::Scalar(_) | Content::List(_) | Content::Map(_), _) => String::new(),
+        (Content::Unset | Content::Scalar(_) | Content::List(_) | Content::Map(_), _) => String::new(),
     }
 }
 

@@ -18,6 +18,8 @@ pub(super) struct Node {
 /// What a node holds.
 #[derive(Clone, Debug)]
 pub(super) enum Content {
+    /// A text whose environment variable is not set, which has been told of.
+    Unset,
     Scalar(Value),
     List(Vec<Node>),
     /// Keys in the order of the file.
@@ -120,7 +122,7 @@ impl<'a> Reader<'a> {
             return Err(ConfigError::at(mark, "", "the file is too large or too deep"));
         }
         let (content, anchor) = match event {
-            Event::Scalar(text, style, anchor, _) => (Content::Scalar(self.scalar(&text, style, mark)), anchor),
+            Event::Scalar(text, style, anchor, _) => (self.scalar(&text, style, mark), anchor),
             Event::SequenceStart(anchor, _) => (self.list(depth)?, anchor),
             Event::MappingStart(anchor, _) => (self.map(depth)?, anchor),
             Event::Alias(anchor) => (self.alias(anchor, mark)?, 0),
@@ -175,56 +177,51 @@ impl<'a> Reader<'a> {
         Ok(content)
     }
 
-    fn scalar(&mut self, text: &str, style: ScalarStyle, at: Mark) -> Value {
-        let text = self.substituted(text, at);
-        if style == ScalarStyle::Plain {
-            typed(&text)
-        } else {
-            Value::String(text.into_owned())
+    fn scalar(&mut self, text: &str, style: ScalarStyle, at: Mark) -> Content {
+        match self.substituted(text) {
+            Ok(text) if style == ScalarStyle::Plain => Content::Scalar(typed(&text)),
+            Ok(text) => Content::Scalar(Value::String(text.into_owned())),
+            Err(message) => {
+                self.errors.push(ConfigError::at(at, "", message));
+                Content::Unset
+            }
         }
     }
 
     /// Puts the environment into `${NAME}`; `$${` stands for `${`.
-    fn substituted<'t>(&mut self, text: &'t str, at: Mark) -> Cow<'t, str> {
-        if !text.contains("${") {
-            return Cow::Borrowed(text);
-        }
+    fn substituted<'t>(&self, text: &'t str) -> Result<Cow<'t, str>, String> {
         let mut whole = String::new();
         let mut rest = text;
         while let Some((before, after)) = rest.split_once("${") {
+            rest = after;
             if let Some(literal) = before.strip_suffix('$') {
                 whole.push_str(literal);
                 whole.push_str("${");
-                rest = after;
                 continue;
             }
-            whole.push_str(before);
             let Some((name, after)) = after.split_once('}') else {
-                self.errors.push(ConfigError::at(
-                    at,
-                    "",
-                    format!("`{text}` has a `${{` without its `}}`; write `$${{` for a plain one"),
+                return Err(format!(
+                    "`{text}` has a `${{` without its `}}`; write `$${{` for a plain one"
                 ));
-                return Cow::Owned(whole);
             };
+            rest = after;
+            whole.push_str(before);
             match (self.environment)(name) {
                 Some(value) => whole.push_str(&value),
-                None => self.errors.push(ConfigError::at(
-                    at,
-                    "",
-                    format!("the environment variable `{name}` is not set"),
-                )),
+                None => return Err(format!("the environment variable `{name}` is not set")),
             }
-            rest = after;
+        }
+        if whole.is_empty() && rest.len() == text.len() {
+            return Ok(Cow::Borrowed(text));
         }
         whole.push_str(rest);
-        Cow::Owned(whole)
+        Ok(Cow::Owned(whole))
     }
 }
 
 fn size(content: &Content) -> usize {
     match content {
-        Content::Scalar(_) => 1,
+        Content::Unset | Content::Scalar(_) => 1,
         Content::List(items) => items.iter().map(|item| size(&item.content)).sum::<usize>() + 1,
         Content::Map(entries) => entries.iter().map(|(_, _, value)| size(&value.content)).sum::<usize>() + 1,
     }
@@ -257,6 +254,7 @@ impl Node {
     /// The value without its marks.
     pub(super) fn value(&self) -> Value {
         match &self.content {
+            Content::Unset => Value::Null,
             Content::Scalar(value) => value.clone(),
             Content::List(items) => items.iter().map(Self::value).collect(),
             Content::Map(entries) => entries
@@ -269,7 +267,7 @@ impl Node {
     /// What it is, in a word.
     pub(super) fn kind(&self) -> &'static str {
         match &self.content {
-            Content::Scalar(Value::Null) => "null",
+            Content::Unset | Content::Scalar(Value::Null) => "null",
             Content::Scalar(Value::Bool(_)) => "boolean",
             Content::Scalar(Value::Number(number)) if number.is_i64() || number.is_u64() => "integer",
             Content::Scalar(Value::Number(_)) => "number",
@@ -288,7 +286,7 @@ impl Node {
 
     fn mark_below(&self, path: &str, marks: &mut BTreeMap<String, Mark>) {
         match &self.content {
-            Content::Scalar(_) => {}
+            Content::Unset | Content::Scalar(_) => {}
             Content::List(items) => {
                 for (index, item) in items.iter().enumerate() {
                     let path = format!("{path}[{index}]");

@@ -182,12 +182,19 @@ pub(super) fn check_format(format: &str, text: &str) -> Result<(), String> {
         "path" => Err(format!("`{text}` is no path; a path starts with /")),
         "pointer" if text.is_empty() || text.starts_with('/') => Ok(()),
         "pointer" => Err(format!("`{text}` is no JSON pointer; write `/status` (RFC 6901)")),
-        "regex" => regex::Regex::new(text)
-            .map(drop)
-            .map_err(|e| format!("`{text}` is no regular expression: {e}")),
+        "regex" => pattern(text),
         "method" => method(text).map(drop),
         _ => Ok(()),
     }
+}
+
+/// A regular expression; of the library's picture of an error its last line is enough.
+fn pattern(text: &str) -> Result<(), String> {
+    regex::Regex::new(text).map(drop).map_err(|e| {
+        let picture = e.to_string();
+        let why = picture.lines().last().unwrap_or_default().trim_start_matches("error: ");
+        format!("`{text}` is no regular expression: {why}")
+    })
 }
 
 /// An address to listen on.

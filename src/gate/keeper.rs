@@ -360,7 +360,8 @@ impl Keeper {
         };
         let started = track.started.unwrap_or(now);
         let at = if track.misconfigured {
-            started + terms.interval
+            // By then every neighbour has been asked once more, whatever its jitter.
+            started + terms.interval * 5 / 4
         } else if health.is_unsure() {
             now + schedule::next(&terms, health, random)
         } else if track.answered <= 2 && track.cycle == 1 {

@@ -3,6 +3,7 @@
 //! A connection of its own finds what a kept one hides: a full accept queue, a firewall, a name that moved. A fault on our side
 //! (no descriptors, no ports, no name service) is no evidence against the endpoint and says so.
 
+mod bounded;
 pub mod judge;
 pub mod spec;
 mod tls;
@@ -23,9 +24,13 @@ use crate::clock::Clock;
 use crate::gate::health::{FailureClass, Outcome};
 use crate::gate::keeper::{Phases, ProbeReport};
 use crate::gate::names::Address;
+use crate::probe::bounded::Bounded;
 use crate::probe::judge::{Judgement, MAX_BODY, judge};
 use crate::probe::spec::ProbeSpec;
 use crate::probe::tls::Authorities;
+
+/// The most that is read for one probe: head, interim answers, body and its framing.
+const MAX_ANSWER: usize = 4 * MAX_BODY;
 
 /// Sends probes. One serves all endpoints.
 #[derive(Debug)]
@@ -110,7 +115,7 @@ impl Prober {
         let mut builder = http1::Builder::new();
         builder.max_buf_size(MAX_BODY);
         let (mut sender, connection) = builder
-            .handshake(TokioIo::new(stream))
+            .handshake(TokioIo::new(Bounded::new(stream, MAX_ANSWER)))
             .await
             .map_err(|e| http_failed(&e))?;
         let request = request(address, spec)?;

@@ -147,7 +147,6 @@ impl ProxyHttp for Gateway {
         peer.options.custom_l4 = Some(candidate.endpoint.connector.clone());
         peer.options.total_connection_timeout = Some(course.timeouts.connect);
         peer.options.idle_timeout = Some(course.timeouts.pool_idle);
-        peer.options.write_timeout = Some(course.timeouts.idle);
         course.made += 1;
         course.attempt = Some(Attempt {
             endpoint: Held::new(candidate.endpoint.clone()),

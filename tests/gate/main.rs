@@ -1,0 +1,12 @@
+//! The gate as its users meet it: real sockets before it, real sockets behind it, and nothing simulated in between.
+
+#![allow(clippy::unwrap_used)]
+
+mod admin;
+mod cli;
+mod failover;
+mod probes;
+mod request_path;
+mod streaming;
+mod support;
+mod wire;
