@@ -1,0 +1,163 @@
+//! Configurations: what is valid, the exact words for what is not, and every example that the documents show.
+
+#![allow(clippy::unwrap_used)]
+
+use std::path::{Path, PathBuf};
+
+use difygate::config::{self, Config, ConfigErrors};
+use proptest::prelude::*;
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn files(folder: &str, ending: &str) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(root().join(folder)).unwrap();
+    let mut files: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
+    files.retain(|path| path.extension().is_some_and(|found| found == ending));
+    files.sort();
+    files
+}
+
+fn environment(name: &str) -> Option<String> {
+    let known = [("PROBE_PORT", "9000"), ("KEY", "secret"), ("DIFY_HOST", "10.0.0.9")];
+    known
+        .iter()
+        .find(|(known, _)| *known == name)
+        .map(|(_, value)| (*value).to_owned())
+}
+
+fn parse(text: &str, name: &str) -> Result<Config, ConfigErrors> {
+    config::parse(text, Path::new(name), &environment)
+}
+
+#[test]
+fn valid_files_are_accepted() {
+    let files = files("tests/configs/valid", "yaml");
+    assert!(files.len() >= 9, "only {} files were found", files.len());
+    for file in files {
+        config::load(&file, &environment).unwrap_or_else(|errors| panic!("{errors}"));
+    }
+}
+
+#[test]
+fn invalid_files_are_refused_in_these_very_words() {
+    let files = files("tests/configs/invalid", "yaml");
+    assert!(files.len() >= 70, "only {} files were found", files.len());
+    for file in files {
+        let name = file.file_name().unwrap().to_str().unwrap();
+        let text = std::fs::read_to_string(&file).unwrap();
+        let errors = parse(&text, name).expect_err(name);
+        let expected = std::fs::read_to_string(file.with_extension("txt")).unwrap();
+        assert_eq!(errors.to_string(), expected.trim_end(), "{name}");
+        let whole_file = ["empty.yaml", "only_comments.yaml", "routes_missing.yaml"].contains(&name);
+        assert!(
+            errors.errors.iter().all(|error| error.mark.is_some() || whole_file),
+            "{name} names no line"
+        );
+    }
+}
+
+#[test]
+fn shipped_files_are_valid() {
+    let files = files("conf", "yaml");
+    assert!(files.len() >= 3, "only {} files were found", files.len());
+    for file in files {
+        config::load(&file, &environment).unwrap_or_else(|errors| panic!("{errors}"));
+    }
+}
+
+#[test]
+fn examples_in_the_documents_are_valid() {
+    let mut documents = files("docs", "md");
+    documents.push(root().join("README.md"));
+    let mut checked = 0;
+    for document in documents {
+        let text = std::fs::read_to_string(&document).unwrap();
+        let fences = text
+            .split("```yaml\n")
+            .skip(1)
+            .map(|rest| rest.split("```").next().unwrap());
+        for fence in fences.filter(|fence| fence.lines().any(|line| line.starts_with("listeners:"))) {
+            parse(fence, &document.display().to_string()).unwrap_or_else(|errors| panic!("{errors}\n{fence}"));
+            checked += 1;
+        }
+    }
+    assert!(checked >= 4, "only {checked} examples were found");
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_an_error_that_says_so() {
+    let errors = config::load(Path::new("/nonexistent/gate.yaml"), &environment).unwrap_err();
+    let text = errors.to_string();
+    assert!(
+        text.starts_with("/nonexistent/gate.yaml: cannot be read: No such file"),
+        "{text}"
+    );
+}
+
+#[test]
+fn what_a_file_says_is_what_the_gate_runs_on() {
+    let text = std::fs::read_to_string(root().join("tests/configs/valid/everything.yaml")).unwrap();
+    let config = parse(&text, "everything.yaml").unwrap();
+    let upstream = &config.upstreams[0];
+    assert_eq!(upstream.active.as_str(), "green");
+    assert_eq!(upstream.timeouts.pool_idle.as_millis(), 500);
+    let green = &upstream.pools[1].endpoints;
+    assert_eq!((green[0].weight, green[1].weight), (1, 3));
+    assert_eq!(
+        (green[0].probes[0].port, green[1].probes[0].port),
+        (Some(8081), Some(9000))
+    );
+    assert!(green[0].probes[0].tls.is_some() && green[1].probes[0].tls.is_none());
+    assert_eq!(config.routes[0].timeouts.first_byte.as_secs(), 3_600);
+    assert_eq!(
+        config.routes[0].timeouts.connect.as_secs(),
+        1,
+        "a route inherits its upstream's waits"
+    );
+    let guarded: Vec<&str> = config.guard.paths.iter().collect();
+    assert_eq!(guarded, ["/healthz", "/metrics"]);
+}
+
+#[test]
+fn the_environment_is_put_in_after_the_structure_is_read() {
+    let text = std::fs::read_to_string(root().join("tests/configs/valid/environment.yaml")).unwrap();
+    let config = parse(&text, "environment.yaml").unwrap();
+    let endpoint = &config.upstreams[0].pools[0].endpoints[0];
+    assert_eq!(endpoint.address.as_str(), "10.0.0.9:80");
+    assert_eq!(endpoint.probes[0].port, Some(9_000));
+    assert_eq!(endpoint.probes[0].host.as_deref(), Some("${literal}"));
+    assert_eq!(endpoint.probes[0].headers[0].1, "asecretb");
+}
+
+#[test]
+fn the_schema_describes_every_key() {
+    let schema = config::schema();
+    let definitions = schema["$defs"].as_object().unwrap();
+    assert!(definitions.len() > 15);
+    assert!(schema["properties"]["listeners"]["description"].is_string());
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+
+    #[test]
+    fn no_text_makes_it_panic(text in "\\PC{0,200}") {
+        if let Err(errors) = parse(&text, "random.yaml") {
+            prop_assert!(errors.errors.iter().all(|error| !error.message.is_empty()));
+        }
+    }
+
+    #[test]
+    fn no_edit_of_a_valid_file_makes_it_panic(at in 0usize..2_000, cut in 0usize..40, put in "[a-z0-9:{}\\[\\]\"'&*#\\- \n\t]{0,6}") {
+        let text = std::fs::read_to_string(root().join("tests/configs/valid/everything.yaml")).unwrap();
+        let at = at % text.len();
+        let end = (at + cut).min(text.len());
+        let edited = format!("{}{put}{}", &text[..at], &text[end..]);
+        if let Err(errors) = parse(&edited, "edited.yaml") {
+            prop_assert!(!errors.errors.is_empty());
+            prop_assert!(errors.errors.iter().all(|error| !error.message.is_empty()));
+        }
+    }
+}
