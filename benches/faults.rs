@@ -16,7 +16,7 @@ use difygate::server::Gate;
 use difygate::simulated_dify::{Cluster, Health, SimulatedDify, Traffic};
 use tokio::time::sleep;
 
-const RUNS: usize = 7;
+const RUNS: usize = 5;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Fault {

@@ -11,25 +11,13 @@ use counting::assert_allocates_nothing;
 use criterion::{Criterion, criterion_group, criterion_main};
 use difygate::gate::cidr::CidrSet;
 use difygate::gate::client::{Client, identify};
-use difygate::gate::guard::{Admission, Guard, GuardAnswer, GuardedPaths};
+use difygate::gate::guard::{Admission, DEFAULT_PATHS, Guard, GuardAnswer, GuardedPaths};
 use difygate::gate::hygiene::{HttpVersion, check_request, is_claim, is_dropped};
 use difygate::gate::path::{Form, MAX_TARGET, OriginForm};
 use difygate::gate::route::{RouteRow, RouteTable};
 
 fn guard() -> Guard {
-    let paths = [
-        "/healthz",
-        "/health",
-        "/health/check",
-        "/livez",
-        "/readyz",
-        "/startupz",
-        "/metrics",
-        "/threads",
-        "/db-pool-stat",
-        "/inner/api",
-        "/debug/pprof",
-    ];
+    let paths = DEFAULT_PATHS;
     let allow = ["loopback", "private"]
         .iter()
         .filter_map(|preset| CidrSet::parse_one(preset).ok());

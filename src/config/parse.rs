@@ -14,25 +14,9 @@ use super::scalars::{self, Cidr, Socket, Time};
 use super::{AccessSink, Config, ListenerSettings, LogFormat, LogSettings, RouteSettings, ServerSettings, upstreams};
 use crate::gate::alarm::AlarmRules;
 use crate::gate::cidr::CidrSet;
-use crate::gate::guard::{Guard, GuardAnswer, GuardedPaths};
+use crate::gate::guard::{DEFAULT_PATHS, Guard, GuardAnswer, GuardedPaths};
 use crate::gate::names::UpstreamName;
 use crate::upstream::settings::{Timeouts, UpstreamSettings};
-
-/// Paths that are guarded where the file names none: probes of Dify, of its image's contract and of Kubernetes, and Dify's
-/// diagnostics and internal API.
-const GUARDED: &[&str] = &[
-    "/healthz",
-    "/health",
-    "/health/check",
-    "/livez",
-    "/readyz",
-    "/startupz",
-    "/metrics",
-    "/threads",
-    "/db-pool-stat",
-    "/inner/api",
-    "/debug/pprof",
-];
 
 /// Collects what is wrong, each with the place of its key.
 pub(super) struct Findings<'a> {
@@ -220,7 +204,7 @@ fn guard(raw: raw::ProbeGuard, upstreams: &[UpstreamSettings], findings: &mut Fi
     let named = raw
         .paths
         .map(|paths| paths.into_iter().map(|path| path.0).collect::<Vec<_>>());
-    let named = named.unwrap_or_else(|| GUARDED.iter().map(|path| (*path).to_owned()).collect());
+    let named = named.unwrap_or_else(|| DEFAULT_PATHS.iter().map(|path| (*path).to_owned()).collect());
     let default = ["loopback", "private"].map(|preset| Cidr(preset.to_owned()));
     let allow = raw.allow.as_deref().unwrap_or(&default);
     Guard {

@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::HeaderValue;
 use pingora::apps::ServerApp;
 use pingora::server::ShutdownWatch;
 use prometheus::IntGauge;
@@ -28,7 +29,7 @@ pub(crate) struct Door {
     /// The address, as logs and metrics name it.
     pub(crate) name: String,
     /// The port, as the upstream is told it.
-    pub(crate) port: u16,
+    pub(crate) port: HeaderValue,
     pub(crate) settings: ListenerSettings,
     pub(crate) connections: IntGauge,
 }
@@ -61,7 +62,7 @@ impl Listener {
         Ok(Self {
             door: Arc::new(Door {
                 connections: metrics.connections_open.with_label_values(&[&name]),
-                port: address.port(),
+                port: address.port().into(),
                 name,
                 settings,
             }),

@@ -12,6 +12,22 @@ mod reading;
 
 use reading::{find_reading, is_plain, normalise};
 
+/// Paths that are guarded where nothing else is named: probes of Dify, of its image's contract and of Kubernetes, and Dify's
+/// diagnostics and internal API.
+pub const DEFAULT_PATHS: &[&str] = &[
+    "/healthz",
+    "/health",
+    "/health/check",
+    "/livez",
+    "/readyz",
+    "/startupz",
+    "/metrics",
+    "/threads",
+    "/db-pool-stat",
+    "/inner/api",
+    "/debug/pprof",
+];
+
 /// The paths that only internal clients may reach, each with everything below it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct GuardedPaths {

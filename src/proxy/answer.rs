@@ -4,6 +4,8 @@ use bytes::Bytes;
 use pingora::http::ResponseHeader;
 use pingora::proxy::Session;
 
+use crate::proxy::headers::RequestId;
+
 /// One answer of the gate's own.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Answer {
@@ -98,7 +100,7 @@ impl Answer {
     }
 
     /// Sends it, and ends the connection where a request body may still be on its way.
-    pub(crate) async fn send(&self, session: &mut Session, request_id: &str) -> pingora::Result<()> {
+    pub(crate) async fn send(&self, session: &mut Session, request_id: &RequestId) -> pingora::Result<()> {
         respond(session, self.status, self.body(), self.retry_after, request_id).await
     }
 }
@@ -109,7 +111,7 @@ pub(crate) async fn respond(
     status: u16,
     body: String,
     retry_after: Option<u32>,
-    request_id: &str,
+    request_id: &RequestId,
 ) -> pingora::Result<()> {
     if !session.is_body_empty() {
         session.set_keepalive(None);
@@ -118,8 +120,8 @@ pub(crate) async fn respond(
     header.insert_header("Content-Type", "application/json")?;
     header.insert_header("Content-Length", body.len().to_string())?;
     header.insert_header("Cache-Control", "no-store")?;
-    if !request_id.is_empty() {
-        header.insert_header("X-Request-Id", request_id)?;
+    if !request_id.as_str().is_empty() {
+        header.insert_header("X-Request-Id", request_id.value())?;
     }
     if let Some(seconds) = retry_after {
         header.insert_header("Retry-After", seconds.to_string())?;

@@ -8,6 +8,7 @@ use prometheus::IntGauge;
 use crate::gate::client::Client;
 use crate::gate::retry::RetryClass;
 use crate::proxy::answer::Answer;
+use crate::proxy::headers::RequestId;
 use crate::upstream::line::Line;
 use crate::upstream::settings::Timeouts;
 use crate::upstream::snapshot::Snapshot;
@@ -16,7 +17,7 @@ use crate::upstream::{Endpoint, Held, Retrying, Upstream};
 /// One request and its answer.
 pub(crate) struct Exchange {
     pub(crate) start: Instant,
-    pub(crate) request_id: String,
+    pub(crate) request_id: RequestId,
     pub(crate) client: Option<Client>,
     /// The world that it sees, from its route to its end.
     pub(crate) world: Option<Arc<Snapshot>>,
@@ -81,7 +82,7 @@ impl Exchange {
     pub(crate) fn new(start: Instant) -> Self {
         Self {
             start,
-            request_id: String::new(),
+            request_id: RequestId::none(),
             client: None,
             world: None,
             course: None,

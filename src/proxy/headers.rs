@@ -1,5 +1,7 @@
 //! Headers on their way through: what is dropped, what is set, and nothing else.
 
+use std::net::IpAddr;
+
 use http::header::{CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue};
 use pingora::http::{RequestHeader, ResponseHeader};
 
@@ -9,13 +11,13 @@ use crate::gate::hygiene;
 /// Who a request is from and where it came in.
 pub(crate) struct Origin<'a> {
     pub(crate) client: &'a Client,
-    pub(crate) peer: Option<std::net::IpAddr>,
-    pub(crate) port: u16,
-    pub(crate) request_id: &'a str,
+    pub(crate) peer: Option<IpAddr>,
+    pub(crate) port: HeaderValue,
+    pub(crate) request_id: &'a RequestId,
 }
 
 /// Makes a request fit to be sent on: override headers go, a stranger's claims about identity go, and ours are set.
-pub(crate) fn forward(request: &mut RequestHeader, origin: &Origin<'_>) -> pingora::Result<()> {
+pub(crate) fn forward(request: &mut RequestHeader, origin: Origin<'_>) -> pingora::Result<()> {
     let trusted = origin.client.via_trusted;
     let unwanted: Vec<HeaderName> = request
         .headers
@@ -26,15 +28,17 @@ pub(crate) fn forward(request: &mut RequestHeader, origin: &Origin<'_>) -> pingo
     for name in &unwanted {
         request.remove_header(name);
     }
+    let client = origin.client.address.map(written);
     if let Some(peer) = origin.peer {
         let chain = match joined(request, "x-forwarded-for") {
-            Some(chain) if trusted => format!("{chain}, {peer}"),
-            Some(_) | None => peer.to_string(),
+            Some(chain) if trusted => HeaderValue::try_from(format!("{chain}, {peer}")).ok(),
+            Some(_) | None if origin.client.address == Some(peer) => client.clone(),
+            Some(_) | None => Some(written(peer)),
         };
-        request.insert_header("X-Forwarded-For", chain)?;
+        request.insert_header("X-Forwarded-For", chain.unwrap_or_else(|| written(peer)))?;
     }
-    match origin.client.address {
-        Some(client) => request.insert_header("X-Real-IP", client.to_string())?,
+    match client {
+        Some(client) => request.insert_header("X-Real-IP", client)?,
         None => drop(request.remove_header("X-Real-IP")),
     }
     if !request.headers.contains_key("x-forwarded-host")
@@ -46,9 +50,14 @@ pub(crate) fn forward(request: &mut RequestHeader, origin: &Origin<'_>) -> pingo
         request.insert_header("X-Forwarded-Proto", HeaderValue::from_static("http"))?;
     }
     if !request.headers.contains_key("x-forwarded-port") {
-        request.insert_header("X-Forwarded-Port", origin.port.to_string())?;
+        request.insert_header("X-Forwarded-Port", origin.port)?;
     }
-    request.insert_header("X-Request-Id", origin.request_id)
+    request.insert_header("X-Request-Id", origin.request_id.value())
+}
+
+/// An address as a header's value; every character of one may stand there.
+fn written(address: IpAddr) -> HeaderValue {
+    HeaderValue::try_from(address.to_string()).unwrap_or(HeaderValue::from_static("unknown"))
 }
 
 /// All lines of a header as one list (RFC 9110 section 5.3).
@@ -66,7 +75,7 @@ fn joined(request: &RequestHeader, name: &str) -> Option<String> {
 const HOP_BY_HOP: [&str; 3] = ["keep-alive", "proxy-authenticate", "proxy-connection"];
 
 /// Makes an answer fit to be sent on. An event stream is marked so that no proxy further out holds its events back.
-pub(crate) fn answer(response: &mut ResponseHeader, request_id: &str) -> pingora::Result<()> {
+pub(crate) fn answer(response: &mut ResponseHeader, request_id: &RequestId) -> pingora::Result<()> {
     if response.status != http::StatusCode::SWITCHING_PROTOCOLS {
         for name in nominated(response) {
             response.remove_header(&name);
@@ -83,7 +92,7 @@ pub(crate) fn answer(response: &mut ResponseHeader, request_id: &str) -> pingora
             response.insert_header(CACHE_CONTROL, "no-cache")?;
         }
     }
-    response.insert_header("X-Request-Id", request_id)
+    response.insert_header("X-Request-Id", request_id.value())
 }
 
 fn nominated(response: &ResponseHeader) -> Vec<HeaderName> {
@@ -113,17 +122,32 @@ pub(crate) fn is_event_stream(response: &ResponseHeader) -> bool {
         .is_some_and(|start| start.eq_ignore_ascii_case(b"text/event-stream"))
 }
 
-/// The id under which a request is known: a trusted proxy's, if it is a plain word, else a fresh one of 128 random bits.
-pub(crate) fn request_id(request: &RequestHeader, client: &Client) -> String {
-    let given = request.headers.get("x-request-id").filter(|_| client.via_trusted);
-    let plain = |id: &&str| {
-        (1..=128).contains(&id.len())
-            && id
-                .bytes()
-                .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
-    };
-    match given.and_then(|id| id.to_str().ok()).filter(plain) {
-        Some(id) => id.to_owned(),
-        None => format!("{:032x}", fastrand::u128(..)),
+/// The id under which a request is known, in every log that it passes.
+#[derive(Clone, Debug)]
+pub(crate) struct RequestId(HeaderValue);
+
+impl RequestId {
+    /// Before anything is known of the request.
+    pub(crate) fn none() -> Self {
+        Self(HeaderValue::from_static(""))
+    }
+
+    /// A trusted proxy's, if it is a plain word, else a fresh one of 128 random bits.
+    pub(crate) fn of(request: &RequestHeader, client: &Client) -> Self {
+        let given = request.headers.get("x-request-id").filter(|_| client.via_trusted);
+        let fits = |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
+        let plain = given.filter(|id| (1..=128).contains(&id.len()) && id.as_bytes().iter().all(fits));
+        let fresh = || HeaderValue::try_from(format!("{:032x}", fastrand::u128(..))).ok();
+        plain.cloned().or_else(fresh).map_or_else(Self::none, Self)
+    }
+
+    /// As a text.
+    pub(crate) fn as_str(&self) -> &str {
+        self.0.to_str().unwrap_or_default()
+    }
+
+    /// As a header's value.
+    pub(crate) fn value(&self) -> HeaderValue {
+        self.0.clone()
     }
 }

@@ -321,7 +321,7 @@ impl ProxyHttp for Gateway {
     }
 
     fn request_summary(&self, _session: &Session, exchange: &Exchange) -> String {
-        exchange.request_id.clone()
+        exchange.request_id.as_str().to_owned()
     }
 }
 

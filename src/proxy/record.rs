@@ -58,7 +58,7 @@ fn record<'a>(
     });
     AccessRecord {
         time: wall_now(),
-        request_id: &exchange.request_id,
+        request_id: exchange.request_id.as_str(),
         listener: conn(session).map_or("", |conn| conn.door().name.as_str()),
         client: exchange.client.and_then(|client| client.address),
         method: request.method.as_str(),

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::sync::PoisonError;
 
+use http::HeaderValue;
 use pingora::http::RequestHeader;
 use pingora::proxy::Session;
 use pingora::{Error, ErrorType};
@@ -17,7 +18,7 @@ use crate::gate::path::{Form, OriginForm, canonical};
 use crate::proxy::Gateway;
 use crate::proxy::answer::Answer;
 use crate::proxy::context::{Course, Exchange};
-use crate::proxy::headers::{self, Origin};
+use crate::proxy::headers::{self, Origin, RequestId};
 use crate::upstream::Held;
 
 /// What is to become of a request.
@@ -45,7 +46,7 @@ impl Gateway {
         let request = session.req_header();
         let client = self.identify(session);
         exchange.client = Some(client);
-        exchange.request_id = headers::request_id(request, &client);
+        exchange.request_id = RequestId::of(request, &client);
         let method = request.method.as_str();
         if let Err(refusal) = hygiene::check_request(version(request), method, lines(request)) {
             return Admitted::Answer(
@@ -156,32 +157,26 @@ impl Gateway {
         let Some(client) = exchange.client else {
             return Error::e_explain(ErrorType::InternalError, "a request without a client");
         };
-        let rewritten = match OriginForm::parse(request.raw_path(), false) {
-            Ok(Form::Origin(form)) => form.is_rewritten().then(|| form.target().to_owned()),
-            Ok(Form::Asterisk) | Err(_) => {
-                return Error::e_explain(ErrorType::InternalError, "a target that was not admitted");
-            }
+        let Ok(Form::Origin(form)) = OriginForm::parse(request.raw_path(), false) else {
+            return Error::e_explain(ErrorType::InternalError, "a target that was not admitted");
         };
-        if let Some(target) = rewritten {
-            request.set_raw_path(target.as_bytes())?;
-        }
-        if let Ok(Form::Origin(form)) = OriginForm::parse(request.raw_path(), false)
-            && let Admission::Deny { reason, .. } = self.guard.admit(&client, form.path())
-        {
+        if let Admission::Deny { reason, .. } = self.guard.admit(&client, form.path()) {
             self.metrics.guard_denied.with_label_values(&[reason.as_str()]).inc();
             exchange.answer = Some(Answer::not_found(self.guard.deny_status));
-            return Error::e_explain(
-                ErrorType::HTTPStatus(self.guard.deny_status),
-                "a guarded path after routing",
-            );
+            let status = ErrorType::HTTPStatus(self.guard.deny_status);
+            return Error::e_explain(status, "a guarded path after routing");
+        }
+        if form.is_rewritten() {
+            let target = form.target().to_owned();
+            request.set_raw_path(target.as_bytes())?;
         }
         let origin = Origin {
             client: &client,
             peer: peer(session).map(|peer| peer.to_canonical()),
-            port: conn(session).map_or(80, |conn| conn.door().port),
+            port: conn(session).map_or(HeaderValue::from_static("80"), |conn| conn.door().port.clone()),
             request_id: &exchange.request_id,
         };
-        headers::forward(request, &origin)
+        headers::forward(request, origin)
     }
 
     /// The gate's own `/healthz`: the contract that Dify's image has, one entry an upstream.

@@ -5,22 +5,8 @@ use std::net::IpAddr;
 use super::*;
 use crate::gate::path::{Form, Malformed, OriginForm};
 
-pub(super) const GUARDED: [&str; 11] = [
-    "/healthz",
-    "/health",
-    "/health/check",
-    "/livez",
-    "/readyz",
-    "/startupz",
-    "/metrics",
-    "/threads",
-    "/db-pool-stat",
-    "/inner/api",
-    "/debug/pprof",
-];
-
 pub(super) fn guarded() -> GuardedPaths {
-    GuardedPaths::new(GUARDED)
+    GuardedPaths::new(DEFAULT_PATHS)
 }
 
 /// What happens to a raw target.
