@@ -15,7 +15,7 @@ pub enum ClientError {
     #[error("{0} is no http URL of the form http://host:port")]
     Url(String),
     /// Nobody listens there.
-    #[error("cannot connect to {url}: {source}; is the gate running, and is this its `admin.address`?")]
+    #[error("cannot connect to {url} (is the gate running, and is this its `admin.address`?)")]
     Connect {
         /// The URL.
         url: String,
@@ -23,7 +23,7 @@ pub enum ClientError {
         source: std::io::Error,
     },
     /// The answer broke off, or is none.
-    #[error("{url} does not answer in HTTP: {source}")]
+    #[error("{url} does not answer in HTTP")]
     Http {
         /// The URL.
         url: String,
@@ -31,7 +31,7 @@ pub enum ClientError {
         source: hyper::Error,
     },
     /// The request cannot be written.
-    #[error("{0}")]
+    #[error("the request cannot be written")]
     Request(#[from] http::Error),
     /// The deadline passed.
     #[error("{url} did not answer within {after:?}")]

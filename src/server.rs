@@ -41,7 +41,7 @@ const MAX_ATTEMPTS: usize = 16;
 #[derive(Debug, Error)]
 pub enum StartError {
     /// A listener's address cannot be bound.
-    #[error("cannot listen on {address}: {source}; is another process using it?")]
+    #[error("cannot listen on {address} (is another process using it?)")]
     Listen {
         /// The address.
         address: SocketAddr,
@@ -49,7 +49,7 @@ pub enum StartError {
         source: io::Error,
     },
     /// The admin API's address cannot be bound.
-    #[error("cannot listen on {address} for the admin API: {source}; set `admin.address`")]
+    #[error("cannot listen on {address} for the admin API (set `admin.address`)")]
     Admin {
         /// The address.
         address: SocketAddr,
@@ -57,7 +57,7 @@ pub enum StartError {
         source: io::Error,
     },
     /// The access log cannot be written.
-    #[error("cannot write the access log {path}: {source}; set `log.access`")]
+    #[error("cannot write the access log {path} (set `log.access`)")]
     AccessLog {
         /// Its file.
         path: String,
@@ -65,10 +65,10 @@ pub enum StartError {
         source: io::Error,
     },
     /// No thread can be started.
-    #[error("cannot start threads: {0}")]
+    #[error("cannot start threads")]
     Threads(#[from] io::Error),
     /// Two metrics share a name.
-    #[error("cannot register metrics: {0}")]
+    #[error("cannot register metrics")]
     Metrics(#[from] prometheus::Error),
 }
 
@@ -92,7 +92,7 @@ pub struct Gate {
     shutdown: watch::Sender<bool>,
     proxy: Arc<HttpProxy<Gateway>>,
     access: AccessLog,
-    runtimes: Option<[Runtime; 2]>,
+    _threads: [Threads; 2],
 }
 
 impl Gate {
@@ -107,10 +107,10 @@ impl Gate {
             0 => std::thread::available_parallelism().map_or(1, usize::from),
             threads => threads,
         };
-        let edge = runtime("edge", threads)?;
-        let control = runtime("control", 1)?;
-        let bound = within(&edge, || bind(&config, &metrics))?;
-        let admin = within(&control, || bind_admin(config.admin))?;
+        let edge = Threads::start("edge", threads)?;
+        let control = Threads::start("control", 1)?;
+        let bound = edge.within(|| bind(&config, &metrics))?;
+        let admin = control.within(|| bind_admin(config.admin))?;
         let upstreams: Arc<[_]> = config
             .upstreams
             .iter()
@@ -158,7 +158,7 @@ impl Gate {
             shutdown,
             proxy,
             access,
-            runtimes: Some([edge, control]),
+            _threads: [edge, control],
         })
     }
 
@@ -213,18 +213,7 @@ impl Gate {
 impl Drop for Gate {
     fn drop(&mut self) {
         self.access.flush();
-        for runtime in self.runtimes.take().into_iter().flatten() {
-            runtime.shutdown_background();
-        }
     }
-}
-
-fn runtime(name: &str, threads: usize) -> io::Result<Runtime> {
-    Builder::new_multi_thread()
-        .worker_threads(threads)
-        .thread_name(name)
-        .enable_all()
-        .build()
 }
 
 fn bind(config: &Config, metrics: &Metrics) -> Result<Vec<Listener>, StartError> {
@@ -246,10 +235,36 @@ fn bind_admin(address: SocketAddr) -> Result<TcpListener, StartError> {
     bind().map_err(|source| StartError::Admin { address, source })
 }
 
-/// Runs what needs a runtime around it, also where the caller is within another one.
-fn within<T>(runtime: &Runtime, what: impl FnOnce() -> T) -> T {
-    let _guard = runtime.enter();
-    what()
+/// The threads of one runtime. They are let go without waiting, so a gate may be dropped within another runtime, also one that did
+/// not come to start.
+struct Threads(Option<Runtime>);
+
+impl Threads {
+    fn start(name: &str, count: usize) -> io::Result<Self> {
+        let mut builder = Builder::new_multi_thread();
+        let runtime = builder.worker_threads(count).thread_name(name).enable_all().build()?;
+        Ok(Self(Some(runtime)))
+    }
+
+    /// Runs what needs a runtime around it, also where the caller is within another one.
+    fn within<T>(&self, what: impl FnOnce() -> T) -> T {
+        let _guard = self.0.as_ref().map(Runtime::enter);
+        what()
+    }
+
+    fn spawn(&self, task: impl Future<Output: Send> + Send + 'static) {
+        if let Some(runtime) = &self.0 {
+            runtime.spawn(async move { drop(task.await) });
+        }
+    }
+}
+
+impl Drop for Threads {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
+    }
 }
 
 fn framework(threads: usize) -> ServerConf {
@@ -322,6 +337,34 @@ async fn watch_lines(handle: Handle, clock: Clock) {
         let now = Coarse::get().millis();
         for endpoint in handle.endpoints.iter() {
             endpoint.lines.end_overdue(now);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::Path;
+
+    fn config(listener: SocketAddr) -> Config {
+        let text = format!(
+            "listeners: [{{address: \"{listener}\"}}]\nlog: {{access: \"off\"}}\nupstreams: {{dify: {{pools: {{main: {{endpoints: [\"127.0.0.1:9\"]}}}}}}}}\n"
+        );
+        let mut config = crate::config::parse(&text, Path::new("test.yaml"), &|_| None).unwrap();
+        config.admin.set_port(0);
+        config
+    }
+
+    #[tokio::test]
+    async fn an_address_in_use_is_an_error_that_names_it_also_within_a_runtime() {
+        let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let listener = taken.local_addr().unwrap();
+        match Gate::start(config(listener)) {
+            Err(StartError::Listen { address, source }) => {
+                assert_eq!((address, source.kind()), (listener, io::ErrorKind::AddrInUse));
+            }
+            Err(other) => panic!("{other}"),
+            Ok(_) => panic!("it started"),
         }
     }
 }
