@@ -202,11 +202,9 @@ impl Explanation {
         let next = known.verdicts.iter().map(|(plan, health)| {
             let name = &plan.name;
             match health {
-                Health::Unknown { fails: 0 } => format!("probe `{name}`: the next pass counts at once"),
-                Health::Unknown { fails } => format!(
-                    "probe `{name}`: {} passes in a row make it pass ({fails} failures so far)",
-                    plan.rise
-                ),
+                Health::Unknown { fails } => {
+                    format!("probe `{name}`: the next pass counts at once ({fails} failures so far)")
+                }
                 Health::Up { fails } => format!(
                     "probe `{name}`: passes; {} failures in a row take the endpoint out ({fails} so far)",
                     plan.fall.default

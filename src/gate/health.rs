@@ -167,7 +167,7 @@ impl Health {
 
     /// The machine's next state after one more answer.
     ///
-    /// The first pass of an endpoint that nothing is known of counts at once: it has never failed anybody. Afterwards
+    /// The first pass of an endpoint counts at once: it has never failed anybody, and may just have started. Afterwards
     /// `rise` passes bring it back and `fall` failures bring it down.
     #[must_use]
     pub fn observe(self, outcome: &Outcome, plan: &ProbePlan) -> Self {
@@ -180,8 +180,7 @@ impl Health {
 
     fn passed(self, rise: u32) -> Self {
         match self {
-            Self::Unknown { fails: 0 } | Self::Up { .. } => Self::Up { fails: 0 },
-            Self::Unknown { .. } => Self::Down { passes: 0 }.passed(rise),
+            Self::Unknown { .. } | Self::Up { .. } => Self::Up { fails: 0 },
             Self::Down { passes } if passes + 1 < rise => Self::Down { passes: passes + 1 },
             Self::Down { .. } => Self::Up { fails: 0 },
         }
@@ -249,8 +248,7 @@ mod tests {
             ("", Health::START),
             ("p", Health::Up { fails: 0 }),
             ("f", Health::Unknown { fails: 1 }),
-            ("fp", Health::Down { passes: 1 }),
-            ("fpp", Health::Up { fails: 0 }),
+            ("fp", Health::Up { fails: 0 }),
             ("ff", Health::Down { passes: 0 }),
             ("pf", Health::Up { fails: 1 }),
             ("pfp", Health::Up { fails: 0 }),
