@@ -1,6 +1,8 @@
 //! Checks a file's shape against the schema, all of it at once: unknown keys, wrong types, values that cannot be read. What passes can be
 //! deserialised.
 
+use std::collections::BTreeSet;
+
 use serde_json::{Map, Value};
 
 use super::document::{Content, Node, join};
@@ -17,6 +19,7 @@ const LATER: &[&str] = &[
     "listeners[].redirect_to_https",
     "listeners[].proxy_protocol",
     "listeners[].http2",
+    "listeners[].client_ca",
     "upstreams.*.components",
     "upstreams.*.outlier",
     "upstreams.*.slow_start",
@@ -60,18 +63,21 @@ impl Place {
     }
 }
 
-/// Checks `node` against `schema`.
-pub(super) fn check(node: &Node, schema: &Value, errors: &mut Vec<ConfigError>) {
+/// Checks `node` against `schema`, and returns the paths of keys that mean nothing here.
+pub(super) fn check(node: &Node, schema: &Value, errors: &mut Vec<ConfigError>) -> BTreeSet<String> {
     let mut walk = Walk {
         definitions: schema.get("$defs"),
         errors,
+        strays: BTreeSet::new(),
     };
     walk.value(node, node.mark, schema, &Place::default());
+    walk.strays
 }
 
 struct Walk<'a> {
     definitions: Option<&'a Value>,
     errors: &'a mut Vec<ConfigError>,
+    strays: BTreeSet<String>,
 }
 
 impl<'a> Walk<'a> {
@@ -173,7 +179,10 @@ impl<'a> Walk<'a> {
         if let Some(least) = bound("minimum").filter(|least| number < *least) {
             self.error(mark, place, format!("is {number}; the least is {least}"));
         }
-        if let Some(most) = bound("maximum").filter(|most| number > *most) {
+        // Schemas bound the smaller types by value and this one by its name.
+        let is_u32 = schema.get("format").and_then(Value::as_str) == Some("uint32");
+        let most = bound("maximum").or(is_u32.then_some(f64::from(u32::MAX)));
+        if let Some(most) = most.filter(|most| number > *most) {
             self.error(mark, place, format!("is {number}; the most is {most}"));
         }
     }
@@ -211,6 +220,7 @@ impl<'a> Walk<'a> {
 
     fn unknown(&mut self, key: &str, at: Mark, properties: &Map<String, Value>, place: &Place) {
         let here = place.key(key, key);
+        self.strays.insert(here.path.clone());
         if LATER.contains(&here.pattern.as_str()) {
             return self.error(at, &here, later("this key"));
         }

@@ -1,7 +1,7 @@
 //! The file as a tree in which everything knows where it stands, so that every error can point at its line.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use saphyr_parser::{Event, Marker, Parser, ScalarStyle, Span};
 use serde_json::{Number, Value};
@@ -251,16 +251,28 @@ fn typed(text: &str) -> Value {
 }
 
 impl Node {
-    /// The value without its marks.
-    pub(super) fn value(&self) -> Value {
+    /// The value without its marks, and without the keys at the paths `strays`, so that the rest can still be judged.
+    pub(super) fn value(&self, strays: &BTreeSet<String>) -> Value {
+        self.value_at("", strays)
+    }
+
+    fn value_at(&self, path: &str, strays: &BTreeSet<String>) -> Value {
         match &self.content {
             Content::Unset => Value::Null,
             Content::Scalar(value) => value.clone(),
-            Content::List(items) => items.iter().map(Self::value).collect(),
-            Content::Map(entries) => entries
-                .iter()
-                .map(|(key, _, value)| (key.clone(), value.value()))
-                .collect(),
+            Content::List(items) => {
+                let items = items.iter().enumerate();
+                items
+                    .map(|(index, item)| item.value_at(&format!("{path}[{index}]"), strays))
+                    .collect()
+            }
+            Content::Map(entries) => {
+                let entries = entries.iter().map(|(key, _, value)| (key, join(path, key), value));
+                let known = entries.filter(|(_, path, _)| !strays.contains(path));
+                known
+                    .map(|(key, path, value)| (key.clone(), value.value_at(&path, strays)))
+                    .collect()
+            }
         }
     }
 

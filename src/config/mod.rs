@@ -152,8 +152,8 @@ pub fn parse(text: &str, path: &Path, environment: Environment<'_>) -> Result<Co
 
 fn build(text: &str, path: &Path, environment: Environment<'_>, errors: &mut Vec<ConfigError>) -> Option<Config> {
     let document = document::read(text, environment, errors)?;
-    check::check(&document, &schema(), errors);
-    let raw = match serde_json::from_value(document.value()) {
+    let strays = check::check(&document, &schema(), errors);
+    let raw = match serde_json::from_value(document.value(&strays)) {
         Ok(raw) => raw,
         Err(e) => {
             if errors.is_empty() {

@@ -164,7 +164,7 @@ fn longer_than_zero(key: &str, value: Duration, findings: &mut Findings<'_>) {
 }
 
 /// Whether two addresses cannot both be bound, or one reaches the other.
-fn overlaps(one: SocketAddr, other: SocketAddr) -> bool {
+pub(super) fn overlaps(one: SocketAddr, other: SocketAddr) -> bool {
     one.port() == other.port() && (one.ip() == other.ip() || one.ip().is_unspecified() || other.ip().is_unspecified())
 }
 
@@ -297,14 +297,12 @@ fn routes(
                 format!("`{host}` is no host name; wildcards are not available yet, and ports do not matter"),
             );
         }
-        if routes
-            .iter()
-            .any(|other| other.path == route.path && other.hosts == route.hosts)
-        {
-            findings.error(
-                &format!("{key}.path"),
-                format!("`{}` has a route already, for the same hosts", route.path),
-            );
+        let same_host = |other: &RouteSettings| {
+            other.hosts == route.hosts || other.hosts.iter().any(|host| route.hosts.contains(host))
+        };
+        if routes.iter().any(|other| other.path == route.path && same_host(other)) {
+            let message = format!("`{}` has a route already, for the same host", route.path);
+            findings.error(&format!("{key}.path"), message);
         }
         routes.push(route);
     }

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use indexmap::IndexMap;
 
 use super::check::meant;
-use super::parse::{Findings, timeouts};
+use super::parse::{Findings, overlaps, timeouts};
 use super::{probes, raw};
 use crate::gate::names::{Address, PoolName, UpstreamName};
 use crate::gate::retry::RetryRules;
@@ -140,7 +140,13 @@ fn pool(
                 format!("\"{address}\" stands twice in this pool; remove one, or give the other a `weight`"),
             );
         }
-        if address.literal().is_some_and(|literal| own.contains(&literal)) {
+        let is_own = |literal: SocketAddr| {
+            let reaches = |listener: &SocketAddr| {
+                *listener == literal || (literal.ip().is_loopback() && overlaps(*listener, literal))
+            };
+            own.iter().any(reaches)
+        };
+        if address.literal().is_some_and(is_own) {
             findings.error(
                 &key,
                 format!("\"{address}\" is this gate's own listener: requests would go round in circles"),
