@@ -137,7 +137,9 @@ fn pool(
         if endpoints.iter().any(|other| other.address == address) {
             findings.error(
                 &key,
-                format!("\"{address}\" stands twice in this pool; remove one, or give the other a `weight`"),
+                format!(
+                    "\"{address}\" stands twice in this pool; remove one (`weight` gives an endpoint a larger share)"
+                ),
             );
         }
         let is_own = |literal: SocketAddr| {
