@@ -139,19 +139,18 @@ impl Driver {
     }
 
     fn carry_out(&mut self) {
-        let mut changed = false;
+        let mut events = Vec::new();
         while let Some(effect) = self.keeper.poll_effect() {
             match effect {
                 Effect::Probe(ticket) => self.send(ticket),
-                Effect::Announce(event) => {
-                    changed = true;
-                    self.announce(&event);
-                }
+                Effect::Announce(event) => events.push(event),
             }
         }
-        if changed || self.progress.borrow().asked_everyone != self.keeper.has_asked_everyone() {
+        if !events.is_empty() || self.progress.borrow().asked_everyone != self.keeper.has_asked_everyone() {
             self.publish();
         }
+        // Told after it is published, so that nothing is sent to an endpoint whose waiting requests were just taken back.
+        events.iter().for_each(|event| self.announce(event));
     }
 
     fn send(&self, ticket: Ticket) {
@@ -219,9 +218,14 @@ impl Driver {
         }
     }
 
-    fn routable(&self, upstream: usize) -> impl Iterator<Item = (&Watched, &Known)> {
+    /// The endpoints of an upstream's active pool.
+    fn active(&self, upstream: usize) -> impl Iterator<Item = (&Watched, &Known)> {
         let all = self.endpoints.iter().zip(self.keeper.known());
-        all.filter(move |(watched, known)| watched.upstream == upstream && watched.active && known.state.is_routable())
+        all.filter(move |(watched, _)| watched.upstream == upstream && watched.active)
+    }
+
+    fn routable(&self, upstream: usize) -> impl Iterator<Item = (&Watched, &Known)> {
+        self.active(upstream).filter(|(_, known)| known.state.is_routable())
     }
 
     fn publish(&self) {
@@ -249,11 +253,8 @@ impl Driver {
 
     /// What is wrong with the endpoints of an upstream, in one line.
     fn failing(&self, upstream: usize) -> String {
-        let all = self.endpoints.iter().zip(self.keeper.known());
-        let unfit =
-            all.filter(|(watched, known)| watched.upstream == upstream && watched.active && !known.state.is_routable());
         let mut by_state = BTreeMap::new();
-        for (_, known) in unfit {
+        for (_, known) in self.active(upstream).filter(|(_, known)| !known.state.is_routable()) {
             *by_state.entry(known.state).or_insert(0) += 1;
         }
         let parts: Vec<String> = by_state
