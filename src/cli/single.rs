@@ -1,14 +1,12 @@
 //! `probe`: one probe of one URL, and what the gate would make of the answer.
 
-use std::collections::BTreeMap;
-use std::num::NonZeroU32;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
 
 use super::{Exit, block_on, say};
 use crate::clock::Clock;
-use crate::gate::health::{Fall, Outcome, ProbePlan};
+use crate::gate::health::{Outcome, ProbePlan};
 use crate::gate::keeper::ProbeReport;
 use crate::gate::names::Address;
 use crate::probe::Prober;
@@ -57,20 +55,11 @@ fn spec(args: &ProbeArgs) -> anyhow::Result<(Address, ProbeSpec)> {
     }
     let spec = ProbeSpec {
         plan: ProbePlan {
-            name: "default".into(),
-            interval: Duration::from_secs(2),
             timeout: Duration::from_secs_f64(args.timeout),
-            rise: NonZeroU32::MIN,
-            fall: Fall {
-                default: NonZeroU32::MIN,
-                by_class: BTreeMap::new(),
-            },
-            initial_delay: Duration::ZERO,
+            ..ProbePlan::default()
         },
         path: uri.path_and_query().map_or("/", |target| target.as_str()).to_owned(),
-        method: http::Method::GET,
         host: Some(authority.as_str().to_owned()),
-        port: None,
         tls,
         headers: args
             .headers
@@ -79,10 +68,9 @@ fn spec(args: &ProbeArgs) -> anyhow::Result<(Address, ProbeSpec)> {
             .collect::<anyhow::Result<_>>()?,
         expect: Expect {
             status: args.statuses.iter().map(|status| *status..=*status).collect(),
-            json: BTreeMap::new(),
-            body: None,
-            headers: Vec::new(),
+            ..Expect::default()
         },
+        ..ProbeSpec::default()
     };
     Ok((address, spec))
 }

@@ -164,8 +164,13 @@ fn longer_than_zero(key: &str, value: Duration, findings: &mut Findings<'_>) {
 }
 
 /// Whether two addresses cannot both be bound, or one reaches the other.
-pub(super) fn overlaps(one: SocketAddr, other: SocketAddr) -> bool {
+fn overlaps(one: SocketAddr, other: SocketAddr) -> bool {
     one.port() == other.port() && (one.ip() == other.ip() || one.ip().is_unspecified() || other.ip().is_unspecified())
+}
+
+/// Whether a connection to `endpoint` comes to `listener`, as far as addresses alone tell.
+pub(super) fn reaches(endpoint: SocketAddr, listener: SocketAddr) -> bool {
+    endpoint == listener || (endpoint.ip().is_loopback() && overlaps(listener, endpoint))
 }
 
 fn cidrs(key: &str, raw: &[Cidr], findings: &mut Findings<'_>) -> CidrSet {

@@ -1,7 +1,6 @@
 //! What the file says about probes becomes what is sent: an endpoint's keys over its upstream's, over a preset's, over the defaults.
 
 use std::num::NonZeroU32;
-use std::time::Duration;
 
 use indexmap::IndexMap;
 
@@ -10,10 +9,6 @@ use super::raw::{Expect as RawExpect, Fall as RawFall, Preset, Probe, ProbeTls a
 use super::scalars::{Pattern, Time, UrlPath};
 use crate::gate::health::{FailureClass, Fall, ProbePlan};
 use crate::probe::spec::{Expect, ProbeSpec, ProbeTls};
-
-const INTERVAL: Duration = Duration::from_secs(2);
-const TIMEOUT: Duration = Duration::from_secs(1);
-const TWO: NonZeroU32 = NonZeroU32::MIN.saturating_add(1);
 
 impl Probe {
     /// This probe where it says something, else `below`.
@@ -89,7 +84,9 @@ fn spec(key: &str, name: &str, probe: Probe, findings: &mut Findings<'_>) -> Pro
     let below = preset(probe.preset.unwrap_or(Preset::DifyHealthz));
     let probe = probe.over(below);
     let time = |time: Option<Time>, default| time.map_or(default, |time| time.0);
-    let (interval, timeout) = (time(probe.interval, INTERVAL), time(probe.timeout, TIMEOUT));
+    let defaults = ProbeSpec::default();
+    let plan = defaults.plan;
+    let (interval, timeout) = (time(probe.interval, plan.interval), time(probe.timeout, plan.timeout));
     if interval.is_zero() {
         findings.error(&format!("{key}.interval"), "must be longer than 0s");
     }
@@ -104,15 +101,15 @@ fn spec(key: &str, name: &str, probe: Probe, findings: &mut Findings<'_>) -> Pro
             name: name.into(),
             interval,
             timeout,
-            rise: probe.rise.unwrap_or(TWO),
-            fall: fall(probe.fall),
-            initial_delay: time(probe.initial_delay, Duration::ZERO),
+            rise: probe.rise.unwrap_or(plan.rise),
+            fall: fall(probe.fall, plan.fall.default),
+            initial_delay: time(probe.initial_delay, plan.initial_delay),
         },
-        path: probe.path.map_or_else(|| "/healthz".to_owned(), |path| path.0),
+        path: probe.path.map_or(defaults.path, |path| path.0),
         method: probe
             .method
             .and_then(|method| super::scalars::method(&method.0).ok())
-            .unwrap_or(http::Method::GET),
+            .unwrap_or(defaults.method),
         host: probe.host,
         port: probe.port.map(Into::into),
         tls: tls(probe.tls),
@@ -121,9 +118,9 @@ fn spec(key: &str, name: &str, probe: Probe, findings: &mut Findings<'_>) -> Pro
     }
 }
 
-fn fall(raw: Option<RawFall>) -> Fall {
+fn fall(raw: Option<RawFall>, usual: NonZeroU32) -> Fall {
     let (default, classes) = match raw {
-        None => (TWO, Default::default()),
+        None => (usual, Default::default()),
         Some(RawFall::Count(count)) => (count, Default::default()),
         Some(RawFall::ByClass(by)) => {
             let classes = [
@@ -135,7 +132,7 @@ fn fall(raw: Option<RawFall>) -> Fall {
                 (FailureClass::Body, by.body),
             ];
             let named = classes.into_iter().filter_map(|(class, count)| Some((class, count?)));
-            (by.default.unwrap_or(TWO), named.collect())
+            (by.default.unwrap_or(usual), named.collect())
         }
     };
     Fall {
@@ -201,7 +198,7 @@ fn expect(key: &str, raw: RawExpect, findings: &mut Findings<'_>) -> Expect {
         headers.extend(name.zip(regex(pattern)));
     }
     Expect {
-        status: raw.status.map_or_else(|| vec![200..=200], |statuses| statuses.0),
+        status: raw.status.map_or(Expect::default().status, |statuses| statuses.0),
         json: json.into_iter().collect(),
         body: raw.body_regex.and_then(regex),
         headers,

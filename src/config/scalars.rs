@@ -92,16 +92,8 @@ impl FromStr for Statuses {
     }
 }
 
-macro_rules! text {
-    ($type:ident, $format:literal, $kinds:tt, $examples:tt) => {
-        impl<'de> Deserialize<'de> for $type {
-            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                let value = serde_json::Value::deserialize(deserializer)?;
-                let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-                text.parse().map_err(D::Error::custom)
-            }
-        }
-
+macro_rules! inline_schema {
+    ($type:ident, $schema:tt) => {
         impl JsonSchema for $type {
             fn schema_name() -> Cow<'static, str> {
                 stringify!($type).into()
@@ -112,9 +104,23 @@ macro_rules! text {
             }
 
             fn json_schema(_: &mut SchemaGenerator) -> Schema {
-                json_schema!({"type": $kinds, "format": $format, "examples": $examples})
+                json_schema!($schema)
             }
         }
+    };
+}
+
+macro_rules! text {
+    ($type:ident, $format:literal, $kinds:tt, $examples:tt) => {
+        impl<'de> Deserialize<'de> for $type {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                let value = serde_json::Value::deserialize(deserializer)?;
+                let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+                text.parse().map_err(D::Error::custom)
+            }
+        }
+
+        inline_schema!($type, {"type": $kinds, "format": $format, "examples": $examples});
     };
 }
 
@@ -134,19 +140,7 @@ macro_rules! label {
         #[serde(transparent)]
         pub(super) struct $type(pub(super) String);
 
-        impl JsonSchema for $type {
-            fn schema_name() -> Cow<'static, str> {
-                stringify!($type).into()
-            }
-
-            fn inline_schema() -> bool {
-                true
-            }
-
-            fn json_schema(_: &mut SchemaGenerator) -> Schema {
-                json_schema!({"type": "string", "format": $format})
-            }
-        }
+        inline_schema!($type, {"type": "string", "format": $format});
     )*};
 }
 

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use indexmap::IndexMap;
 
 use super::check::meant;
-use super::parse::{Findings, overlaps, timeouts};
+use super::parse::{Findings, reaches, timeouts};
 use super::{probes, raw};
 use crate::gate::names::{Address, PoolName, UpstreamName};
 use crate::gate::retry::RetryRules;
@@ -142,13 +142,10 @@ fn pool(
                 ),
             );
         }
-        let is_own = |literal: SocketAddr| {
-            let reaches = |listener: &SocketAddr| {
-                *listener == literal || (literal.ip().is_loopback() && overlaps(*listener, literal))
-            };
-            own.iter().any(reaches)
-        };
-        if address.literal().is_some_and(is_own) {
+        if address
+            .literal()
+            .is_some_and(|literal| own.iter().any(|listener| reaches(literal, *listener)))
+        {
             findings.error(
                 &key,
                 format!("\"{address}\" is this gate's own listener: requests would go round in circles"),

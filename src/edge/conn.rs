@@ -18,6 +18,7 @@ use pingora::protocols::{
 };
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, Sleep};
 
 use crate::edge::Door;
@@ -43,7 +44,8 @@ pub(crate) struct Conn {
     rested: AtomicU64,
     timer: Option<Pin<Box<Sleep>>>,
     gathered: Vec<u8>,
-    permit: Option<tokio::sync::OwnedSemaphorePermit>,
+    /// Its place under the listener's limit, given back when it is dropped.
+    _permit: Option<OwnedSemaphorePermit>,
 }
 
 impl Conn {
@@ -52,7 +54,7 @@ impl Conn {
         stream: TcpStream,
         peer: SocketAddr,
         door: Arc<Door>,
-        permit: Option<tokio::sync::OwnedSemaphorePermit>,
+        permit: Option<OwnedSemaphorePermit>,
     ) -> Self {
         let digest = SocketDigest::from_raw_fd(stream.as_raw_fd());
         // The cell is fresh, so it takes the address.
@@ -69,7 +71,7 @@ impl Conn {
             rested: AtomicU64::new(0),
             timer: None,
             gathered: Vec::new(),
-            permit,
+            _permit: permit,
         }
     }
 
@@ -162,7 +164,6 @@ fn millis(duration: Duration) -> u64 {
 impl Drop for Conn {
     fn drop(&mut self) {
         self.door.connections.dec();
-        self.permit.take();
     }
 }
 

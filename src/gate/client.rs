@@ -21,6 +21,13 @@ pub struct Client {
 }
 
 impl Client {
+    /// One of whom nothing can be told, and so an external one.
+    pub const UNKNOWN: Self = Self {
+        address: None,
+        via_trusted: false,
+        hidden: true,
+    };
+
     /// A client that speaks to us without anything in between.
     pub fn direct(peer: IpAddr) -> Self {
         Self {

@@ -141,6 +141,24 @@ pub struct ProbePlan {
     pub initial_delay: Duration,
 }
 
+/// The plan of a probe of which nothing else is said: two answers in a row, two seconds apart, within a second each.
+impl Default for ProbePlan {
+    fn default() -> Self {
+        const TWO: NonZeroU32 = NonZeroU32::MIN.saturating_add(1);
+        Self {
+            name: "default".into(),
+            interval: Duration::from_secs(2),
+            timeout: Duration::from_secs(1),
+            rise: TWO,
+            fall: Fall {
+                default: TWO,
+                by_class: BTreeMap::new(),
+            },
+            initial_delay: Duration::ZERO,
+        }
+    }
+}
+
 /// The verdict of one probe's machine. It consumes itself, so that a stale state cannot be used again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Health {
@@ -211,15 +229,12 @@ mod tests {
     fn plan(rise: u32, fall: u32) -> ProbePlan {
         let count = |n| NonZeroU32::new(n).unwrap();
         ProbePlan {
-            name: "default".into(),
-            interval: Duration::from_secs(2),
-            timeout: Duration::from_secs(1),
             rise: count(rise),
             fall: Fall {
                 default: count(fall),
                 by_class: [(FailureClass::Timeout, count(fall + 1))].into(),
             },
-            initial_delay: Duration::ZERO,
+            ..ProbePlan::default()
         }
     }
 

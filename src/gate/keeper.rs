@@ -249,9 +249,10 @@ impl Keeper {
             return;
         }
         let first = std::mem::replace(&mut track.answered, ticket.sequence) == 0;
-        track.misconfigured = matches!(report.outcome, Outcome::Misconfigured { .. });
+        let misconfigured = matches!(report.outcome, Outcome::Misconfigured { .. });
+        track.misconfigured = misconfigured;
         self.unanswered -= usize::from(first);
-        let moves = !self.whole_pool_is_misconfigured(ticket);
+        let moves = !(misconfigured && self.whole_pool_is_misconfigured(ticket));
         self.learn(ticket, &report, moves, now);
         self.schedule_next(ticket, now);
         self.judge(ticket, &report.outcome, now);
@@ -353,9 +354,7 @@ impl Keeper {
             return;
         };
         let random = self.dice.roll();
-        let identity = self.known.get(slot.0).map(|known| &known.id);
-        let phase = schedule::phase(&(identity, probe), self.seed, terms.interval);
-        let Some(track) = self.track(slot, probe) else {
+        let Some(track) = self.track(slot, probe).copied() else {
             return;
         };
         let started = track.started.unwrap_or(now);
@@ -365,16 +364,16 @@ impl Keeper {
         } else if health.is_unsure() {
             now + schedule::next(&terms, health, random)
         } else if track.answered <= 2 && track.cycle == 1 {
-            started + phase
+            let identity = self.known.get(slot.0).map(|known| &known.id);
+            started + schedule::phase(&(identity, probe), self.seed, terms.interval)
         } else {
             started + schedule::next(&terms, health, random)
         };
-        track.cycle += 1;
-        let timer = Timer::Due {
-            slot,
-            probe,
-            cycle: track.cycle,
-        };
+        let cycle = track.cycle + 1;
+        if let Some(track) = self.track(slot, probe) {
+            track.cycle = cycle;
+        }
+        let timer = Timer::Due { slot, probe, cycle };
         self.timers.push(Reverse((at.max(now), timer)));
     }
 

@@ -67,29 +67,12 @@ impl Dice {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::gate::health::Fall;
-    use std::num::NonZeroU32;
-
-    fn plan() -> ProbePlan {
-        ProbePlan {
-            name: "default".into(),
-            interval: Duration::from_secs(2),
-            timeout: Duration::from_secs(1),
-            rise: NonZeroU32::MIN,
-            fall: Fall {
-                default: NonZeroU32::MIN,
-                by_class: Default::default(),
-            },
-            initial_delay: Duration::ZERO,
-        }
-    }
-
     #[test]
     fn a_sure_verdict_is_asked_at_the_interval_give_or_take_a_tenth() {
         let mut dice = Dice::new(1);
         let (mut least, mut most) = (Duration::MAX, Duration::ZERO);
         for _ in 0..10_000 {
-            let wait = next(&plan(), Health::Up { fails: 0 }, dice.roll());
+            let wait = next(&ProbePlan::default(), Health::Up { fails: 0 }, dice.roll());
             least = least.min(wait);
             most = most.max(wait);
         }
@@ -106,7 +89,7 @@ mod tests {
     #[test]
     fn an_unsure_verdict_is_asked_again_soon() {
         for unsure in [Health::START, Health::Up { fails: 1 }, Health::Down { passes: 1 }] {
-            assert_eq!(next(&plan(), unsure, 0), CONFIRM);
+            assert_eq!(next(&ProbePlan::default(), unsure, 0), CONFIRM);
         }
     }
 

@@ -160,37 +160,6 @@ fn is_name(name: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::gate::health::{Fall, ProbePlan};
-    use std::num::NonZeroU32;
-    use std::time::Duration;
-
-    fn spec() -> ProbeSpec {
-        ProbeSpec {
-            plan: ProbePlan {
-                name: "default".into(),
-                interval: Duration::from_secs(2),
-                timeout: Duration::from_secs(1),
-                rise: NonZeroU32::MIN,
-                fall: Fall {
-                    default: NonZeroU32::MIN,
-                    by_class: BTreeMap::new(),
-                },
-                initial_delay: Duration::ZERO,
-            },
-            path: "/healthz".into(),
-            method: http::Method::GET,
-            host: None,
-            port: None,
-            tls: None,
-            headers: Vec::new(),
-            expect: Expect {
-                status: vec![200..=200],
-                json: BTreeMap::new(),
-                body: None,
-                headers: Vec::new(),
-            },
-        }
-    }
 
     fn judged(spec: &ProbeSpec, status: u16, body: &str) -> Judgement {
         let response = http::Response::builder()
@@ -227,7 +196,7 @@ mod tests {
             (401, "", "misconfigured"),
         ] {
             assert_eq!(
-                word(&judged(&spec(), status, body).outcome),
+                word(&judged(&ProbeSpec::default(), status, body).outcome),
                 expected,
                 "{status} {body}"
             );
@@ -238,7 +207,7 @@ mod tests {
     fn failing_components_are_named() {
         let body =
             r#"{"status":"unhealthy","failed":["database"],"details":{"database":false,"cache":true,"note":"x"}}"#;
-        let judgement = judged(&spec(), 503, body);
+        let judgement = judged(&ProbeSpec::default(), 503, body);
         assert_eq!(
             judgement.components,
             [("cache".into(), true), ("database".into(), false)].into()
@@ -252,7 +221,7 @@ mod tests {
 
     #[test]
     fn json_pointers_patterns_and_headers_are_all_expected() {
-        let mut spec = spec();
+        let mut spec = ProbeSpec::default();
         spec.expect.json = [("/status".into(), Value::from("ok"))].into();
         spec.expect.body = Some(regex::Regex::new("pid").unwrap());
         spec.expect.headers = vec![("x-version".parse().unwrap(), regex::Regex::new("^1\\.").unwrap())];
@@ -272,7 +241,7 @@ mod tests {
     #[test]
     fn a_body_over_the_limit_fails() {
         let response = http::Response::builder().status(200).body(()).unwrap();
-        let judgement = judge(&spec(), &response.into_parts().0, None);
+        let judgement = judge(&ProbeSpec::default(), &response.into_parts().0, None);
         assert_eq!(word(&judgement.outcome), "body");
     }
 
@@ -280,6 +249,9 @@ mod tests {
     fn component_names_that_could_not_be_labels_are_left_out() {
         let long = "x".repeat(41);
         let body = format!(r#"{{"failed":["data base","{long}","","ok-1",7]}}"#);
-        assert_eq!(judged(&spec(), 503, &body).components, [("ok-1".into(), false)].into());
+        assert_eq!(
+            judged(&ProbeSpec::default(), 503, &body).components,
+            [("ok-1".into(), false)].into()
+        );
     }
 }

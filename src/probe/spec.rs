@@ -50,3 +50,30 @@ pub struct Expect {
     /// Patterns that headers must match.
     pub headers: Vec<(http::HeaderName, Regex)>,
 }
+
+/// The probe of which nothing is said: the `/healthz` of Dify's image, 200.
+impl Default for ProbeSpec {
+    fn default() -> Self {
+        Self {
+            plan: ProbePlan::default(),
+            path: "/healthz".to_owned(),
+            method: http::Method::GET,
+            host: None,
+            port: None,
+            tls: None,
+            headers: Vec::new(),
+            expect: Expect::default(),
+        }
+    }
+}
+
+impl Default for Expect {
+    fn default() -> Self {
+        Self {
+            status: vec![200..=200],
+            json: BTreeMap::new(),
+            body: None,
+            headers: Vec::new(),
+        }
+    }
+}

@@ -76,20 +76,12 @@ impl Gateway {
         let request = session.req_header();
         match peer(session) {
             Some(peer) => client::identify(peer, &self.trusted, lines(request)),
-            None => Client {
-                address: None,
-                via_trusted: false,
-                hidden: true,
-            },
+            None => Client::UNKNOWN,
         }
     }
 
     fn internal(&self, session: &Session, exchange: &mut Exchange, path: &str, guarded: &str) -> Admitted {
-        let client = exchange.client.unwrap_or(Client {
-            address: None,
-            via_trusted: false,
-            hidden: true,
-        });
+        let client = exchange.client.unwrap_or(Client::UNKNOWN);
         if let Some(answer) = self.watch(&client) {
             return Admitted::Answer(exchange.refuse(answer, "alarm"));
         }

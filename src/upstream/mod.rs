@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use pingora::connectors::l4::Connect;
-use prometheus::IntCounter;
+use prometheus::{IntCounter, IntCounterVec};
 
 use crate::gate::names::EndpointId;
 use crate::metrics::{Metrics, RequestTimes, endpoint_labels};
@@ -60,7 +60,7 @@ pub struct Endpoint {
     pub lines: Lines,
     /// Opens another one.
     pub connector: Arc<dyn Connect + Send + Sync>,
-    metrics: Metrics,
+    requests: IntCounterVec,
     common: [OnceLock<IntCounter>; COMMON.len()],
 }
 
@@ -77,7 +77,7 @@ impl Endpoint {
             in_flight: Gauge::default(),
             connector: Arc::new(lines.clone()),
             lines,
-            metrics: metrics.clone(),
+            requests: metrics.requests.clone(),
             common: Default::default(),
         }
     }
@@ -93,9 +93,7 @@ impl Endpoint {
     fn counter(&self, status: u16) -> IntCounter {
         let [upstream, pool, endpoint] = endpoint_labels(&self.id);
         let code = status.to_string();
-        self.metrics
-            .requests
-            .with_label_values(&[upstream, pool, endpoint, &code])
+        self.requests.with_label_values(&[upstream, pool, endpoint, &code])
     }
 }
 

@@ -1,9 +1,7 @@
 //! The keeper under virtual time: minutes of probing pass in microseconds, and every step is looked at.
 
-use std::num::NonZeroU32;
-
 use super::*;
-use crate::gate::health::{FailureClass, Fall};
+use crate::gate::health::FailureClass;
 use crate::gate::names::Address;
 
 const MS: Duration = Duration::from_millis(1);
@@ -28,20 +26,6 @@ enum Answer {
     Unresolvable,
 }
 
-fn plan(fall: u32) -> ProbePlan {
-    ProbePlan {
-        name: "default".into(),
-        interval: 2_000 * MS,
-        timeout: 1_000 * MS,
-        rise: NonZeroU32::new(2).unwrap(),
-        fall: Fall {
-            default: NonZeroU32::new(fall).unwrap(),
-            by_class: BTreeMap::new(),
-        },
-        initial_delay: Duration::ZERO,
-    }
-}
-
 fn report(outcome: Outcome) -> ProbeReport {
     ProbeReport {
         outcome,
@@ -63,7 +47,7 @@ impl World {
                     pool: PoolName::new("main"),
                     address: Address::parse(&format!("10.0.0.{}:80", n + 1)).unwrap(),
                 },
-                probes: (0..probes).map(|_| plan(2)).collect(),
+                probes: (0..probes).map(|_| ProbePlan::default()).collect(),
             })
             .collect();
         Self {
@@ -307,7 +291,7 @@ fn ten_thousand_endpoints_are_asked_evenly() {
                 pool: PoolName::new("main"),
                 address: Address::parse(&format!("10.0.{}.{}:80", n / 250, n % 250 + 1)).unwrap(),
             },
-            probes: vec![plan(2)],
+            probes: vec![ProbePlan::default()],
         })
         .collect();
     world.keeper = Keeper::new(plans, 7, now);
