@@ -7,127 +7,47 @@ use std::io::Write as _;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use difygate::config;
+use difygate::demo::fault::Fault;
 use difygate::demo::load::{Load, Outcome};
+use difygate::demo::stage::Stage;
 use difygate::gate::state::State;
-use difygate::server::Gate;
-use difygate::simulated_dify::{Cluster, Health, SimulatedDify, Traffic};
+use difygate::simulated_dify::SimulatedDify;
 use tokio::time::sleep;
 
 const RUNS: usize = 5;
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Fault {
-    Refuses,
-    HealthOnly,
-    Freezes,
-    Dies,
-}
-
-impl Fault {
-    async fn strike(self, dify: &SimulatedDify) {
-        match self {
-            Self::Refuses => dify.set(|switches| {
-                switches.health = Health::failing(["database"]);
-                switches.traffic = Traffic::Status(503);
-            }),
-            Self::HealthOnly => dify.set(|switches| switches.health = Health::failing(["database"])),
-            Self::Freezes => dify.freeze(),
-            Self::Dies => dify.kill().await,
-        }
+/// One run of one fault: seconds to notice, seconds to return, failed requests, attempts wasted.
+async fn run(stage: &Stage, fault: Fault, load: Option<&Load>) -> anyhow::Result<[f64; 4]> {
+    let index = fastrand::usize(..stage.instances.len());
+    let dify = &stage.instances[index];
+    let now = || tokio::time::Instant::now().into_std();
+    sleep(Duration::from_millis(fastrand::u64(500..2_500))).await;
+    let before = stage.retries().await?;
+    let broke = now();
+    fault.strike(dify).await;
+    let noticed = stage.until(index, State::Down).await?.saturating_duration_since(broke);
+    sleep(Duration::from_millis(1_000)).await;
+    let mended = now();
+    fault.mend(dify).await?;
+    let back = stage.until(index, State::Up).await?.saturating_duration_since(mended);
+    sleep(Duration::from_millis(500)).await;
+    let mut outcomes = Vec::new();
+    if let Some(load) = load {
+        load.settled(now()).await;
+        outcomes = load.since(broke);
     }
-
-    async fn mend(self, dify: &SimulatedDify) {
-        match self {
-            Self::Refuses | Self::HealthOnly => dify.set(|switches| {
-                switches.health = Health::Passing;
-                switches.traffic = Traffic::Normal;
-            }),
-            Self::Freezes => dify.thaw(),
-            Self::Dies => dify.restart().await.expect("its port is free"),
-        }
-    }
-}
-
-struct Lab {
-    gate: Gate,
-    instances: Vec<SimulatedDify>,
-}
-
-impl Lab {
-    async fn open() -> Self {
-        let cluster = Cluster::new();
-        let mut instances = Vec::new();
-        for name in ["dify-1", "dify-2", "dify-3"] {
-            instances.push(SimulatedDify::start(&cluster, name).await.expect("a free port"));
-        }
-        let text = text(
-            "127.0.0.1:8080",
-            &instances.iter().map(SimulatedDify::address).collect::<Vec<_>>(),
-            "",
-        );
-        let mut config = config::parse(&text, Path::new("lab.yaml"), &|_| None).expect("a valid configuration");
-        config.admin.set_port(0);
-        config.listeners[0].address.set_port(0);
-        let lab = Self {
-            gate: Gate::start(config).expect("a gate"),
-            instances,
-        };
-        for index in 0..3 {
-            lab.until(index, State::Up).await;
-        }
-        lab
-    }
-
-    async fn until(&self, index: usize, state: State) -> Instant {
-        for _ in 0..10_000 {
-            let known = self.gate.handle().mailbox.known().await.expect("a driver");
-            if known[index].state == state {
-                return known[index].since;
-            }
-            sleep(Duration::from_millis(2)).await;
-        }
-        panic!("instance {index} never became {state}");
-    }
-
-    async fn retries(&self) -> u64 {
-        let admin = format!("http://{}", self.gate.admin());
-        let (_, body) = difygate::client::get(&admin, "/metrics").await.expect("an admin API");
-        let text = String::from_utf8_lossy(&body).into_owned();
-        let lines = text.lines().filter(|line| line.starts_with("difygate_retries_total{"));
-        lines
-            .filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok())
-            .sum()
-    }
-
-    /// One run of one fault: seconds to notice, seconds to return, failed requests, attempts wasted.
-    async fn run(&self, fault: Fault, load: Option<&Load>) -> [f64; 4] {
-        let index = fastrand::usize(..3);
-        let dify = &self.instances[index];
-        sleep(Duration::from_millis(fastrand::u64(500..2_500))).await;
-        let before = self.retries().await;
-        let broke = tokio::time::Instant::now().into_std();
-        fault.strike(dify).await;
-        let noticed = self.until(index, State::Down).await.saturating_duration_since(broke);
-        sleep(Duration::from_millis(1_000)).await;
-        let mended = tokio::time::Instant::now().into_std();
-        fault.mend(dify).await;
-        let back = self.until(index, State::Up).await.saturating_duration_since(mended);
-        sleep(Duration::from_millis(500)).await;
-        let outcomes = load.map(|load| load.since(broke)).unwrap_or_default();
-        let served_by_it = |o: &&Outcome| o.sent < mended && o.instance.as_deref() == Some(dify.name());
-        // With passing traffic what it serves is no waste.
-        let stuck = if fault == Fault::HealthOnly {
-            0
-        } else {
-            outcomes.iter().filter(served_by_it).count()
-        };
-        let failed = outcomes.iter().filter(|outcome| !outcome.is_served()).count();
-        let wasted = self.retries().await - before + stuck as u64;
-        [noticed.as_secs_f64(), back.as_secs_f64(), failed as f64, wasted as f64]
-    }
+    let served_by_it = |o: &&Outcome| o.sent < mended && o.instance.as_deref() == Some(dify.name());
+    // With passing traffic what it serves is no waste.
+    let stuck = if fault == Fault::HealthFails {
+        0
+    } else {
+        outcomes.iter().filter(served_by_it).count()
+    };
+    let failed = outcomes.iter().filter(|outcome| !outcome.is_served()).count();
+    let wasted = stage.retries().await? - before + stuck as u64;
+    Ok([noticed.as_secs_f64(), back.as_secs_f64(), failed as f64, wasted as f64])
 }
 
 fn text(listener: &str, endpoints: &[SocketAddr], more: &str) -> String {
@@ -180,22 +100,24 @@ async fn first_request(folder: &Path, endpoints: &[SocketAddr]) -> f64 {
 async fn main() {
     let mut out = std::io::stdout();
     let mut say = |line: String| writeln!(out, "{line}").expect("a reader");
-    let lab = Lab::open().await;
+    let stage = Stage::set().await.expect("a stage");
     say(format!("{RUNS} runs a row, median (least–most); 3 instances, defaults"));
     say("| fault | load | out of rotation, s | back, s | failed | wasted |".into());
     say("|---|---|---|---|---|---|".into());
     let rows = [
-        (Fault::Refuses, "503 on /healthz and in traffic", true),
-        (Fault::HealthOnly, "503 on /healthz, traffic well", true),
+        (Fault::DatabaseFails, "503 on /healthz and in traffic", true),
+        (Fault::HealthFails, "503 on /healthz, traffic well", true),
         (Fault::Freezes, "frozen, keeps accepting", true),
         (Fault::Freezes, "frozen, keeps accepting", false),
         (Fault::Dies, "port closed", true),
     ];
     for (fault, name, loaded) in rows {
-        let load = loaded.then(|| Load::start(lab.gate.listeners()[0]));
+        let load = loaded.then(|| Load::start(stage.listener()));
         let mut figures: [Vec<f64>; 4] = Default::default();
         for _ in 0..RUNS {
-            let run = lab.run(fault, load.as_ref()).await;
+            let run = run(&stage, fault, load.as_ref())
+                .await
+                .expect("a fault that comes and goes");
             figures
                 .iter_mut()
                 .zip(run)
@@ -212,7 +134,7 @@ async fn main() {
         say(format!("| {name} | {rate} | {} |", cells.join(" | ")));
     }
     let folder = tempfile::tempdir().expect("a folder");
-    let endpoints: Vec<SocketAddr> = lab.instances.iter().map(SimulatedDify::address).collect();
+    let endpoints: Vec<SocketAddr> = stage.instances.iter().map(SimulatedDify::address).collect();
     let mut starts = Vec::new();
     for _ in 0..RUNS {
         starts.push(first_request(folder.path(), &endpoints).await);

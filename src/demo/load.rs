@@ -1,13 +1,14 @@
 //! Clients: requests at a fixed rate whatever becomes of the earlier ones, so that a slow answer cannot hide the next failure.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
-use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
 /// Requests a second.
 pub const RATE: u32 = 200;
@@ -41,39 +42,61 @@ impl Outcome {
 /// Load under way. Dropping it ends it.
 #[derive(Debug)]
 pub struct Load {
-    outcomes: Arc<Mutex<Vec<Outcome>>>,
+    log: Arc<Mutex<Log>>,
     task: JoinHandle<()>,
+}
+
+#[derive(Debug, Default)]
+struct Log {
+    outcomes: Vec<Outcome>,
+    /// When each request that has no outcome yet was due.
+    under_way: BTreeMap<u64, Instant>,
 }
 
 impl Load {
     /// Starts sending to `address`.
     pub fn start(address: SocketAddr) -> Self {
-        let outcomes = Arc::new(Mutex::new(Vec::new()));
-        let collected = outcomes.clone();
+        let log = Arc::new(Mutex::new(Log::default()));
+        let shared = log.clone();
         let task = tokio::spawn(async move {
             let mut ticks = interval(Duration::from_secs(1) / RATE);
             ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
             for number in 0_u64.. {
-                ticks.tick().await;
-                let collected = collected.clone();
+                let due = ticks.tick().await.into_std();
+                open(&shared).under_way.insert(number, due);
+                let shared = shared.clone();
                 tokio::spawn(async move {
                     let outcome = send(address, number % PROMPTS == 0).await;
-                    collected.lock().unwrap_or_else(PoisonError::into_inner).push(outcome);
+                    let mut log = open(&shared);
+                    log.under_way.remove(&number);
+                    log.outcomes.push(outcome);
                 });
             }
         });
-        Self { outcomes, task }
+        Self { log, task }
     }
 
-    /// What became of the requests that were sent from `from` on.
+    /// What became of the requests that were sent from `from` on, as far as they have ended.
     pub fn since(&self, from: Instant) -> Vec<Outcome> {
-        let outcomes = self.outcomes.lock().unwrap_or_else(PoisonError::into_inner);
-        outcomes
+        let log = open(&self.log);
+        log.outcomes
             .iter()
             .filter(|outcome| outcome.sent >= from)
             .cloned()
             .collect()
     }
+
+    /// Waits until every request that was due by `until` has ended, one way or another, so that none that hangs is left out of a count.
+    /// Each ends with its client's patience at the latest.
+    pub async fn settled(&self, until: Instant) {
+        while open(&self.log).under_way.values().any(|due| *due <= until) {
+            sleep(Duration::from_millis(20)).await;
+        }
+    }
+}
+
+fn open(log: &Mutex<Log>) -> MutexGuard<'_, Log> {
+    log.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Drop for Load {

@@ -1,8 +1,9 @@
 //! The gate at work: a real gate before three simulated Dify instances on real sockets, under load, while a story of faults is told.
 
+pub mod fault;
 pub mod load;
 mod report;
-mod stage;
+pub mod stage;
 mod story;
 
 use std::io::Write;

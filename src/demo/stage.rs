@@ -17,14 +17,19 @@ use crate::simulated_dify::{Cluster, SimulatedDify};
 const PATIENCE: Duration = Duration::from_secs(15);
 
 /// The players.
-pub(super) struct Stage {
-    pub(super) gate: Gate,
-    pub(super) instances: [SimulatedDify; 3],
+pub struct Stage {
+    /// The gate.
+    pub gate: Gate,
+    /// What stands behind it.
+    pub instances: [SimulatedDify; 3],
 }
 
 impl Stage {
     /// Starts everything. The gate takes its usual ports if they are free, else any.
-    pub(super) async fn set() -> anyhow::Result<Self> {
+    ///
+    /// # Errors
+    /// Something cannot be started, or an instance is not found fit.
+    pub async fn set() -> anyhow::Result<Self> {
         let cluster = Cluster::new();
         let start = |name| SimulatedDify::start(&cluster, name);
         let instances = [start("dify-1").await?, start("dify-2").await?, start("dify-3").await?];
@@ -39,12 +44,15 @@ impl Stage {
     }
 
     /// Where clients go.
-    pub(super) fn listener(&self) -> SocketAddr {
+    pub fn listener(&self) -> SocketAddr {
         self.gate.listeners().first().copied().unwrap_or(self.gate.admin())
     }
 
     /// Waits until the gate sees an instance in `state`, and tells since when.
-    pub(super) async fn until(&self, index: usize, state: State) -> anyhow::Result<Instant> {
+    ///
+    /// # Errors
+    /// It does not come to that within the patience of the stage.
+    pub async fn until(&self, index: usize, state: State) -> anyhow::Result<Instant> {
         let deadline = tokio::time::Instant::now() + PATIENCE;
         while tokio::time::Instant::now() < deadline {
             let known = self.known(index).await?;
@@ -56,8 +64,24 @@ impl Stage {
         bail!("dify-{} did not become {state} within {PATIENCE:?}", index + 1)
     }
 
+    /// Attempts that the gate has made again so far.
+    ///
+    /// # Errors
+    /// The admin API does not answer.
+    pub async fn retries(&self) -> anyhow::Result<u64> {
+        let (_, text) = crate::client::get(&format!("http://{}", self.gate.admin()), "/metrics").await?;
+        let text = String::from_utf8_lossy(&text).into_owned();
+        let lines = text.lines().filter(|line| line.starts_with("difygate_retries_total{"));
+        Ok(lines
+            .filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok())
+            .sum())
+    }
+
     /// What the gate knows of an instance.
-    pub(super) async fn known(&self, index: usize) -> anyhow::Result<Known> {
+    ///
+    /// # Errors
+    /// There is no such instance.
+    pub async fn known(&self, index: usize) -> anyhow::Result<Known> {
         let known = self
             .gate
             .handle()

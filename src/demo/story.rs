@@ -1,17 +1,17 @@
 //! The story: healthy, a database fails, an instance freezes, one dies and comes back, outsiders knock.
 
 use std::io::Write;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::Context;
 use tokio::time::sleep;
 
 use crate::clock::Clock;
+use crate::demo::fault::Fault;
 use crate::demo::load::{Load, RATE, exchange};
 use crate::demo::report::{Chapter, Outsiders, Report};
 use crate::demo::stage::Stage;
 use crate::gate::state::State;
-use crate::simulated_dify::{Health, SimulatedDify, Traffic};
 
 /// How long each state of the world is watched once the gate has seen it.
 const SCENE: Duration = Duration::from_millis(1_500);
@@ -42,14 +42,6 @@ impl Narrator {
     }
 }
 
-/// What goes wrong.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Fault {
-    DatabaseFails,
-    Freezes,
-    Dies,
-}
-
 /// Whom it befalls, and how the story puts it.
 const FAULTS: [(Fault, usize, &str, &str); 3] = [
     (
@@ -66,31 +58,6 @@ const FAULTS: [(Fault, usize, &str, &str); 3] = [
     ),
     (Fault::Dies, 0, "dify-1: dies", "4. dify-1 dies: its port is closed."),
 ];
-
-impl Fault {
-    async fn strike(self, dify: &SimulatedDify) {
-        match self {
-            Self::DatabaseFails => dify.set(|switches| {
-                switches.health = Health::failing(["database"]);
-                switches.traffic = Traffic::Status(503);
-            }),
-            Self::Freezes => dify.freeze(),
-            Self::Dies => dify.kill().await,
-        }
-    }
-
-    async fn mend(self, dify: &SimulatedDify) -> std::io::Result<()> {
-        match self {
-            Self::DatabaseFails => dify.set(|switches| {
-                switches.health = Health::Passing;
-                switches.traffic = Traffic::Normal;
-            }),
-            Self::Freezes => dify.thaw(),
-            Self::Dies => dify.restart().await?,
-        }
-        Ok(())
-    }
-}
 
 /// Plays all of it.
 pub(super) async fn tell(stage: &Stage, narrator: &Narrator) -> anyhow::Result<Report> {
@@ -130,7 +97,7 @@ async fn play(
         .instances
         .get(index)
         .context("the story names an instance that is not on the stage")?;
-    let retried = retries(stage).await?;
+    let retried = stage.retries().await?;
     let broke = clock.now();
     fault.strike(dify).await;
     let noticed = stage.until(index, State::Down).await?.saturating_duration_since(broke);
@@ -147,33 +114,16 @@ async fn play(
         "   mended; back in rotation after {:.2} s",
         back.as_secs_f64()
     ));
-    settle(load, broke).await;
+    sleep(SCENE).await;
+    load.settled(clock.now()).await;
     let outcomes = load.since(broke);
     let stuck = outcomes
         .iter()
         .filter(|o| o.sent < mended && o.instance.as_deref() == Some(dify.name()));
     // What was sent again had been wasted on the instance, and so had what it answered after the fault began.
-    let wasted = retries(stage).await? - retried + stuck.count() as u64;
+    let wasted = stage.retries().await? - retried + stuck.count() as u64;
     let chapter = Chapter::fault(title, &outcomes, fault == Fault::Dies, noticed, back);
     Ok(chapter.explained(cause, wasted))
-}
-
-/// Waits until what was sent while the fault lasted has ended, one way or another.
-async fn settle(load: &Load, from: Instant) {
-    let sent_by_now = load.since(from).len();
-    while load.since(from).len() < sent_by_now + RATE as usize {
-        sleep(Duration::from_millis(20)).await;
-    }
-}
-
-/// Attempts that the gate has made again so far.
-async fn retries(stage: &Stage) -> anyhow::Result<u64> {
-    let (_, text) = crate::client::get(&format!("http://{}", stage.gate.admin()), "/metrics").await?;
-    let text = String::from_utf8_lossy(&text).into_owned();
-    let lines = text.lines().filter(|line| line.starts_with("difygate_retries_total{"));
-    Ok(lines
-        .filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok())
-        .sum())
 }
 
 /// A forwarding header from a peer that is no trusted proxy makes a client external, as one from the internet would be.
