@@ -10,7 +10,7 @@ use crate::gate::client::Client;
 
 mod reading;
 
-use reading::{find_reading, is_plain, normalise};
+use reading::{Found, find_reading, is_plain, normalise};
 
 /// Paths that are guarded where nothing else is named: probes of Dify, of its image's contract and of Kubernetes, and Dify's
 /// diagnostics and internal API.
@@ -73,8 +73,12 @@ impl GuardedPaths {
     }
 
     fn find_disguised(&self, path: &str) -> Option<&str> {
-        let longest = self.paths.first()?.len();
-        find_reading(path, longest, |reading| self.covering(reading))
+        let longest = self.paths.first()?;
+        match find_reading(path, longest.len(), |reading| self.covering(reading)) {
+            Found::Here(guarded) => Some(guarded),
+            Found::NoEnd => Some(longest),
+            Found::Nothing => None,
+        }
     }
 
     fn covering(&self, path: &str) -> Option<&str> {

@@ -2,8 +2,8 @@
 
 use crate::gate::path::decode;
 
-/// A path that is still changing after so many decodings was built to.
-const MAX_DECODES: usize = 4;
+/// A path that is still yielding new texts after so many was built to.
+const MAX_TEXTS: usize = 24;
 
 /// Does not mean itself to every server.
 const ODD: u8 = 1;
@@ -39,26 +39,90 @@ pub(super) fn is_plain(path: &str) -> bool {
     seen & ODD == 0 && path.starts_with('/') && !path.ends_with('.')
 }
 
+/// What was found among the readings of a path.
+pub(super) enum Found<T> {
+    /// What `seek` found.
+    Here(T),
+    /// Nothing, in any reading.
+    Nothing,
+    /// Nothing so far, and no end in sight: the path was built to have more readings than anybody would try.
+    NoEnd,
+}
+
 /// Shows `seek` every reading of `path` as `/segment/segment`, in lower case, until it finds something. Readings may end
 /// after `limit` bytes, at the end of a segment.
-pub(super) fn find_reading<T>(path: &str, limit: usize, mut seek: impl FnMut(&str) -> Option<T>) -> Option<T> {
-    let mut view = View::new(limit);
-    let mut text = fold(path);
-    for _ in 0..=MAX_DECODES {
+///
+/// A server may decode before it resolves `..` or after (the URL Standard resolves first), and the next one may do both
+/// again. So each text is read, and what is decoded from it or from a reading of it is another text to read.
+pub(super) fn find_reading<T>(path: &str, limit: usize, mut seek: impl FnMut(&str) -> Option<T>) -> Found<T> {
+    let mut texts = Texts::new(fold(path));
+    while let Some(text) = texts.next() {
         let segments: Vec<Segment<'_>> = text.split('/').map(Segment::new).collect();
         let (ends, climbs) = (ends(&text), text.contains(".."));
+        let may_reorder = climbs && text.contains('%');
+        let mut view = View::new(if may_reorder { text.len() } else { limit });
+        let mut seek = |reading: &str| {
+            if may_reorder {
+                texts.add_decoded(reading);
+            }
+            seek(reading)
+        };
         let mut readings = READINGS.iter().take(if climbs { READINGS.len() } else { 1 });
         let found = readings.find_map(|reading| reading.find(&segments, &ends, climbs, &mut view, &mut seek));
-        if found.is_some() {
-            return found;
+        if let Some(found) = found {
+            return Found::Here(found);
         }
-        let decoded = fold(&decode(&text));
-        if decoded == text {
-            break;
-        }
-        text = decoded;
+        texts.add_decoded(&text);
     }
-    None
+    if texts.is_exhausted() {
+        Found::NoEnd
+    } else {
+        Found::Nothing
+    }
+}
+
+/// The texts that a path stands for, each of them once.
+struct Texts {
+    known: Vec<String>,
+    read: usize,
+}
+
+impl Texts {
+    fn new(first: String) -> Self {
+        let mut texts = Self {
+            known: Vec::new(),
+            read: 0,
+        };
+        texts.add(first);
+        texts
+    }
+
+    fn next(&mut self) -> Option<String> {
+        let next = self.known.get(self.read).filter(|_| !self.is_exhausted())?.clone();
+        self.read += 1;
+        Some(next)
+    }
+
+    fn is_exhausted(&self) -> bool {
+        self.known.len() > MAX_TEXTS
+    }
+
+    /// Adds what `text` is decoded to.
+    fn add_decoded(&mut self, text: &str) {
+        if text.contains('%') && !self.is_exhausted() {
+            self.add(fold(&decode(text)));
+        }
+    }
+
+    /// Adds `text` where it is new, and what it is to a server that takes `\` for `/`.
+    fn add(&mut self, text: String) {
+        let slashed = text.contains('\\').then(|| text.replace('\\', "/"));
+        for text in [Some(text), slashed].into_iter().flatten() {
+            if !self.known.contains(&text) {
+                self.known.push(text);
+            }
+        }
+    }
 }
 
 /// Where a server may see the end of a path.
@@ -92,6 +156,7 @@ impl<'t> End<'t> {
 
 /// The form in which guarded paths are kept: decoded to the end, folded, resolved, `/a/b` without a final slash.
 pub(super) fn normalise(path: &str) -> String {
+    let fold = |text: &str| fold(text).replace('\\', "/");
     let mut text = fold(path);
     loop {
         let decoded = fold(&decode(&text));
@@ -323,14 +388,13 @@ fn lookalike(c: char) -> char {
     })
 }
 
-/// `text` in lower case and plain width, with `/` for `\`.
+/// `text` in lower case and plain width.
 fn fold(text: &str) -> String {
     if text.is_ascii() {
-        return text.to_ascii_lowercase().replace('\\', "/");
+        return text.to_ascii_lowercase();
     }
     let plain = text.chars().map(|c| if c.is_ascii() { c } else { lookalike(c) });
-    let lower = plain.flat_map(char::to_lowercase);
-    lower.map(|c| if c == '\\' { '/' } else { c }).collect()
+    plain.flat_map(char::to_lowercase).collect()
 }
 
 #[cfg(test)]
@@ -364,6 +428,6 @@ mod tests {
     #[test]
     fn lookalikes_are_folded() {
         let folded = fold("\u{ff28}\u{24d4}\u{1d400}\u{1d68a}\u{1d7d9}\u{212a}\u{17f}\u{130}\\\u{ff3c}\u{4e2d}");
-        assert_eq!(folded, "heaa1ksi//\u{4e2d}");
+        assert_eq!(folded, "heaa1ksi\\\\\u{4e2d}");
     }
 }

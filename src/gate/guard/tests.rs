@@ -100,6 +100,10 @@ const DISGUISES: &[&str] = &[
     "/a/../healthz//..",
     "/a/../healthz//..;",
     "/inner/x/../api",
+    // Dots resolved before what they leave is decoded.
+    "/%3f%2f%25/../%68ealthz",
+    "/a%2fb/../%68ealthz",
+    "/a%252fb%2fc/../../healt%2568z",
     // Path parameters.
     "/healthz;a",
     "/healthz;a=b/x",
@@ -119,6 +123,7 @@ const DISGUISES: &[&str] = &[
     // Backslashes.
     "/%5chealthz",
     "/x/..%5chealthz",
+    "/a%5cb/%2e%2e/healthz",
     "/inner%5Capi",
     "/x%255c..%255c..%255chealthz",
     // Terminators.
@@ -323,4 +328,10 @@ fn only_a_client_that_is_known_to_be_internal_is_admitted() {
     for (client, path, expected) in cases {
         assert_eq!(guard.admit(&client, path), expected, "{client:?} {path}");
     }
+}
+
+#[test]
+fn a_path_built_to_have_no_end_of_readings_is_taken_for_a_guarded_one() {
+    let nested = format!("/%{}41", "25".repeat(40));
+    assert_eq!(fate(nested.as_bytes()), Fate::Evasion);
 }
