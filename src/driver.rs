@@ -212,7 +212,7 @@ impl Driver {
         let elsewhere = self
             .routable(watched.upstream)
             .any(|(other, _)| other.endpoint.id != *id);
-        let rescued = if elsewhere { watched.endpoint.lines.rescue() } else { 0 };
+        let rescued = if elsewhere { watched.endpoint.recall.call() } else { 0 };
         if rescued > 0 {
             info!(endpoint = %id, requests = rescued, "waiting requests are sent elsewhere");
         }

@@ -337,6 +337,7 @@ async fn watch_lines(handle: Handle, clock: Clock) {
         let now = Coarse::get().millis();
         for endpoint in handle.endpoints.iter() {
             endpoint.lines.end_overdue(now);
+            endpoint.idle.close_old();
         }
     }
 }

@@ -24,7 +24,6 @@ pub enum Form<'a> {
 pub struct OriginForm<'a> {
     target: Cow<'a, str>,
     path_length: usize,
-    rewritten: bool,
 }
 
 impl<'a> OriginForm<'a> {
@@ -38,22 +37,18 @@ impl<'a> OriginForm<'a> {
             return Err(Malformed::TooLong);
         }
         if raw.first() == Some(&b'/') {
-            return Self::read(Cow::Borrowed(text(raw)?), false).map(Form::Origin);
+            return Self::read(Cow::Borrowed(text(raw)?)).map(Form::Origin);
         }
         if raw == b"*" && method_is_options {
             return Ok(Form::Asterisk);
         }
         let cut = cut_authority(text(raw)?)?;
-        Self::read(cut, true).map(Form::Origin)
+        Self::read(cut).map(Form::Origin)
     }
 
-    fn read(target: Cow<'a, str>, rewritten: bool) -> Result<Self, Malformed> {
+    fn read(target: Cow<'a, str>) -> Result<Self, Malformed> {
         let (path_length, has_escapes) = check_bytes(&target)?;
-        let form = Self {
-            target,
-            path_length,
-            rewritten,
-        };
+        let form = Self { target, path_length };
         if has_escapes {
             check_escapes(form.path())?;
         }
@@ -73,11 +68,6 @@ impl<'a> OriginForm<'a> {
     /// The target to send on.
     pub fn target(&self) -> &str {
         &self.target
-    }
-
-    /// Whether it differs from what came in, because an absolute-form was cut.
-    pub fn is_rewritten(&self) -> bool {
-        self.rewritten
     }
 
     /// The target to send on, borrowed from the request where nothing had to be added.

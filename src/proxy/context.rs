@@ -27,6 +27,8 @@ pub(crate) struct Exchange {
     /// Since the request until the first byte of its answer.
     pub(crate) first_byte: Option<Duration>,
     pub(crate) stream: Option<OpenStream>,
+    /// Whether the endpoint kept it waiting for too long.
+    pub(crate) overdue: bool,
     /// What the gate answers itself.
     pub(crate) answer: Option<Answer>,
     /// Why it refused.
@@ -89,6 +91,7 @@ impl Exchange {
             received: 0,
             first_byte: None,
             stream: None,
+            overdue: false,
             answer: None,
             refused: None,
         }
@@ -99,6 +102,17 @@ impl Exchange {
         self.refused = Some(reason);
         self.answer = Some(answer.clone());
         answer
+    }
+
+    /// Its course and the attempt under way.
+    pub(crate) fn attempt(&self) -> Option<(&Course, &Attempt)> {
+        let course = self.course.as_ref()?;
+        Some((course, course.attempt.as_ref()?))
+    }
+
+    /// Whether it ended because the endpoint kept it waiting for too long.
+    pub(crate) fn is_overdue(&self) -> bool {
+        self.overdue || self.line().is_some_and(Line::is_overdue)
     }
 
     /// The connection of the attempt under way.

@@ -2,11 +2,14 @@
 
 use std::net::IpAddr;
 
-use http::header::{CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue};
+use http::header::{
+    CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, TRANSFER_ENCODING,
+};
 use pingora::http::{RequestHeader, ResponseHeader};
 
 use crate::gate::client::Client;
 use crate::gate::hygiene;
+use crate::upstream::http1::Head;
 
 /// Who a request is from and where it came in.
 pub(crate) struct Origin<'a> {
@@ -16,44 +19,120 @@ pub(crate) struct Origin<'a> {
     pub(crate) request_id: &'a RequestId,
 }
 
-/// Makes a request fit to be sent on: override headers go, a stranger's claims about identity go, and ours are set.
-pub(crate) fn forward(request: &mut RequestHeader, origin: Origin<'_>) -> pingora::Result<()> {
-    let trusted = origin.client.via_trusted;
-    let unwanted: Vec<HeaderName> = request
-        .headers
-        .keys()
-        .filter(|name| hygiene::is_dropped(name.as_str()) || (!trusted && hygiene::is_claim(name.as_str())))
-        .cloned()
-        .collect();
-    for name in &unwanted {
-        request.remove_header(name);
+/// Makes a request fit to be sent on by the framework, which has dropped the hop-by-hop headers.
+pub(crate) fn forward(request: &mut RequestHeader, origin: &Origin<'_>) -> pingora::Result<()> {
+    let mut fit = RequestHeader::build_no_case(
+        request.method.clone(),
+        request.raw_path(),
+        Some(request.headers.len() + OWN),
+    )?;
+    fit.set_version(request.version);
+    let mut outcome = Ok(());
+    onward(
+        request,
+        origin,
+        |_| false,
+        |name, _, value| {
+            if let Err(e) = fit.append_header(name.clone(), value.clone()) {
+                outcome = Err(e);
+            }
+        },
+    );
+    *request = fit;
+    outcome
+}
+
+/// Writes the whole head of a request without a body, to be sent on as it is.
+pub(crate) fn write_head(request: &RequestHeader, path: &str, origin: &Origin<'_>) -> Vec<u8> {
+    let mut head = Vec::with_capacity(1024);
+    for part in [request.method.as_str(), " ", path, " HTTP/1.1\r\n"] {
+        head.extend_from_slice(part.as_bytes());
     }
+    let nominated: Vec<&str> = nominated(&request.headers).collect();
+    let stays_here = |name: &str| {
+        HOP_BY_HOP_REQUEST.contains(&name) || nominated.iter().any(|nominated| nominated.eq_ignore_ascii_case(name))
+    };
+    onward(request, origin, stays_here, |_, spelled, value| {
+        for part in [spelled, b": ", value.as_bytes(), b"\r\n"] {
+            head.extend_from_slice(part);
+        }
+    });
+    head.extend_from_slice(b"\r\n");
+    head
+}
+
+/// So many headers are the gate's own.
+const OWN: usize = 6;
+const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
+const REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// Shows `send` each header line that goes on: override headers do not, nor a stranger's claims about identity, nor what `stays_here`;
+/// then ours follow. A line is its name, the name as it is to be spelled, and its value.
+fn onward(
+    request: &RequestHeader,
+    origin: &Origin<'_>,
+    stays_here: impl Fn(&str) -> bool,
+    mut send: impl FnMut(&HeaderName, &[u8], &HeaderValue),
+) {
+    let trusted = origin.client.via_trusted;
+    let (mut has_host, mut has_proto, mut has_port) = (false, false, false);
+    let mut spelled = request.case_header_iter();
+    for (name, value) in &request.headers {
+        let spelled = spelled
+            .next()
+            .map_or(name.as_str().as_bytes(), |(spelled, _)| spelled.as_slice());
+        let text = name.as_str();
+        let is_ours = *name == FORWARDED_FOR || *name == REAL_IP || *name == REQUEST_ID;
+        if is_ours || hygiene::is_dropped(text) || (!trusted && hygiene::is_claim(text)) || stays_here(text) {
+            continue;
+        }
+        has_host |= *name == FORWARDED_HOST;
+        has_proto |= *name == FORWARDED_PROTO;
+        has_port |= *name == FORWARDED_PORT;
+        send(name, spelled, value);
+    }
+    let mut own = |name: &HeaderName, spelled: &str, value: &HeaderValue| send(name, spelled.as_bytes(), value);
     let client = origin.client.address.map(written);
     if let Some(peer) = origin.peer {
-        let chain = match joined(request, "x-forwarded-for") {
-            Some(chain) if trusted => HeaderValue::try_from(format!("{chain}, {peer}")).ok(),
-            Some(_) | None if origin.client.address == Some(peer) => client.clone(),
-            Some(_) | None => Some(written(peer)),
+        let chain = trusted.then(|| joined(request, FORWARDED_FOR.as_str())).flatten();
+        let chain = match (chain, &client) {
+            (Some(chain), _) => HeaderValue::try_from(format!("{chain}, {peer}")).unwrap_or_else(|_| written(peer)),
+            (None, Some(client)) if origin.client.address == Some(peer) => client.clone(),
+            (None, _) => written(peer),
         };
-        request.insert_header("X-Forwarded-For", chain.unwrap_or_else(|| written(peer)))?;
+        own(&FORWARDED_FOR, "X-Forwarded-For", &chain);
     }
-    match client {
-        Some(client) => request.insert_header("X-Real-IP", client)?,
-        None => drop(request.remove_header("X-Real-IP")),
+    if let Some(client) = &client {
+        own(&REAL_IP, "X-Real-IP", client);
     }
-    if !request.headers.contains_key("x-forwarded-host")
-        && let Some(host) = request.headers.get(http::header::HOST).cloned()
-    {
-        request.insert_header("X-Forwarded-Host", host)?;
+    if let Some(host) = request.headers.get(http::header::HOST).filter(|_| !has_host) {
+        own(&FORWARDED_HOST, "X-Forwarded-Host", host);
     }
-    if !request.headers.contains_key("x-forwarded-proto") {
-        request.insert_header("X-Forwarded-Proto", HeaderValue::from_static("http"))?;
+    if !has_proto {
+        own(&FORWARDED_PROTO, "X-Forwarded-Proto", &HeaderValue::from_static("http"));
     }
-    if !request.headers.contains_key("x-forwarded-port") {
-        request.insert_header("X-Forwarded-Port", origin.port)?;
+    if !has_port {
+        own(&FORWARDED_PORT, "X-Forwarded-Port", &origin.port);
     }
-    request.insert_header("X-Request-Id", origin.request_id.value())
+    own(&REQUEST_ID, "X-Request-Id", &origin.request_id.0);
 }
+
+/// Hop-by-hop headers of a request (RFC 9110 section 7.6.1).
+const HOP_BY_HOP_REQUEST: [&str; 9] = [
+    "connection",
+    "keep-alive",
+    "proxy-connection",
+    "proxy-authorization",
+    "proxy-authenticate",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+];
 
 /// An address as a header's value; every character of one may stand there.
 fn written(address: IpAddr) -> HeaderValue {
@@ -77,13 +156,40 @@ const HOP_BY_HOP: [&str; 3] = ["keep-alive", "proxy-authenticate", "proxy-connec
 /// Makes an answer fit to be sent on. An event stream is marked so that no proxy further out holds its events back.
 pub(crate) fn answer(response: &mut ResponseHeader, request_id: &RequestId) -> pingora::Result<()> {
     if response.status != http::StatusCode::SWITCHING_PROTOCOLS {
-        for name in nominated(response) {
-            response.remove_header(&name);
-        }
-        for name in HOP_BY_HOP {
+        let nominated: Vec<String> = nominated(&response.headers).map(str::to_owned).collect();
+        for name in HOP_BY_HOP.into_iter().chain(nominated.iter().map(String::as_str)) {
             response.remove_header(name);
         }
     }
+    mark(response, request_id)
+}
+
+/// The same for an answer that was read by the gate itself. Its framing is written anew: where it has no length, in chunks if those
+/// may be sent, else it ends with the connection.
+pub(crate) fn relayed(head: Head, chunks: bool, request_id: &RequestId) -> pingora::Result<ResponseHeader> {
+    let mut response = ResponseHeader::build_no_case(head.status, Some(head.headers.len() + OWN))?;
+    let connection: Vec<HeaderValue> = head.all(CONNECTION).cloned().collect();
+    let stays_here = |name: &HeaderName| {
+        HOP_BY_HOP.contains(&name.as_str())
+            || *name == CONNECTION
+            || *name == TRANSFER_ENCODING
+            || words(connection.iter()).any(|word| word.eq_ignore_ascii_case(name.as_str()) && *name != CONTENT_LENGTH)
+    };
+    let mut has_length = false;
+    for (name, value) in head.headers {
+        if !stays_here(&name) {
+            has_length |= name == CONTENT_LENGTH;
+            response.append_header(name, value)?;
+        }
+    }
+    if chunks && !has_length {
+        response.insert_header(TRANSFER_ENCODING, HeaderValue::from_static("chunked"))?;
+    }
+    mark(&mut response, request_id)?;
+    Ok(response)
+}
+
+fn mark(response: &mut ResponseHeader, request_id: &RequestId) -> pingora::Result<()> {
     if is_event_stream(response) {
         if !response.headers.contains_key("x-accel-buffering") {
             response.insert_header("X-Accel-Buffering", "no")?;
@@ -92,23 +198,26 @@ pub(crate) fn answer(response: &mut ResponseHeader, request_id: &RequestId) -> p
             response.insert_header(CACHE_CONTROL, "no-cache")?;
         }
     }
-    response.insert_header("X-Request-Id", request_id.value())
+    response.insert_header(REQUEST_ID, request_id.value())
 }
 
-fn nominated(response: &ResponseHeader) -> Vec<HeaderName> {
-    let lines = response
-        .headers
-        .get_all(CONNECTION)
-        .iter()
-        .filter_map(|line| line.to_str().ok());
-    let names = lines.flat_map(|line| line.split(',')).map(str::trim);
-    names
-        .filter(|name| {
-            !["close", "keep-alive", "upgrade", "transfer-encoding", "content-length"]
-                .contains(&name.to_ascii_lowercase().as_str())
-        })
-        .filter_map(|name| name.parse().ok())
-        .collect()
+/// The headers that `Connection` names as meant for the next hop alone; what frames a message is nobody's option.
+fn nominated(headers: &HeaderMap) -> impl Iterator<Item = &str> {
+    const KEPT: [&str; 6] = [
+        "close",
+        "keep-alive",
+        "upgrade",
+        "transfer-encoding",
+        "content-length",
+        "host",
+    ];
+    words(headers.get_all(CONNECTION).iter())
+        .filter(|word| !word.is_empty() && !KEPT.iter().any(|kept| kept.eq_ignore_ascii_case(word)))
+}
+
+fn words<'a>(lines: impl Iterator<Item = &'a HeaderValue>) -> impl Iterator<Item = &'a str> {
+    let lines = lines.filter_map(|line| line.to_str().ok());
+    lines.flat_map(|line| line.split(',')).map(str::trim)
 }
 
 /// Whether an answer streams events.

@@ -5,10 +5,12 @@
 
 mod answer;
 mod context;
+mod direct;
 mod headers;
 mod record;
 mod request;
 
+use std::net::SocketAddr;
 use std::os::fd::RawFd;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -27,13 +29,12 @@ use crate::config::RouteSettings;
 use crate::gate::alarm::Alarm;
 use crate::gate::cidr::CidrSet;
 use crate::gate::guard::Guard;
-use crate::gate::retry::{self, AttemptFailure, RetryClass};
+use crate::gate::retry::{self, AttemptFailure};
 use crate::gate::route::RouteTable;
 use crate::metrics::Metrics;
 use crate::proxy::answer::Answer;
 use crate::proxy::context::{Attempt, Exchange, OpenStream};
 use crate::proxy::request::conn;
-use crate::upstream::line::Ended;
 use crate::upstream::snapshot::Published;
 use crate::upstream::{Held, Retrying, Upstream};
 
@@ -81,6 +82,10 @@ impl ProxyHttp for Gateway {
 
     async fn request_filter(&self, session: &mut Session, exchange: &mut Exchange) -> pingora::Result<bool> {
         match self.admit(session, exchange) {
+            request::Admitted::Forward if direct::is_whole(session) => {
+                self.exchange(session, exchange).await?;
+                Ok(true)
+            }
             request::Admitted::Forward => Ok(false),
             request::Admitted::Answer(answer) => {
                 answer.send(session, &exchange.request_id).await?;
@@ -122,42 +127,20 @@ impl ProxyHttp for Gateway {
     }
 
     async fn upstream_peer(&self, _session: &mut Session, exchange: &mut Exchange) -> pingora::Result<Box<HttpPeer>> {
-        let Exchange {
-            course, world, answer, ..
-        } = exchange;
-        let (Some(course), Some(world)) = (course, world) else {
-            return Error::e_explain(ErrorType::InternalError, "a request without a route");
+        let socket = self.choose(exchange)?;
+        let Some((course, attempt)) = exchange.attempt() else {
+            return Error::e_explain(ErrorType::InternalError, "a request without an attempt");
         };
-        // A retry must see who may serve by then; the verdict that caused it is younger than the request.
-        if course.made > 0 {
-            *world = self.published.load_full();
-        }
-        let upstream = course.upstream.owner();
-        let routable = world.routable.get(course.index);
-        let Some(candidate) = routable.and_then(|routable| routable.pick(upstream, fastrand::u64(..), &course.tried))
-        else {
-            let failing = world.failing.get(course.index).map_or("", |failing| failing);
-            *answer = Some(match course.made {
-                0 => Answer::no_endpoint(upstream.settings.name.as_str(), failing),
-                _ => Answer::upstream_failed(),
-            });
-            return Err(Error::new_up(ErrorType::HTTPStatus(503)));
-        };
-        let mut peer = HttpPeer::new(candidate.socket, false, String::new());
-        peer.options.custom_l4 = Some(candidate.endpoint.connector.clone());
+        let mut peer = HttpPeer::new(socket, false, String::new());
+        peer.options.custom_l4 = Some(attempt.endpoint.owner().connector.clone());
         peer.options.total_connection_timeout = Some(course.timeouts.connect);
         peer.options.idle_timeout = Some(course.timeouts.pool_idle);
-        course.made += 1;
-        course.attempt = Some(Attempt {
-            endpoint: Held::new(candidate.endpoint.clone()),
-            line: None,
-        });
         Ok(Box::new(peer))
     }
 
     async fn connected_to_upstream(
         &self,
-        session: &mut Session,
+        _session: &mut Session,
         _reused: bool,
         _peer: &HttpPeer,
         fd: RawFd,
@@ -167,13 +150,10 @@ impl ProxyHttp for Gateway {
         let Some(course) = &mut exchange.course else {
             return Ok(());
         };
-        let rescuable = course.class == RetryClass::Idempotent
-            && course.made <= course.upstream.owner().settings.retry.attempts
-            && session.is_body_empty();
         if let Some(attempt) = &mut course.attempt {
             attempt.line = attempt.endpoint.owner().lines.find(fd);
             if let Some(line) = &attempt.line {
-                line.wait_first_byte(course.timeouts.first_byte, rescuable);
+                line.expect_byte(course.timeouts.first_byte);
             }
         }
         Ok(())
@@ -234,17 +214,10 @@ impl ProxyHttp for Gateway {
             e.set_retry(true);
             return Err(e);
         }
-        exchange.first_byte.get_or_insert(self.clock.now() - exchange.start);
-        let Some(course) = &mut exchange.course else {
-            return Ok(());
-        };
-        course.retrying = None;
-        if status == http::StatusCode::SWITCHING_PROTOCOLS || headers::is_event_stream(response) {
-            exchange.stream = Some(OpenStream::new(course.upstream.owner().times.streams_open.clone()));
-        }
-        let idle = course.timeouts.idle;
-        if let Some(line) = exchange.line() {
-            line.began(idle);
+        let streams = status == http::StatusCode::SWITCHING_PROTOCOLS || headers::is_event_stream(response);
+        self.begun(exchange, streams);
+        if let (Some(line), Some(course)) = (exchange.line(), &exchange.course) {
+            line.expect_byte(course.timeouts.idle);
         }
         Ok(())
     }
@@ -326,6 +299,48 @@ impl ProxyHttp for Gateway {
 }
 
 impl Gateway {
+    /// Chooses the endpoint of the next attempt, and counts it there.
+    fn choose(&self, exchange: &mut Exchange) -> pingora::Result<SocketAddr> {
+        let Exchange {
+            course, world, answer, ..
+        } = exchange;
+        let (Some(course), Some(world)) = (course, world) else {
+            return Error::e_explain(ErrorType::InternalError, "a request without a route");
+        };
+        // A retry must see who may serve by then; the verdict that caused it is younger than the request.
+        if course.made > 0 {
+            *world = self.published.load_full();
+        }
+        let upstream = course.upstream.owner();
+        let routable = world.routable.get(course.index);
+        let Some(candidate) = routable.and_then(|routable| routable.pick(upstream, fastrand::u64(..), &course.tried))
+        else {
+            let failing = world.failing.get(course.index).map_or("", |failing| failing);
+            *answer = Some(match course.made {
+                0 => Answer::no_endpoint(upstream.settings.name.as_str(), failing),
+                _ => Answer::upstream_failed(),
+            });
+            return Err(Error::new_up(ErrorType::HTTPStatus(503)));
+        };
+        course.made += 1;
+        course.attempt = Some(Attempt {
+            endpoint: Held::new(candidate.endpoint.clone()),
+            line: None,
+        });
+        Ok(candidate.socket)
+    }
+
+    /// The first byte of an answer that goes to the client is there.
+    fn begun(&self, exchange: &mut Exchange, streams: bool) {
+        exchange.first_byte.get_or_insert(self.clock.now() - exchange.start);
+        if let Some(course) = &mut exchange.course {
+            course.retrying = None;
+            if streams {
+                exchange.stream = Some(OpenStream::new(course.upstream.owner().times.streams_open.clone()));
+            }
+        }
+    }
+
     /// Whether the attempt under way may be made again elsewhere; if so it is given up.
     fn retry(&self, session: &Session, exchange: &mut Exchange, failure: AttemptFailure) -> bool {
         let Some(course) = &mut exchange.course else {
@@ -365,21 +380,21 @@ impl Gateway {
 }
 
 fn failure(e: &Error, exchange: &Exchange, reused: bool) -> AttemptFailure {
-    match exchange.line().map(crate::upstream::line::Line::ended) {
-        Some(Ended::Overdue) => AttemptFailure::Timeout,
-        Some(Ended::Rescued) => AttemptFailure::Rescued,
-        Some(Ended::No) | None if reused && *e.etype() == ErrorType::WriteError => AttemptFailure::Unsent,
-        Some(Ended::No) | None => AttemptFailure::Reset,
+    if exchange.is_overdue() {
+        AttemptFailure::Timeout
+    } else if reused && *e.etype() == ErrorType::WriteError {
+        AttemptFailure::Unsent
+    } else {
+        AttemptFailure::Reset
     }
 }
 
 fn upstream_failed(e: &Error, exchange: &Exchange) -> Answer {
-    let overdue = exchange.line().is_some_and(|line| line.ended() == Ended::Overdue);
     let timed_out = matches!(
         e.etype(),
         ErrorType::ReadTimedout | ErrorType::WriteTimedout | ErrorType::ConnectTimedout
     );
-    if overdue || timed_out {
+    if exchange.is_overdue() || timed_out {
         Answer::upstream_timeout()
     } else {
         Answer::upstream_failed()

@@ -8,7 +8,6 @@ use crate::clock::wall_now;
 use crate::proxy::Gateway;
 use crate::proxy::context::Exchange;
 use crate::proxy::request::{conn, host};
-use crate::upstream::line::Ended;
 
 /// The status of a request whose client went away before an answer, as nginx logs it.
 const CLIENT_GONE: u16 = 499;
@@ -91,12 +90,11 @@ fn path(raw: &[u8]) -> &str {
 
 /// How it ended, in a word: `complete`, `refused` by the gate, `client` gone, `timeout`, cut by the `upstream`, or a fault of the `gate`.
 fn end(e: Option<&Error>, exchange: &Exchange, answered: bool) -> &'static str {
-    let overdue = exchange.line().is_some_and(|line| line.ended() == Ended::Overdue);
     match e.map(Error::esource) {
         _ if exchange.refused.is_some() => "refused",
         None if answered => "complete",
         None => "client",
-        Some(_) if overdue => "timeout",
+        Some(_) if exchange.is_overdue() => "timeout",
         Some(ErrorSource::Upstream) => "upstream",
         Some(ErrorSource::Downstream) => "client",
         Some(ErrorSource::Internal | ErrorSource::Unset) => "gate",

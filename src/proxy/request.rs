@@ -1,5 +1,6 @@
 //! What happens to a request before it may go anywhere: it is read strictly, its client is told, the guard and the routes decide.
 
+use std::borrow::Cow;
 use std::net::IpAddr;
 use std::sync::PoisonError;
 
@@ -139,13 +140,33 @@ impl Gateway {
         Admitted::Forward
     }
 
-    /// Writes what is sent on, and lets the guard see it once more.
+    /// Writes what the framework sends on, and lets the guard see it once more.
     pub(super) fn prepare(
         &self,
         session: &Session,
         request: &mut RequestHeader,
         exchange: &mut Exchange,
     ) -> pingora::Result<()> {
+        let target = self.final_target(request, exchange)?;
+        if target.as_bytes() != request.raw_path() {
+            let target = target.into_owned();
+            request.set_raw_path(target.as_bytes())?;
+        }
+        let client = exchange.client.unwrap_or(Client::UNKNOWN);
+        headers::forward(request, &origin(session, &client, &exchange.request_id))
+    }
+
+    /// The head of a request that is whole with it, after the guard has seen it once more.
+    pub(super) fn head(&self, session: &Session, exchange: &mut Exchange) -> pingora::Result<Vec<u8>> {
+        let request = session.req_header();
+        let target = self.final_target(request, exchange)?;
+        let client = exchange.client.unwrap_or(Client::UNKNOWN);
+        let origin = origin(session, &client, &exchange.request_id);
+        Ok(headers::write_head(request, &target, &origin))
+    }
+
+    /// The target that is sent on. The guard has the last word on it.
+    fn final_target<'r>(&self, request: &'r RequestHeader, exchange: &mut Exchange) -> pingora::Result<Cow<'r, str>> {
         let Some(client) = exchange.client else {
             return Error::e_explain(ErrorType::InternalError, "a request without a client");
         };
@@ -158,17 +179,7 @@ impl Gateway {
             let status = ErrorType::HTTPStatus(self.guard.deny_status);
             return Error::e_explain(status, "a guarded path after routing");
         }
-        if form.is_rewritten() {
-            let target = form.target().to_owned();
-            request.set_raw_path(target.as_bytes())?;
-        }
-        let origin = Origin {
-            client: &client,
-            peer: peer(session).map(|peer| peer.to_canonical()),
-            port: conn(session).map_or(HeaderValue::from_static("80"), |conn| conn.door().port.clone()),
-            request_id: &exchange.request_id,
-        };
-        headers::forward(request, origin)
+        Ok(form.into_target())
     }
 
     /// The gate's own `/healthz`: the contract that Dify's image has, one entry an upstream.
@@ -199,6 +210,15 @@ impl Gateway {
                 serde_json::json!({"status": "unhealthy", "failed": failed, "details": details}).to_string(),
             )
         }
+    }
+}
+
+fn origin<'a>(session: &Session, client: &'a Client, request_id: &'a RequestId) -> Origin<'a> {
+    Origin {
+        client,
+        peer: peer(session).map(|peer| peer.to_canonical()),
+        port: conn(session).map_or(HeaderValue::from_static("80"), |conn| conn.door().port.clone()),
+        request_id,
     }
 }
 

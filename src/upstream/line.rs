@@ -1,13 +1,13 @@
 //! A line is one connection to an endpoint with a handle to it, so that it can be ended from outside.
 //!
 //! The proxy waits on a connection with clocks that know nothing of verdicts. A second handle on the same socket lets the gate end
-//! the wait: when the first byte or the next one is overdue, or when the endpoint went down and the request can be taken back.
+//! the wait when the first byte or the next one is overdue.
 //! Shutting a socket down wakes its reader at once, and the descriptor stays valid until both handles are dropped.
 
 use std::collections::BTreeMap;
 use std::net::{Shutdown, TcpStream as Handle};
 use std::os::fd::{AsFd, AsRawFd, RawFd};
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -20,18 +20,6 @@ use tokio::net::TcpStream;
 
 use crate::clock::Coarse;
 
-/// What the gate did to a line.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub enum Ended {
-    /// Nothing.
-    No = 0,
-    /// Nothing came in time.
-    Overdue = 1,
-    /// Its endpoint went down and the request can go elsewhere.
-    Rescued = 2,
-}
-
 /// Deadlines at this value never come.
 const NEVER: u64 = u64::MAX;
 
@@ -41,23 +29,10 @@ pub struct Line {
     fd: RawFd,
     handle: Handle,
     deadline: AtomicU64,
-    rescuable: AtomicU8,
-    ended: AtomicU8,
+    overdue: AtomicBool,
 }
 
 impl Line {
-    /// A request begins to wait for its first byte; `rescuable` if it may be taken back should the endpoint go down.
-    pub fn wait_first_byte(&self, within: Duration, rescuable: bool) {
-        self.rescuable.store(u8::from(rescuable), Ordering::Relaxed);
-        self.expect_byte(within);
-    }
-
-    /// The answer has begun, so the request cannot be taken back; the next byte must come in time.
-    pub fn began(&self, within: Duration) {
-        self.rescuable.store(0, Ordering::Relaxed);
-        self.expect_byte(within);
-    }
-
     /// The next byte must come in time. Late by a tick at most.
     pub fn expect_byte(&self, within: Duration) {
         let within = u64::try_from(within.as_millis()).unwrap_or(NEVER);
@@ -67,22 +42,17 @@ impl Line {
 
     /// Nobody waits on it.
     pub fn rest(&self) {
-        self.rescuable.store(0, Ordering::Relaxed);
         self.deadline.store(NEVER, Ordering::Relaxed);
     }
 
-    /// What the gate did to it.
-    pub fn ended(&self) -> Ended {
-        match self.ended.load(Ordering::Acquire) {
-            1 => Ended::Overdue,
-            2 => Ended::Rescued,
-            _ => Ended::No,
-        }
+    /// Whether it was ended because nothing came in time.
+    pub fn is_overdue(&self) -> bool {
+        self.overdue.load(Ordering::Acquire)
     }
 
-    fn end(&self, why: Ended) {
+    fn end(&self) {
         self.rest();
-        self.ended.store(why as u8, Ordering::Release);
+        self.overdue.store(true, Ordering::Release);
         // It fails only when the peer is gone already, and then the reader is awake.
         let _ = self.handle.shutdown(Shutdown::Both);
     }
@@ -102,18 +72,9 @@ impl Lines {
     pub fn end_overdue(&self, now: u64) {
         for line in self.lock().values() {
             if line.deadline.load(Ordering::Relaxed) <= now {
-                line.end(Ended::Overdue);
+                line.end();
             }
         }
-    }
-
-    /// Takes back every request that waits for its first byte and may go elsewhere. Returns how many.
-    pub fn rescue(&self) -> usize {
-        let lines = self.lock();
-        let waiting = lines
-            .values()
-            .filter(|line| line.rescuable.load(Ordering::Relaxed) == 1);
-        waiting.map(|line| line.end(Ended::Rescued)).count()
     }
 
     fn open(&self, stream: &TcpStream) -> std::io::Result<Arc<Line>> {
@@ -122,8 +83,7 @@ impl Lines {
             fd,
             handle: Handle::from(stream.as_fd().try_clone_to_owned()?),
             deadline: AtomicU64::new(NEVER),
-            rescuable: AtomicU8::new(0),
-            ended: AtomicU8::new(Ended::No as u8),
+            overdue: AtomicBool::new(false),
         });
         self.lock().insert(fd, line.clone());
         Ok(line)

@@ -1,6 +1,9 @@
 //! What requests share about upstreams and endpoints: counts that every request bumps, and snapshots that none changes.
 
+pub mod http1;
+pub mod idle;
 pub mod line;
+pub mod recall;
 pub mod settings;
 pub mod snapshot;
 
@@ -12,7 +15,9 @@ use prometheus::{IntCounter, IntCounterVec};
 
 use crate::gate::names::EndpointId;
 use crate::metrics::{Metrics, RequestTimes, endpoint_labels};
+use crate::upstream::idle::Idle;
 use crate::upstream::line::Lines;
+use crate::upstream::recall::Recall;
 use crate::upstream::settings::UpstreamSettings;
 
 /// One upstream, alive.
@@ -60,6 +65,10 @@ pub struct Endpoint {
     pub lines: Lines,
     /// Opens another one.
     pub connector: Arc<dyn Connect + Send + Sync>,
+    /// Connections that wait for the next request that is whole with its headers.
+    pub idle: Idle,
+    /// Requests that can be taken back from it.
+    pub recall: Recall,
     requests: IntCounterVec,
     common: [OnceLock<IntCounter>; COMMON.len()],
 }
@@ -77,6 +86,8 @@ impl Endpoint {
             in_flight: Gauge::default(),
             connector: Arc::new(lines.clone()),
             lines,
+            idle: Idle::default(),
+            recall: Recall::default(),
             requests: metrics.requests.clone(),
             common: Default::default(),
         }

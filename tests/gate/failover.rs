@@ -5,9 +5,11 @@ use std::time::Duration;
 use difygate::gate::state::State;
 use difygate::server::Stopped;
 use difygate::simulated_dify::{Health, SimulatedDify, Traffic};
+use tokio::io::AsyncReadExt;
 
 use crate::support::{
-    QUICK, addresses, dify_upstream, edge, gate, gate_before, instances, soon, until, until_idle, until_state,
+    Arrived, QUICK, Upstream, addresses, dify_upstream, edge, gate, gate_before, instances, soon, until, until_idle,
+    until_state,
 };
 use crate::wire::{Answer, Wire, ask, ask_with, chat, chat_request};
 
@@ -259,4 +261,21 @@ async fn what_outlives_the_drain_timeout_is_cut_and_counted() {
     drop(gate);
     let rest = wire.ended().await;
     assert!(!rest.ends_with(b"0\r\n\r\n"), "a cut stream must not look complete");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kept_connection_that_breaks_costs_a_question_nothing() {
+    // Each connection carries one answer and breaks when it is asked again.
+    let upstream = Upstream::start(async |mut arrived: Arrived| {
+        arrived.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await;
+        let _ = arrived.stream.read_u8().await;
+    })
+    .await;
+    let gate = gate_before(&[upstream.address], "").await;
+    let mut wire = Wire::to(edge(&gate)).await;
+    for _ in 0..5 {
+        wire.send("GET / HTTP/1.1\r\nHost: gate\r\n\r\n").await;
+        let answer = wire.answer().await;
+        assert_eq!((answer.status, answer.text().as_str()), (200, "ok"));
+    }
 }

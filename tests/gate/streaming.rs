@@ -265,3 +265,45 @@ async fn a_stream_that_falls_silent_is_cut_after_the_idle_time() {
     assert!(!rest.ends_with(b"0\r\n\r\n"), "a cut stream must not look complete");
     until_idle(&gate).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_knows_no_chunks_gets_none() {
+    let upstream = Upstream::start(async |mut arrived: Arrived| {
+        let head = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
+        arrived.send(format!("{head}3\r\none\r\n4\r\n two\r\n0\r\n\r\n")).await;
+    })
+    .await;
+    let gate = gate_before(&[upstream.address], "").await;
+    let mut wire = Wire::to(edge(&gate)).await;
+    wire.send("GET / HTTP/1.0\r\nHost: old\r\n\r\n").await;
+    let answer = wire.answer().await;
+    assert_eq!(answer.header("transfer-encoding"), None, "{}", answer.head);
+    assert_eq!(answer.text(), "one two");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_interim_answer_is_not_taken_for_the_answer() {
+    let upstream = Upstream::start(async |mut arrived: Arrived| {
+        arrived.send("HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n").await;
+        arrived.answer("X-Which: last\r\n", "done").await;
+    })
+    .await;
+    let gate = gate_before(&[upstream.address], "").await;
+    let answer = ask(edge(&gate), "GET /").await;
+    assert_eq!((answer.status, answer.header("x-which")), (200, Some("last")));
+    assert_eq!(answer.text(), "done");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_could_end_in_two_places_is_502_and_nobody_sees_it() {
+    let upstream = Upstream::start(async |mut arrived: Arrived| {
+        let head = "HTTP/1.1 200 OK\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n";
+        arrived
+            .send(format!("{head}0\r\n\r\nHTTP/1.1 200 OK\r\nX-Smuggled: yes\r\n\r\n"))
+            .await;
+    })
+    .await;
+    let gate = gate_before(&[upstream.address], "").await;
+    let answer = ask(edge(&gate), "GET /").await;
+    assert_eq!((answer.status, answer.code().as_str()), (502, "upstream_failed"));
+}

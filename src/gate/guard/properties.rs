@@ -123,10 +123,11 @@ fn suspicious_path() -> impl Strategy<Value = String> {
 #[test]
 fn whatever_some_server_reads_as_guarded_is_guarded_or_refused() {
     let (guarded, hits) = (guarded(), Cell::new([0u32; READERS.len()]));
+    let config = Config::default();
     let mut runner = TestRunner::new(Config {
-        cases: std::env::var("PROPTEST_CASES").map_or(20_000, |cases| cases.parse().unwrap()),
+        cases: config.cases.max(20_000),
         failure_persistence: None,
-        ..Config::default()
+        ..config
     });
     let outcome = runner.run(&suspicious_path(), |path| {
         let found = guarded.find(&path).is_some();

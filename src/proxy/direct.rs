@@ -1,0 +1,259 @@
+//! Requests that are whole with their headers, which most are: the gate sends them itself and relays the answer.
+//!
+//! The framework's way is made for bodies that stream both ways at once. Where nothing follows the headers there is one thing to wait
+//! for at a time, so a request costs about half, waits with exact deadlines, and is taken back the moment its endpoint goes down.
+
+use std::io;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{Method, StatusCode, Version};
+use pingora::proxy::Session;
+use pingora::{Error, ErrorType};
+use tokio::time::timeout;
+
+use crate::gate::retry::{AttemptFailure, RetryClass};
+use crate::proxy::Gateway;
+use crate::proxy::context::Exchange;
+use crate::proxy::headers;
+use crate::upstream::Endpoint;
+use crate::upstream::http1::{Connection, Head, WireError};
+use crate::upstream::settings::Timeouts;
+
+/// Whether a request is whole with its headers: nothing follows them, and they ask for nothing but an answer.
+pub(super) fn is_whole(session: &mut Session) -> bool {
+    let request = session.req_header();
+    let plain = matches!(request.version, Version::HTTP_10 | Version::HTTP_11)
+        && request.headers.contains_key(http::header::HOST)
+        && !request.headers.contains_key(http::header::UPGRADE)
+        && !request.headers.contains_key(http::header::EXPECT);
+    plain && session.is_body_empty()
+}
+
+/// Why an attempt came to nothing.
+enum Lost {
+    /// The endpoint failed it.
+    Endpoint(AttemptFailure, Box<Error>),
+    /// The client went away, or the gate has nowhere to send it.
+    Request(Box<Error>),
+}
+
+impl From<Box<Error>> for Lost {
+    fn from(e: Box<Error>) -> Self {
+        Self::Request(e)
+    }
+}
+
+/// An answer of which the head has come.
+struct Answered {
+    endpoint: Arc<Endpoint>,
+    connection: Connection,
+    head: Head,
+    timeouts: Timeouts,
+}
+
+impl Gateway {
+    /// Has a request answered by an endpoint, and relays the answer.
+    pub(super) async fn exchange(&self, session: &mut Session, exchange: &mut Exchange) -> pingora::Result<()> {
+        let request = self.head(session, exchange)?;
+        loop {
+            let (failure, e) = match self.attempt(session, exchange, &request).await {
+                Ok(answered) if answered.head.status != StatusCode::SERVICE_UNAVAILABLE => {
+                    return self.relay(session, exchange, answered).await;
+                }
+                Ok(refused) => {
+                    if !self.retry(session, exchange, AttemptFailure::Refused) {
+                        return self.relay(session, exchange, refused).await;
+                    }
+                    refused
+                        .endpoint
+                        .idle
+                        .keep(refused.connection, refused.timeouts.pool_idle);
+                    continue;
+                }
+                Err(Lost::Endpoint(failure, e)) => (failure, e),
+                Err(Lost::Request(e)) => return Err(e),
+            };
+            if !self.retry(session, exchange, failure) {
+                exchange.overdue = failure == AttemptFailure::Timeout;
+                return Err(e);
+            }
+        }
+    }
+
+    /// One attempt, until the head of its answer.
+    async fn attempt(&self, session: &mut Session, exchange: &mut Exchange, request: &[u8]) -> Result<Answered, Lost> {
+        let socket = self.choose(exchange)?;
+        let Some((course, attempt)) = exchange.attempt() else {
+            return Err(Error::explain(ErrorType::InternalError, "no attempt was made").into());
+        };
+        let (endpoint, timeouts) = (attempt.endpoint.owner().clone(), course.timeouts);
+        let harmless = course.class == RetryClass::Idempotent;
+        let recallable = harmless && course.made <= course.upstream.owner().settings.retry.attempts;
+        let mut kept = endpoint.idle.take();
+        loop {
+            let was_kept = kept.is_some();
+            let mut connection = match kept.take() {
+                Some(connection) => connection,
+                None => connect(socket, timeouts.connect).await?,
+            };
+            match connection.send(request).await {
+                Ok(()) => {}
+                Err(_) if was_kept => continue,
+                Err(e) => return Err(lost(AttemptFailure::Unsent, WireError::Broken(e))),
+            }
+            let recalled = async {
+                if recallable {
+                    self.recalled(exchange, &endpoint).await;
+                } else {
+                    std::future::pending().await
+                }
+            };
+            let to_head = session.req_header().method == Method::HEAD;
+            let head = tokio::select! {
+                biased;
+                // First, so that a verdict between the choice and the wait is not missed.
+                () = recalled => return Err(lost(AttemptFailure::Rescued, WireError::Closed)),
+                head = timeout(timeouts.first_byte, final_head(&mut connection, to_head)) => head,
+                gone = gone(session) => return Err(gone.into()),
+            };
+            return match head {
+                Ok(Ok(head)) => Ok(Answered {
+                    endpoint,
+                    connection,
+                    head,
+                    timeouts,
+                }),
+                // It was closed while the request was on its way, as a kept connection may be at any time.
+                Ok(Err(WireError::Broken(_) | WireError::Closed)) if was_kept && harmless && connection.is_silent() => {
+                    continue;
+                }
+                Ok(Err(e)) => Err(lost(AttemptFailure::Reset, e)),
+                Err(_) => Err(lost(
+                    AttemptFailure::Timeout,
+                    io::Error::from(io::ErrorKind::TimedOut).into(),
+                )),
+            };
+        }
+    }
+
+    /// Ready once the endpoint is known to be down.
+    async fn recalled(&self, exchange: &Exchange, endpoint: &Arc<Endpoint>) {
+        let waiting = endpoint.recall.wait();
+        let mut called = pin!(waiting.called());
+        called.as_mut().enable();
+        if self.still_serves(exchange, endpoint) {
+            called.await;
+        }
+    }
+
+    /// Whether an endpoint is still among those that may serve.
+    fn still_serves(&self, exchange: &Exchange, endpoint: &Arc<Endpoint>) -> bool {
+        let (Some(course), Some(seen)) = (&exchange.course, &exchange.world) else {
+            return false;
+        };
+        let world = self.published.load();
+        Arc::ptr_eq(&world, seen)
+            || world.routable.get(course.index).is_some_and(|routable| {
+                let mut candidates = routable.0.iter();
+                candidates.any(|candidate| Arc::ptr_eq(&candidate.endpoint, endpoint))
+            })
+    }
+
+    /// Relays an answer as it comes.
+    async fn relay(&self, session: &mut Session, exchange: &mut Exchange, answered: Answered) -> pingora::Result<()> {
+        let Answered {
+            endpoint,
+            mut connection,
+            head,
+            timeouts,
+        } = answered;
+        let has_body = !connection.is_over();
+        let chunks = has_body && session.req_header().version == Version::HTTP_11;
+        let response = headers::relayed(head, chunks, &exchange.request_id)?;
+        self.begun(exchange, headers::is_event_stream(&response));
+        session.write_response_header(Box::new(response), !has_body).await?;
+        let mut over = !has_body;
+        while !over {
+            let part = tokio::select! {
+                biased;
+                part = timeout(timeouts.idle, connection.part()) => part,
+                gone = gone(session) => return Err(gone),
+            };
+            exchange.overdue = part.is_err();
+            match part.unwrap_or_else(|_| Err(io::Error::from(io::ErrorKind::TimedOut).into())) {
+                Ok(part) => {
+                    over = connection.is_over();
+                    session
+                        .write_response_body(part, over)
+                        .await
+                        .map_err(|e| e.into_down())?;
+                }
+                Err(e) => {
+                    // What did come is the client's. A read sends on what was gathered, and nothing is to be read here.
+                    let _ = timeout(Duration::ZERO, gone(session)).await;
+                    return Err(upstream_error(e));
+                }
+            }
+        }
+        endpoint.idle.keep(connection, timeouts.pool_idle);
+        Ok(())
+    }
+}
+
+async fn connect(socket: SocketAddr, within: Duration) -> Result<Connection, Lost> {
+    let connected = timeout(within, Connection::open(socket)).await;
+    let connected = connected.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
+    connected.map_err(|e| {
+        let refused = e.kind() == io::ErrorKind::ConnectionRefused;
+        let kind = if refused {
+            ErrorType::ConnectRefused
+        } else {
+            ErrorType::ConnectError
+        };
+        Lost::Endpoint(
+            AttemptFailure::Connect,
+            Error::because(kind, socket.to_string(), e).into_up(),
+        )
+    })
+}
+
+fn lost(failure: AttemptFailure, e: WireError) -> Lost {
+    Lost::Endpoint(failure, upstream_error(e))
+}
+
+/// The head of the answer itself; interim ones mean nothing to a request that is whole (RFC 9110 section 15.2).
+async fn final_head(connection: &mut Connection, to_head: bool) -> Result<Head, WireError> {
+    loop {
+        let head = connection.head(to_head).await?;
+        if head.status == StatusCode::SWITCHING_PROTOCOLS {
+            return Err(WireError::Malformed("it switches protocols unasked"));
+        }
+        if !head.status.is_informational() {
+            return Ok(head);
+        }
+    }
+}
+
+/// Ready once the client is gone. What it sends early is read no further, and then the connection cannot be used again.
+async fn gone(session: &mut Session) -> Box<Error> {
+    match session.as_downstream_mut().read_body_or_idle(true).await {
+        Err(e) if *e.etype() == ErrorType::ConnectError => {
+            session.set_keepalive(None);
+            std::future::pending().await
+        }
+        Err(e) => e.into_down(),
+        Ok(_) => Error::new_down(ErrorType::ConnectionClosed),
+    }
+}
+
+fn upstream_error(e: WireError) -> Box<Error> {
+    let kind = match &e {
+        WireError::Broken(_) => ErrorType::ReadError,
+        WireError::Closed => ErrorType::ConnectionClosed,
+        WireError::Malformed(_) => ErrorType::InvalidHTTPHeader,
+    };
+    Error::because(kind, "reading an answer", e).into_up()
+}

@@ -1,0 +1,353 @@
+//! One connection to an endpoint, as an HTTP/1.1 client: a request that is whole goes out, an answer comes back part by part.
+//!
+//! What could be framed in two ways is an error rather than a guess (RFC 9112 section 6.3), so that the end of one answer is never
+//! taken for the start of the next.
+
+use std::io;
+use std::net::SocketAddr;
+use std::ops::Range;
+
+use bytes::{Buf, Bytes, BytesMut};
+use http::header::{CONNECTION, CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue, TRANSFER_ENCODING};
+use http::{StatusCode, Version};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+/// The headers of an answer may be as long as this, in bytes.
+const MAX_HEAD: usize = 64 * 1024;
+/// And as many.
+const MAX_HEADERS: usize = 128;
+/// A read makes room for so many bytes, and for more once an answer has filled it.
+const ROOM: usize = 4 * 1024;
+const MORE_ROOM: usize = 64 * 1024;
+/// A line between two chunks may be as long as this; it is a number, and extensions that nobody sends.
+const MAX_CHUNK_LINE: usize = 4 * 1024;
+
+/// Why no answer, or no more of it, came.
+#[derive(Debug, thiserror::Error)]
+pub enum WireError {
+    /// The connection broke.
+    #[error("the connection broke: {0}")]
+    Broken(#[from] io::Error),
+    /// It was closed in the middle.
+    #[error("the connection was closed before the answer was complete")]
+    Closed,
+    /// What came is no HTTP answer, or one that could be read in two ways.
+    #[error("malformed answer: {0}")]
+    Malformed(&'static str),
+}
+
+/// The status and the headers of an answer.
+#[derive(Debug)]
+pub struct Head {
+    /// The status.
+    pub status: StatusCode,
+    /// The headers, as they came, in their order.
+    pub headers: Vec<(HeaderName, HeaderValue)>,
+}
+
+/// How the end of a body is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Body {
+    /// It is over, or there is none.
+    Over,
+    /// So many bytes are to come.
+    Length(u64),
+    /// A chunk's size line is next.
+    ChunkSize,
+    /// So many bytes of a chunk are to come.
+    Chunk(u64),
+    /// The end of a chunk's line is next.
+    ChunkEnd,
+    /// Trailers, until an empty line.
+    Trailers,
+    /// It ends with the connection.
+    UntilClose,
+}
+
+/// A connection. One request at a time.
+#[derive(Debug)]
+pub struct Connection {
+    stream: TcpStream,
+    buffer: BytesMut,
+    room: usize,
+    body: Body,
+    keeps_alive: bool,
+}
+
+impl Connection {
+    /// Connects.
+    ///
+    /// # Errors
+    /// What the network says.
+    pub async fn open(address: SocketAddr) -> io::Result<Self> {
+        let stream = TcpStream::connect(address).await?;
+        // A small request must not wait for the acknowledgement of the last one.
+        stream.set_nodelay(true)?;
+        Ok(Self {
+            stream,
+            buffer: BytesMut::new(),
+            room: ROOM,
+            body: Body::Over,
+            keeps_alive: true,
+        })
+    }
+
+    /// Sends a request, all of it.
+    ///
+    /// # Errors
+    /// What the network says.
+    pub async fn send(&mut self, request: &[u8]) -> io::Result<()> {
+        self.stream.write_all(request).await
+    }
+
+    /// The next head: that of the answer, or an interim one (1xx), after which another follows. `to_head` tells that the request was a
+    /// `HEAD`, whose answer has no body whatever its headers say. It may be dropped and called again.
+    ///
+    /// # Errors
+    /// No answer came, or none that can be read.
+    pub async fn head(&mut self, to_head: bool) -> Result<Head, WireError> {
+        loop {
+            if let Some(parsed) = Parsed::of(&self.buffer)? {
+                return self.begin(parsed, to_head);
+            }
+            if self.buffer.len() > MAX_HEAD {
+                return Err(WireError::Malformed("its headers are too long"));
+            }
+            self.fill().await?;
+        }
+    }
+
+    fn begin(&mut self, parsed: Parsed, to_head: bool) -> Result<Head, WireError> {
+        let version = parsed.version;
+        let head = parsed.cut(&mut self.buffer)?;
+        if head.status.is_informational() {
+            return Ok(head);
+        }
+        self.body = framing(&head, version, to_head)?;
+        self.keeps_alive = self.body != Body::UntilClose && keeps_alive(&head, version);
+        Ok(head)
+    }
+
+    /// The next part of the body, or nothing when it is over. It may be dropped and called again.
+    ///
+    /// # Errors
+    /// The connection ended in the middle, or a chunk makes no sense.
+    pub async fn part(&mut self) -> Result<Option<Bytes>, WireError> {
+        loop {
+            match self.body {
+                Body::Over => return Ok(None),
+                Body::Length(left) | Body::Chunk(left) if left > 0 && !self.buffer.is_empty() => {
+                    return Ok(Some(self.take(left)));
+                }
+                Body::Chunk(0) => self.body = Body::ChunkEnd,
+                Body::UntilClose if !self.buffer.is_empty() => return Ok(Some(self.buffer.split().freeze())),
+                Body::ChunkSize | Body::ChunkEnd | Body::Trailers => {
+                    if !self.read_line()? {
+                        self.fill().await?;
+                    }
+                }
+                Body::UntilClose => match self.fill().await {
+                    Err(WireError::Closed) => self.body = Body::Over,
+                    other => other?,
+                },
+                Body::Length(_) | Body::Chunk(_) => self.fill().await?,
+            }
+        }
+    }
+
+    /// Whether no byte has come since the last answer.
+    pub fn is_silent(&self) -> bool {
+        self.buffer.is_empty()
+    }
+
+    /// Whether the body is over.
+    pub fn is_over(&self) -> bool {
+        self.body == Body::Over
+    }
+
+    /// Whether another request may be sent here: the answer was read to its end, nothing came after it, and nobody wants to close.
+    pub fn is_reusable(&self) -> bool {
+        self.is_over() && self.keeps_alive && self.buffer.is_empty()
+    }
+
+    /// Whether the endpoint closed it, or sent something unasked, while nobody looked.
+    pub fn is_stale(&self) -> bool {
+        let mut byte = [0];
+        !matches!(self.stream.try_read(&mut byte), Err(e) if e.kind() == io::ErrorKind::WouldBlock)
+    }
+
+    fn take(&mut self, left: u64) -> Bytes {
+        let length = usize::try_from(left).map_or(self.buffer.len(), |left| left.min(self.buffer.len()));
+        let left = left - length as u64;
+        self.body = match (self.body, left) {
+            (Body::Chunk(_), left) => Body::Chunk(left),
+            (_, 0) => Body::Over,
+            (_, left) => Body::Length(left),
+        };
+        self.buffer.split_to(length).freeze()
+    }
+
+    /// Reads one line between chunks; tells whether there was one.
+    fn read_line(&mut self) -> Result<bool, WireError> {
+        let Some(length) = self.buffer.windows(2).position(|pair| pair == b"\r\n") else {
+            return if self.buffer.len() > MAX_CHUNK_LINE {
+                Err(WireError::Malformed("a chunk's line is too long"))
+            } else {
+                Ok(false)
+            };
+        };
+        let line = self.buffer.split_to(length);
+        self.buffer.advance(2);
+        self.body = match (self.body, line.is_empty()) {
+            (Body::ChunkSize, _) => match chunk_size(&line)? {
+                0 => Body::Trailers,
+                size => Body::Chunk(size),
+            },
+            (Body::Trailers, false) => Body::Trailers,
+            (Body::Trailers, true) => Body::Over,
+            (_, true) => Body::ChunkSize,
+            (_, false) => return Err(WireError::Malformed("a chunk is longer than it says")),
+        };
+        Ok(true)
+    }
+
+    /// Reads what is there, at least a byte.
+    async fn fill(&mut self) -> Result<(), WireError> {
+        self.buffer.reserve(self.room);
+        match self.stream.read_buf(&mut self.buffer).await? {
+            0 => Err(WireError::Closed),
+            read if read >= self.room => {
+                self.room = MORE_ROOM;
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// A complete head within a buffer.
+struct Parsed {
+    status: u16,
+    version: Version,
+    length: usize,
+    headers: Vec<(HeaderName, Range<usize>)>,
+}
+
+impl Parsed {
+    /// The head at the start of `buffer`, once it is complete.
+    fn of(buffer: &[u8]) -> Result<Option<Self>, WireError> {
+        if buffer.is_empty() {
+            return Ok(None);
+        }
+        let mut room = [const { std::mem::MaybeUninit::uninit() }; MAX_HEADERS];
+        let mut response = httparse::Response::new(&mut []);
+        let parsed =
+            httparse::ParserConfig::default().parse_response_with_uninit_headers(&mut response, buffer, &mut room);
+        let length = match parsed {
+            Ok(httparse::Status::Complete(length)) => length,
+            Ok(httparse::Status::Partial) => return Ok(None),
+            Err(_) => return Err(WireError::Malformed("its head is no HTTP/1 head")),
+        };
+        let start = buffer.as_ptr() as usize;
+        let mut headers = Vec::with_capacity(response.headers.len());
+        for header in response.headers.iter() {
+            let name = HeaderName::from_bytes(header.name.as_bytes());
+            let name = name.map_err(|_| WireError::Malformed("a header has no name"))?;
+            let at = header.value.as_ptr() as usize - start;
+            headers.push((name, at..at + header.value.len()));
+        }
+        Ok(Some(Self {
+            status: response.code.unwrap_or(0),
+            version: if response.version == Some(1) {
+                Version::HTTP_11
+            } else {
+                Version::HTTP_10
+            },
+            length,
+            headers,
+        }))
+    }
+
+    /// Takes the head out of the buffer that it was found in.
+    fn cut(self, buffer: &mut BytesMut) -> Result<Head, WireError> {
+        let bytes = buffer.split_to(self.length).freeze();
+        let value = |range: Range<usize>| HeaderValue::from_maybe_shared(bytes.slice(range));
+        let headers = self.headers.into_iter();
+        let headers: Result<_, _> = headers.map(|(name, range)| Ok((name, value(range)?))).collect();
+        let bad = |_: http::header::InvalidHeaderValue| WireError::Malformed("a header has no value");
+        Ok(Head {
+            status: StatusCode::from_u16(self.status).map_err(|_| WireError::Malformed("its status is none"))?,
+            headers: headers.map_err(bad)?,
+        })
+    }
+}
+
+impl Head {
+    /// The values of a header.
+    pub fn all(&self, name: HeaderName) -> impl Iterator<Item = &HeaderValue> {
+        self.headers
+            .iter()
+            .filter(move |(given, _)| *given == name)
+            .map(|(_, value)| value)
+    }
+
+    /// The headers as a map, for what needs one.
+    pub fn map(&self) -> HeaderMap {
+        self.headers.iter().cloned().collect()
+    }
+}
+
+/// RFC 9112 section 6.3.
+fn framing(head: &Head, version: Version, to_head: bool) -> Result<Body, WireError> {
+    let mut codings = head.all(TRANSFER_ENCODING);
+    let mut lengths = head.all(CONTENT_LENGTH);
+    let body = match (codings.next(), lengths.next()) {
+        (Some(_), Some(_)) => return Err(WireError::Malformed("it has a length and a transfer coding")),
+        (Some(coding), None) => {
+            let chunked = coding.as_bytes().eq_ignore_ascii_case(b"chunked") && codings.next().is_none();
+            if !chunked || version != Version::HTTP_11 {
+                return Err(WireError::Malformed("its transfer coding is not chunked alone"));
+            }
+            Body::ChunkSize
+        }
+        (None, Some(length)) => {
+            if lengths.any(|other| other != length) {
+                return Err(WireError::Malformed("it has two lengths"));
+            }
+            match number(length.as_bytes(), 10).ok_or(WireError::Malformed("its length is no number"))? {
+                0 => Body::Over,
+                length => Body::Length(length),
+            }
+        }
+        (None, None) => Body::UntilClose,
+    };
+    let bodiless = to_head || matches!(head.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+    Ok(if bodiless { Body::Over } else { body })
+}
+
+fn keeps_alive(head: &Head, version: Version) -> bool {
+    let says = |word: &str| {
+        let lines = head.all(CONNECTION).filter_map(|line| line.to_str().ok());
+        lines
+            .flat_map(|line| line.split(','))
+            .any(|option| option.trim().eq_ignore_ascii_case(word))
+    };
+    !says("close") && (version == Version::HTTP_11 || says("keep-alive"))
+}
+
+/// A chunk's size; its extensions mean nothing here (RFC 9112 section 7.1.1).
+fn chunk_size(line: &[u8]) -> Result<u64, WireError> {
+    let size = line.split(|byte| *byte == b';').next().unwrap_or_default();
+    number(size.trim_ascii_end(), 16).ok_or(WireError::Malformed("a chunk's size is no number"))
+}
+
+/// Digits alone: no sign, no space, no overflow.
+fn number(text: &[u8], radix: u32) -> Option<u64> {
+    let digits = std::str::from_utf8(text).ok()?;
+    let plain = !digits.is_empty() && digits.chars().all(|digit| digit.is_digit(radix));
+    plain.then(|| u64::from_str_radix(digits, radix).ok())?
+}
+
+#[cfg(test)]
+mod tests;

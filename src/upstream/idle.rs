@@ -1,0 +1,55 @@
+//! Connections to an endpoint that wait for the next request.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use crate::clock::Coarse;
+use crate::upstream::http1::Connection;
+
+/// No more than this many wait for each endpoint; what comes back beyond them is closed.
+const MOST: usize = 256;
+
+/// The waiting connections of one endpoint, the most recently used last.
+#[derive(Debug, Default)]
+pub struct Idle(Mutex<Vec<Waiting>>);
+
+/// A connection, and until when it waits, in milliseconds of the coarse clock.
+#[derive(Debug)]
+struct Waiting {
+    until: u64,
+    connection: Connection,
+}
+
+impl Idle {
+    /// A connection that waits, if there is one. The youngest is taken, so that the others grow old and go.
+    pub fn take(&self) -> Option<Connection> {
+        let now = Coarse::get().millis();
+        let mut waiting = self.lock();
+        while let Some(Waiting { until, connection }) = waiting.pop() {
+            if until > now && !connection.is_stale() {
+                return Some(connection);
+            }
+        }
+        None
+    }
+
+    /// Keeps a connection for the next request, if one can be sent there and comes within `at_most`. The clock may be late by a tick.
+    pub fn keep(&self, connection: Connection, at_most: Duration) {
+        let at_most = u64::try_from(at_most.as_millis()).unwrap_or(u64::MAX);
+        let mut waiting = self.lock();
+        if connection.is_reusable() && waiting.len() < MOST {
+            let until = Coarse::get().millis().saturating_add(at_most);
+            waiting.push(Waiting { until, connection });
+        }
+    }
+
+    /// Closes what has waited long enough.
+    pub fn close_old(&self) {
+        let now = Coarse::get().millis();
+        self.lock().retain(|waiting| waiting.until > now);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Waiting>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
