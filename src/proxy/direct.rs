@@ -1,7 +1,8 @@
-//! Requests that are whole with their headers, which most are: the gate sends them itself and relays the answer.
+//! Requests that are whole before they are sent, which most are: a head, and perhaps a small body of known length. The gate sends them
+//! itself and relays the answer.
 //!
-//! The framework's way is made for bodies that stream both ways at once. Where nothing follows the headers there is one thing to wait
-//! for at a time, so a request costs about half, waits with exact deadlines, and is taken back the moment its endpoint goes down.
+//! The framework's way is made for bodies that stream both ways at once. Here there is one thing to wait for at a time, so a request
+//! costs about half, waits with exact deadlines, is taken back the moment its endpoint goes down, and can be sent again byte for byte.
 
 use std::io;
 use std::net::SocketAddr;
@@ -9,6 +10,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::header::{EXPECT, HOST, UPGRADE};
 use http::{Method, StatusCode, Version};
 use pingora::proxy::Session;
 use pingora::{Error, ErrorType};
@@ -18,18 +20,23 @@ use crate::gate::retry::{AttemptFailure, RetryClass};
 use crate::proxy::Gateway;
 use crate::proxy::context::Exchange;
 use crate::proxy::headers;
+use crate::proxy::request::content_length;
 use crate::upstream::Endpoint;
 use crate::upstream::http1::{Connection, Head, WireError};
 use crate::upstream::settings::Timeouts;
 
-/// Whether a request is whole with its headers: nothing follows them, and they ask for nothing but an answer.
+/// A body up to this many bytes is received before the request is sent on; that of a prompt is far below it.
+const SMALL: u64 = 64 * 1024;
+
+/// Whether a request is whole as soon as its head and a small body are there, and asks for nothing but an answer.
 pub(super) fn is_whole(session: &mut Session) -> bool {
     let request = session.req_header();
     let plain = matches!(request.version, Version::HTTP_10 | Version::HTTP_11)
-        && request.headers.contains_key(http::header::HOST)
-        && !request.headers.contains_key(http::header::UPGRADE)
-        && !request.headers.contains_key(http::header::EXPECT);
-    plain && session.is_body_empty()
+        && request.headers.contains_key(HOST)
+        && !request.headers.contains_key(UPGRADE)
+        && !request.headers.contains_key(EXPECT);
+    let is_small = content_length(request).is_some_and(|length| length <= SMALL);
+    plain && (is_small || session.is_body_empty())
 }
 
 /// Why an attempt came to nothing.
@@ -57,7 +64,18 @@ struct Answered {
 impl Gateway {
     /// Has a request answered by an endpoint, and relays the answer.
     pub(super) async fn exchange(&self, session: &mut Session, exchange: &mut Exchange) -> pingora::Result<()> {
-        let request = self.head(session, exchange)?;
+        let mut request = self.head(session, exchange)?;
+        if !session.is_body_empty() {
+            while let Some(part) = session
+                .as_downstream_mut()
+                .read_request_body()
+                .await
+                .map_err(|e| e.into_down())?
+            {
+                exchange.received += part.len() as u64;
+                request.extend_from_slice(&part);
+            }
+        }
         loop {
             let (failure, e) = match self.attempt(session, exchange, &request).await {
                 Ok(answered) if answered.head.status != StatusCode::SERVICE_UNAVAILABLE => {

@@ -243,7 +243,8 @@ pub(super) fn host(request: &RequestHeader) -> &str {
     host.and_then(|host| host.to_str().ok()).unwrap_or_default()
 }
 
-fn content_length(request: &RequestHeader) -> Option<u64> {
+/// The length that a body has by its header.
+pub(super) fn content_length(request: &RequestHeader) -> Option<u64> {
     request
         .headers
         .get(http::header::CONTENT_LENGTH)?
