@@ -10,7 +10,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::{EXPECT, HOST, UPGRADE};
+use http::header::{EXPECT, HOST};
 use http::{Method, StatusCode, Version};
 use pingora::proxy::Session;
 use pingora::{Error, ErrorType};
@@ -21,6 +21,7 @@ use crate::proxy::Gateway;
 use crate::proxy::context::Exchange;
 use crate::proxy::headers;
 use crate::proxy::request::content_length;
+use crate::proxy::tunnel;
 use crate::upstream::Endpoint;
 use crate::upstream::http1::{Connection, Head, WireError};
 use crate::upstream::settings::Timeouts;
@@ -28,12 +29,11 @@ use crate::upstream::settings::Timeouts;
 /// A body up to this many bytes is received before the request is sent on; that of a prompt is far below it.
 const SMALL: u64 = 64 * 1024;
 
-/// Whether a request is whole as soon as its head and a small body are there, and asks for nothing but an answer.
+/// Whether a request is whole as soon as its head and a small body are there.
 pub(super) fn is_whole(session: &mut Session) -> bool {
     let request = session.req_header();
     let plain = matches!(request.version, Version::HTTP_10 | Version::HTTP_11)
         && request.headers.contains_key(HOST)
-        && !request.headers.contains_key(UPGRADE)
         && !request.headers.contains_key(EXPECT);
     let is_small = content_length(request).is_some_and(|length| length <= SMALL);
     plain && (is_small || session.is_body_empty())
@@ -109,7 +109,6 @@ impl Gateway {
         };
         let (endpoint, timeouts) = (attempt.endpoint.owner().clone(), course.timeouts);
         let harmless = course.class == RetryClass::Idempotent;
-        let recallable = harmless && course.made <= course.upstream.owner().settings.retry.attempts;
         let mut kept = endpoint.idle.take();
         loop {
             let was_kept = kept.is_some();
@@ -117,43 +116,65 @@ impl Gateway {
                 Some(connection) => connection,
                 None => connect(socket, timeouts.connect).await?,
             };
-            match connection.send(request).await {
+            let sent = timeout(timeouts.first_byte, connection.send(request)).await;
+            match sent.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
                 Ok(()) => {}
                 Err(_) if was_kept => continue,
                 Err(e) => return Err(lost(AttemptFailure::Unsent, WireError::Broken(e))),
             }
-            let recalled = async {
-                if recallable {
-                    self.recalled(exchange, &endpoint).await;
-                } else {
-                    std::future::pending().await
-                }
-            };
-            let to_head = session.req_header().method == Method::HEAD;
-            let head = tokio::select! {
-                biased;
-                // First, so that a verdict between the choice and the wait is not missed.
-                () = recalled => return Err(lost(AttemptFailure::Rescued, WireError::Closed)),
-                head = timeout(timeouts.first_byte, final_head(&mut connection, to_head)) => head,
-                gone = gone(session) => return Err(gone.into()),
-            };
-            return match head {
-                Ok(Ok(head)) => Ok(Answered {
-                    endpoint,
-                    connection,
-                    head,
-                    timeouts,
-                }),
+            match self.await_head(session, exchange, &endpoint, &mut connection).await {
                 // It was closed while the request was on its way, as a kept connection may be at any time.
-                Ok(Err(WireError::Broken(_) | WireError::Closed)) if was_kept && harmless && connection.is_silent() => {
-                    continue;
+                Err(Lost::Endpoint(AttemptFailure::Reset, _)) if was_kept && harmless && connection.is_silent() => {}
+                Err(e) => return Err(e),
+                Ok(head) => {
+                    return Ok(Answered {
+                        endpoint,
+                        connection,
+                        head,
+                        timeouts,
+                    });
                 }
-                Ok(Err(e)) => Err(lost(AttemptFailure::Reset, e)),
-                Err(_) => Err(lost(
-                    AttemptFailure::Timeout,
-                    io::Error::from(io::ErrorKind::TimedOut).into(),
-                )),
-            };
+            }
+        }
+    }
+
+    /// Waits for the head of the answer, while the client stays, the endpoint is not known to be down, and time is left.
+    async fn await_head(
+        &self,
+        session: &mut Session,
+        exchange: &Exchange,
+        endpoint: &Arc<Endpoint>,
+        connection: &mut Connection,
+    ) -> Result<Head, Lost> {
+        let Some(course) = &exchange.course else {
+            return Err(Error::explain(ErrorType::InternalError, "a request without a route").into());
+        };
+        let recallable =
+            course.class == RetryClass::Idempotent && course.made <= course.upstream.owner().settings.retry.attempts;
+        let recalled = async {
+            if recallable {
+                self.recalled(exchange, endpoint).await;
+            } else {
+                std::future::pending().await
+            }
+        };
+        let to_head = session.req_header().method == Method::HEAD;
+        let upgrades = tunnel::is_asked_for(session.req_header());
+        let head = tokio::select! {
+            biased;
+            // First, so that a verdict between the choice and the wait is not missed.
+            () = recalled => return Err(lost(AttemptFailure::Rescued, WireError::Closed)),
+            head = timeout(course.timeouts.first_byte, final_head(connection, to_head, upgrades)) => head,
+            // What a client sends ahead through a tunnel must not be read yet.
+            gone = gone(session), if !upgrades => return Err(gone.into()),
+        };
+        match head {
+            Ok(Ok(head)) => Ok(head),
+            Ok(Err(e)) => Err(lost(AttemptFailure::Reset, e)),
+            Err(_) => Err(lost(
+                AttemptFailure::Timeout,
+                io::Error::from(io::ErrorKind::TimedOut).into(),
+            )),
         }
     }
 
@@ -189,9 +210,14 @@ impl Gateway {
             timeouts,
         } = answered;
         let has_body = !connection.is_over();
-        let chunks = has_body && session.req_header().version == Version::HTTP_11;
+        let switches = head.status == StatusCode::SWITCHING_PROTOCOLS;
+        let chunks = has_body && !switches && session.req_header().version == Version::HTTP_11;
         let response = headers::relayed(head, chunks, &exchange.request_id)?;
-        self.begun(exchange, headers::is_event_stream(&response));
+        self.begun(exchange, switches || headers::is_event_stream(&response));
+        if switches {
+            session.write_response_header(Box::new(response), false).await?;
+            return tunnel::carry(session, exchange, connection, timeouts.idle).await;
+        }
         session.write_response_header(Box::new(response), !has_body).await?;
         let mut over = !has_body;
         while !over {
@@ -243,14 +269,17 @@ fn lost(failure: AttemptFailure, e: WireError) -> Lost {
 }
 
 /// The head of the answer itself; interim ones mean nothing to a request that is whole (RFC 9110 section 15.2).
-async fn final_head(connection: &mut Connection, to_head: bool) -> Result<Head, WireError> {
+async fn final_head(connection: &mut Connection, to_head: bool, upgrades: bool) -> Result<Head, WireError> {
     loop {
         let head = connection.head(to_head).await?;
-        if head.status == StatusCode::SWITCHING_PROTOCOLS {
-            return Err(WireError::Malformed("it switches protocols unasked"));
-        }
-        if !head.status.is_informational() {
-            return Ok(head);
+        match (
+            head.status.is_informational(),
+            head.status == StatusCode::SWITCHING_PROTOCOLS,
+        ) {
+            (false, _) => return Ok(head),
+            (true, true) if upgrades => return Ok(head),
+            (true, true) => return Err(WireError::Malformed("it switches protocols unasked")),
+            (true, false) => {}
         }
     }
 }
@@ -267,7 +296,7 @@ async fn gone(session: &mut Session) -> Box<Error> {
     }
 }
 
-fn upstream_error(e: WireError) -> Box<Error> {
+pub(super) fn upstream_error(e: WireError) -> Box<Error> {
     let kind = match &e {
         WireError::Broken(_) => ErrorType::ReadError,
         WireError::Closed => ErrorType::ConnectionClosed,

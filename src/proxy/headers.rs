@@ -2,13 +2,16 @@
 
 use std::net::IpAddr;
 
+use http::StatusCode;
 use http::header::{
     CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, TRANSFER_ENCODING,
+    UPGRADE,
 };
 use pingora::http::{RequestHeader, ResponseHeader};
 
 use crate::gate::client::Client;
 use crate::gate::hygiene;
+use crate::proxy::tunnel;
 use crate::upstream::http1::Head;
 
 /// Who a request is from and where it came in.
@@ -57,6 +60,9 @@ pub(crate) fn write_head(request: &RequestHeader, path: &str, origin: &Origin<'_
             head.extend_from_slice(part);
         }
     });
+    if tunnel::is_asked_for(request) {
+        head.extend_from_slice(b"Connection: Upgrade\r\nUpgrade: websocket\r\n");
+    }
     head.extend_from_slice(b"\r\n");
     head
 }
@@ -173,7 +179,8 @@ pub(crate) fn relayed(head: Head, chunks: bool, request_id: &RequestId) -> pingo
         HOP_BY_HOP.contains(&name.as_str())
             || *name == CONNECTION
             || *name == TRANSFER_ENCODING
-            || words(connection.iter()).any(|word| word.eq_ignore_ascii_case(name.as_str()) && *name != CONTENT_LENGTH)
+            || words(connection.iter())
+                .any(|word| word.eq_ignore_ascii_case(name.as_str()) && *name != CONTENT_LENGTH && *name != UPGRADE)
     };
     let mut has_length = false;
     for (name, value) in head.headers {
@@ -184,6 +191,9 @@ pub(crate) fn relayed(head: Head, chunks: bool, request_id: &RequestId) -> pingo
     }
     if chunks && !has_length {
         response.insert_header(TRANSFER_ENCODING, HeaderValue::from_static("chunked"))?;
+    }
+    if head.status == StatusCode::SWITCHING_PROTOCOLS {
+        response.insert_header(CONNECTION, HeaderValue::from_static("Upgrade"))?;
     }
     mark(&mut response, request_id)?;
     Ok(response)

@@ -9,6 +9,7 @@ mod direct;
 mod headers;
 mod record;
 mod request;
+mod tunnel;
 
 use std::net::SocketAddr;
 use std::os::fd::RawFd;

@@ -65,6 +65,17 @@ enum Body {
     UntilClose,
 }
 
+/// What passed through a tunnel.
+#[derive(Debug)]
+pub enum Passed {
+    /// Something was sent.
+    Sent,
+    /// Something came.
+    Received(Bytes),
+    /// The other side ended it.
+    Ended,
+}
+
 /// A connection. One request at a time.
 #[derive(Debug)]
 pub struct Connection {
@@ -122,6 +133,8 @@ impl Connection {
         let version = parsed.version;
         let head = parsed.cut(&mut self.buffer)?;
         if head.status.is_informational() {
+            // A tunnel is no place for another request.
+            self.keeps_alive &= head.status != StatusCode::SWITCHING_PROTOCOLS;
             return Ok(head);
         }
         self.body = framing(&head, version, to_head)?;
@@ -153,6 +166,27 @@ impl Connection {
                 },
                 Body::Length(_) | Body::Chunk(_) => self.fill().await?,
             }
+        }
+    }
+
+    /// Both ways at once, after the protocol was switched: sends what it can of `outgoing`, or receives what is there, whichever can be
+    /// done. It may be dropped and called again.
+    ///
+    /// # Errors
+    /// What the network says.
+    pub async fn pass(&mut self, outgoing: &mut Bytes) -> io::Result<Passed> {
+        if !self.buffer.is_empty() {
+            return Ok(Passed::Received(self.buffer.split().freeze()));
+        }
+        self.buffer.reserve(ROOM);
+        let (mut reader, mut writer) = self.stream.split();
+        let sends = !outgoing.is_empty();
+        tokio::select! {
+            received = reader.read_buf(&mut self.buffer) => Ok(match received? {
+                0 => Passed::Ended,
+                _ => Passed::Received(self.buffer.split().freeze()),
+            }),
+            sent = writer.write_buf(outgoing), if sends => sent.map(|_| Passed::Sent),
         }
     }
 
