@@ -19,8 +19,8 @@
 //! # Walks
 //!
 //! **A request**: [`edge`] accepts → `proxy` reads it strictly, `gate::client` tells who asks, `gate::guard` whether they may, `gate::route` where it
-//! goes → `upstream::snapshot` holds who may serve, `gate::selection` picks one → the framework connects and streams → on a failure
-//! `gate::retry` decides → one access line, one count.
+//! goes → `upstream::snapshot` holds who may serve, `gate::selection` picks one → `proxy::direct` sends what is whole and relays the answer,
+//! `proxy::tunnel` carries WebSockets, the framework streams large uploads → on a failure `gate::retry` decides → one access line, one count.
 //!
 //! **A probe**: `gate::keeper` says that one is due → [`driver`] sends it through [`probe`] → the answer comes back by [`mailbox`] → `gate::keeper` weighs it →
 //! a change is announced, counted and published as a new snapshot; what waits on an endpoint that went down goes elsewhere.

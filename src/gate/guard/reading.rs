@@ -3,7 +3,7 @@
 use crate::gate::path::decode;
 
 /// A path that is still yielding new texts after so many was built to.
-const MAX_TEXTS: usize = 24;
+const MAX_TEXTS: usize = 8;
 
 /// Does not mean itself to every server.
 const ODD: u8 = 1;
