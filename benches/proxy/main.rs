@@ -1,10 +1,13 @@
-//! Proxy CPU per request beside a bare Pingora round-robin proxy, in turn within one run: `cargo bench --bench proxy`.
+//! Proxy CPU per request beside a bare Pingora round-robin proxy and the proxies that people have today, in turn within one run:
+//! `cargo bench --bench proxy`. A peer that is not installed is said to be absent; `make peers` installs them.
 //!
-//! Both proxies are processes of their own with one thread, before the same three origins; sixteen clients keep their connections and send
+//! All proxies are processes of their own with one thread, before the same three origins; sixteen clients keep their connections and send
 //! small GETs. The gate runs with everything on: probes, guard, identity, routes, retries, metrics, access log. The bare proxy picks an
 //! origin and does nothing else, on the system allocator. CPU time is the kernel's, summed over all threads of the process.
 
 #![allow(missing_docs, clippy::disallowed_methods, clippy::unwrap_used)] // a benchmark times itself
+
+mod peers;
 
 use std::io::Write as _;
 use std::net::SocketAddr;
@@ -123,14 +126,30 @@ impl Drop for Process {
 }
 
 impl Process {
-    /// Nanoseconds of CPU that all threads of the process have used.
+    /// Nanoseconds of CPU that all threads of the process and of its children have used.
     fn cpu(&self) -> u64 {
-        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.0.id())).expect("a process");
-        let used = tasks.filter_map(|task| {
-            let text = std::fs::read_to_string(task.ok()?.path().join("schedstat")).ok()?;
-            text.split(' ').next()?.parse::<u64>().ok()
-        });
-        used.sum()
+        let mut processes = vec![self.0.id()];
+        let mut used = 0;
+        while let Some(process) = processes.pop() {
+            let tasks = std::fs::read_dir(format!("/proc/{process}/task"))
+                .into_iter()
+                .flatten()
+                .flatten();
+            for task in tasks {
+                let read = |file| std::fs::read_to_string(task.path().join(file)).unwrap_or_default();
+                used += read("schedstat")
+                    .split(' ')
+                    .next()
+                    .and_then(|time| time.parse().ok())
+                    .unwrap_or(0);
+                processes.extend(
+                    read("children")
+                        .split_whitespace()
+                        .filter_map(|child| child.parse::<u32>().ok()),
+                );
+            }
+        }
+        used
     }
 }
 
@@ -224,7 +243,7 @@ async fn load(address: SocketAddr, time: Duration) -> u64 {
     answered
 }
 
-async fn until_served(address: SocketAddr) {
+async fn serves(address: SocketAddr) -> bool {
     let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
     while tokio::time::Instant::now() < deadline {
         if let Ok(mut stream) = TcpStream::connect(address).await {
@@ -233,12 +252,12 @@ async fn until_served(address: SocketAddr) {
                 .await;
             let mut answer = Vec::new();
             if stream.read_to_end(&mut answer).await.is_ok() && answer.starts_with(b"HTTP/1.1 200") {
-                return;
+                return true;
             }
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    panic!("{address} does not serve");
+    false
 }
 
 fn median(mut values: Vec<f64>) -> f64 {
@@ -246,38 +265,80 @@ fn median(mut values: Vec<f64>) -> f64 {
     values[values.len() / 2]
 }
 
+/// A proxy under load.
+struct Runner {
+    name: &'static str,
+    process: Process,
+    address: SocketAddr,
+    figures: Vec<f64>,
+}
+
+/// The gate first, then the bare proxy, then the peers that are there.
+async fn start_all(origins: &[SocketAddr], folder: &std::path::Path) -> Vec<Runner> {
+    let runner = |name, process, address| Runner {
+        name,
+        process,
+        address,
+        figures: Vec::new(),
+    };
+    let (gate, bare) = (free_port(), free_port());
+    let mut runners = vec![
+        runner("difygate, everything on", start_gate(gate, origins, folder), gate),
+        runner(
+            "bare Pingora round-robin",
+            Process(myself("bare", &[&[bare][..], origins].concat())),
+            bare,
+        ),
+    ];
+    for ours in &runners {
+        assert!(serves(ours.address).await, "{} does not serve", ours.name);
+    }
+    for (name, start) in peers::PEERS {
+        let address = free_port();
+        match start(folder, address, origins).map(Process) {
+            Some(process) if serves(address).await => runners.push(runner(name, process, address)),
+            Some(_) | None => say(&format!("{name} is absent")),
+        }
+    }
+    runners
+}
+
+fn say(line: &str) {
+    writeln!(std::io::stdout(), "{line}").expect("a reader");
+}
+
 fn compare() {
     let folder = tempfile::tempdir().expect("a folder");
     let (_origins, addresses) = start_origins();
-    let (gate_at, bare_at) = (free_port(), free_port());
-    let bare = Process(myself("bare", &[&[bare_at][..], &addresses].concat()));
-    let gate = start_gate(gate_at, &addresses, folder.path());
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .expect("a runtime");
-    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
-    runtime.block_on(async {
-        until_served(gate_at).await;
-        until_served(bare_at).await;
-        for (address, _) in [(gate_at, 0), (bare_at, 0)] {
-            load(address, Duration::from_millis(500)).await;
+    let runners = runtime.block_on(async {
+        let mut runners = start_all(&addresses, folder.path()).await;
+        for runner in &runners {
+            load(runner.address, Duration::from_millis(500)).await;
         }
         for _ in 0..ROUNDS {
-            for (process, address, figures) in [(&gate, gate_at, &mut ours), (&bare, bare_at, &mut theirs)] {
-                let before = process.cpu();
-                let answered = load(address, ROUND).await;
-                figures.push((process.cpu() - before) as f64 / 1_000.0 / answered as f64);
+            for runner in &mut runners {
+                let before = runner.process.cpu();
+                let answered = load(runner.address, ROUND).await;
+                let used = runner.process.cpu() - before;
+                runner.figures.push(used as f64 / 1_000.0 / answered as f64);
             }
         }
+        runners
     });
-    let ratios = ours.iter().zip(&theirs).map(|(ours, theirs)| ours / theirs).collect();
-    let mut out = std::io::stdout();
-    let (ours, theirs, ratio) = (median(ours), median(theirs), median(ratios));
-    writeln!(
-        out,
-        "proxy CPU per small keep-alive GET, median of {ROUNDS} rounds of {ROUND:?} in turn, 1 thread each\n\
-         difygate, everything on   {ours:6.2} µs\nbare pingora round-robin  {theirs:6.2} µs\nratio                     {ratio:6.2}"
-    )
-    .expect("a reader");
+    say(&format!(
+        "proxy CPU per small keep-alive GET, median of {ROUNDS} rounds of {ROUND:?} in turn, one worker each; the gate's share of it in each round, median"
+    ));
+    for runner in &runners {
+        let ratios = runners[0].figures.iter().zip(&runner.figures);
+        let ratio = median(ratios.map(|(ours, theirs)| ours / theirs).collect());
+        say(&format!(
+            "{:26} {:6.2} µs  {ratio:.2}",
+            runner.name,
+            median(runner.figures.clone())
+        ));
+    }
 }
