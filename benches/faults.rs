@@ -12,7 +12,6 @@ use std::time::Duration;
 use difygate::demo::fault::Fault;
 use difygate::demo::load::{Load, Outcome};
 use difygate::demo::stage::Stage;
-use difygate::gate::state::State;
 use difygate::simulated_dify::SimulatedDify;
 use tokio::time::sleep;
 
@@ -27,11 +26,11 @@ async fn run(stage: &Stage, fault: Fault, load: Option<&Load>) -> anyhow::Result
     let before = stage.retries().await?;
     let broke = now();
     fault.strike(dify).await;
-    let noticed = stage.until(index, State::Down).await?.saturating_duration_since(broke);
+    let noticed = stage.until(index, false).await?.saturating_duration_since(broke);
     sleep(Duration::from_millis(1_000)).await;
     let mended = now();
     fault.mend(dify).await?;
-    let back = stage.until(index, State::Up).await?.saturating_duration_since(mended);
+    let back = stage.until(index, true).await?.saturating_duration_since(mended);
     sleep(Duration::from_millis(500)).await;
     let mut outcomes = Vec::new();
     if let Some(load) = load {

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use counting::assert_allocates_nothing;
 use criterion::{Criterion, criterion_group, criterion_main};
 use difygate::config;
+use difygate::gate::keeper::Slot;
 use difygate::gate::names::{Address, EndpointId};
 use difygate::metrics::Metrics;
 use difygate::upstream::snapshot::{Candidate, Routable};
@@ -39,8 +40,10 @@ fn candidates(count: usize, metrics: &Metrics) -> Vec<Candidate> {
             address: address.clone(),
         };
         Candidate {
-            endpoint: Arc::new(Endpoint::new(id, 1, metrics)),
+            endpoint: Arc::new(Endpoint::new(id, Slot::at(number), 1, metrics)),
             socket: address.literal().expect("a literal"),
+            share: 100,
+            on_trial: false,
         }
     };
     (0..count).map(candidate).collect()
@@ -58,7 +61,10 @@ fn choosing(c: &mut Criterion) {
                 .step_by(2)
                 .map(|c| Held::new(c.endpoint.clone()))
                 .collect();
-            let routable = Routable(candidates.into());
+            let routable = Routable {
+                candidates: candidates.into(),
+                reserve: Box::default(),
+            };
             let choose = || {
                 routable
                     .pick(&upstream, fastrand::u64(..), &[])

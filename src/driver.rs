@@ -2,15 +2,19 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Instant;
 
 use arc_swap::ArcSwap;
 use tokio::sync::{mpsc, watch};
+use tokio::time::MissedTickBehavior;
 use tracing::{info, warn};
 
-use crate::clock::Clock;
-use crate::gate::keeper::{Effect, EndpointPlan, Keeper, Known, ProbeReport, Ticket};
+use crate::clock::{Clock, TICK};
+use crate::gate::keeper::{Effect, EndpointPlan, Keeper, Known, ProbeReport, Slot, Ticket};
 use crate::gate::names::EndpointId;
-use crate::gate::state::{Event, State};
+use crate::gate::passive::TrafficFailure;
+use crate::gate::rhythm::Rhythm;
+use crate::gate::state::{Event, State, Tier};
 use crate::mailbox::{Mailbox, Message};
 use crate::metrics::{Metrics, endpoint_labels};
 use crate::probe::Prober;
@@ -51,6 +55,7 @@ struct Watched {
     probes: Arc<[ProbeSpec]>,
     upstream: usize,
     active: bool,
+    rhythm: Rhythm,
 }
 
 /// What others hold of the driver.
@@ -109,6 +114,8 @@ impl Driver {
     /// Probes for ever.
     pub async fn run(mut self) {
         let mut messages = Vec::with_capacity(BATCH);
+        let mut ticks = tokio::time::interval(TICK);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             self.carry_out();
             let wake = self.keeper.poll_timeout();
@@ -123,6 +130,7 @@ impl Driver {
                     messages.drain(..).for_each(|message| self.handle(message));
                 }
                 () = sleep => self.keeper.handle_timeout(self.clock.now()),
+                _ = ticks.tick() => self.feel(),
             }
         }
     }
@@ -131,26 +139,57 @@ impl Driver {
         match message {
             Message::Probed { ticket, report, at } => {
                 self.count(ticket, &report);
-                self.keeper.handle_probe(ticket, *report, at);
+                let delivering = self.is_delivering(ticket, &report);
+                self.keeper.handle_probe(ticket, *report, delivering, at);
             }
+            Message::Failed { slot, failure, at } => self.keeper.handle_failure(slot, failure, at),
+            Message::Tried { slot, trial, at } => self.keeper.handle_trial(slot, trial, at),
             // Whoever asked may have gone; then nobody misses the answer.
             Message::Ask(reply) => drop(reply.send(self.keeper.known().to_vec())),
         }
     }
 
     fn carry_out(&mut self) {
-        let mut events = Vec::new();
+        let (mut events, mut stale) = (Vec::new(), false);
         while let Some(effect) = self.keeper.poll_effect() {
             match effect {
                 Effect::Probe(ticket) => self.send(ticket),
                 Effect::Announce(event) => events.push(event),
+                Effect::Publish => stale = true,
+                Effect::Spare(id, failure) => self.spare(&id, failure),
             }
         }
-        if !events.is_empty() || self.progress.borrow().asked_everyone != self.keeper.has_asked_everyone() {
+        if stale || !events.is_empty() || self.progress.borrow().asked_everyone != self.keeper.has_asked_everyone() {
             self.publish();
         }
         // Told after it is published, so that nothing is sent to an endpoint whose waiting requests were just taken back.
         events.iter().for_each(|event| self.announce(event));
+    }
+
+    /// Whether an endpoint's streams went on during the second half of a probe; what came before may be older than the silence.
+    fn is_delivering(&self, ticket: Ticket, report: &ProbeReport) -> bool {
+        let within = u64::try_from(report.phases.total.as_millis() / 2).unwrap_or(u64::MAX);
+        let watched = self.endpoints.get(ticket.slot.index());
+        watched.is_some_and(|watched| watched.endpoint.pulse.delivered_within(within))
+    }
+
+    fn spare(&self, id: &EndpointId, failure: TrafficFailure) {
+        warn!(endpoint = %id, failure = %failure, "requests fail, and too few would be left without it");
+        self.metrics
+            .ejections_refused
+            .with_label_values(&endpoint_labels(id))
+            .inc();
+    }
+
+    /// Feels every pulse, and asks whoever fell silent.
+    fn feel(&mut self) {
+        let now = self.clock.now();
+        for (index, watched) in self.endpoints.iter_mut().enumerate() {
+            let beat = watched.endpoint.pulse.feel();
+            if watched.rhythm.feel(beat.answered, beat.waiting) {
+                self.keeper.handle_stall(Slot::at(index), now);
+            }
+        }
     }
 
     fn send(&self, ticket: Ticket) {
@@ -190,16 +229,21 @@ impl Driver {
     fn announce(&self, event: &Event) {
         let id = &event.endpoint;
         let cause = event.cause.to_string();
-        if event.to == State::Up {
-            info!(endpoint = %id, from = %event.from, to = %event.to, cause, "endpoint takes traffic");
-        } else {
-            warn!(endpoint = %id, from = %event.from, to = %event.to, cause, "endpoint takes no traffic");
+        match event.to.tier() {
+            Some(Tier::Fit) => {
+                info!(endpoint = %id, from = %event.from, to = %event.to, cause, "endpoint takes traffic")
+            }
+            Some(Tier::Busy) => warn!(endpoint = %id, from = %event.from, to = %event.to, cause, "endpoint is spared"),
+            Some(Tier::Accused) | None => {
+                warn!(endpoint = %id, from = %event.from, to = %event.to, cause, "endpoint takes no traffic");
+            }
         }
         let [upstream, pool, endpoint] = endpoint_labels(id);
         let labels = [upstream, pool, endpoint, event.to.as_str(), event.cause.label()];
         self.metrics.state_changes.with_label_values(&labels).inc();
         self.set_gauges(id, event.to);
-        if !event.to.is_routable() {
+        // Where traffic alone accuses, what waits may yet be answered.
+        if matches!(event.to.tier(), None | Some(Tier::Busy)) {
             self.rescue(id);
         }
     }
@@ -228,21 +272,35 @@ impl Driver {
         self.active(upstream).filter(|(_, known)| known.state.is_routable())
     }
 
-    fn publish(&self) {
-        let routable: Vec<Routable> = (0..self.upstreams.len())
-            .map(|upstream| {
-                let candidates = self.routable(upstream).filter_map(|(watched, known)| {
-                    Some(Candidate {
-                        endpoint: watched.endpoint.clone(),
-                        socket: known.socket?,
-                    })
-                });
-                Routable(candidates.collect())
+    /// The endpoints of an upstream that may serve: the best there are, and the others in reserve.
+    fn fit(&self, upstream: usize, now: Instant) -> Routable {
+        let best = self.active(upstream).filter_map(|(_, known)| known.state.tier()).min();
+        let candidate = |(watched, known): (&Watched, &Known)| {
+            Some(Candidate {
+                endpoint: watched.endpoint.clone(),
+                socket: known.socket?,
+                share: known.share(now),
+                on_trial: known.wants_trial(),
             })
+        };
+        let serves = |known: &Known| best.is_some() && known.state.tier() == best;
+        let fit = self.active(upstream).filter(|(_, known)| serves(known));
+        let worse = |known: &Known| !serves(known) && known.state.tier().is_some();
+        let reserve = self.active(upstream).filter(|(_, known)| worse(known));
+        Routable {
+            candidates: fit.filter_map(candidate).collect(),
+            reserve: reserve.filter_map(candidate).collect(),
+        }
+    }
+
+    fn publish(&self) {
+        let now = self.clock.now();
+        let routable: Vec<Routable> = (0..self.upstreams.len())
+            .map(|upstream| self.fit(upstream, now))
             .collect();
         let progress = Progress {
             asked_everyone: self.keeper.has_asked_everyone(),
-            can_serve: routable.iter().all(|routable| !routable.0.is_empty()),
+            can_serve: routable.iter().all(|routable| !routable.candidates.is_empty()),
         };
         let failing = (0..self.upstreams.len())
             .map(|upstream| self.failing(upstream).into())
@@ -293,7 +351,8 @@ fn watched(upstreams: &[Arc<Upstream>], metrics: &Metrics) -> Vec<Watched> {
                     address: endpoint.address.clone(),
                 };
                 endpoints.push(Watched {
-                    endpoint: Arc::new(Endpoint::new(id, endpoint.weight, metrics)),
+                    endpoint: Arc::new(Endpoint::new(id, Slot::at(endpoints.len()), endpoint.weight, metrics)),
+                    rhythm: Rhythm::default(),
                     probes: endpoint.probes.clone(),
                     upstream: index,
                     active: pool.name == settings.active,

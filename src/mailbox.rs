@@ -4,7 +4,8 @@ use std::time::Instant;
 
 use tokio::sync::{mpsc, oneshot};
 
-use crate::gate::keeper::{Known, ProbeReport, Ticket};
+use crate::gate::keeper::{Known, ProbeReport, Slot, Ticket};
+use crate::gate::passive::{TrafficFailure, Trial};
 
 /// What can be said to the driver.
 #[derive(Debug)]
@@ -15,6 +16,24 @@ pub enum Message {
         ticket: Ticket,
         /// With what.
         report: Box<ProbeReport>,
+        /// When.
+        at: Instant,
+    },
+    /// A request failed on an endpoint.
+    Failed {
+        /// Which one.
+        slot: Slot,
+        /// How.
+        failure: TrafficFailure,
+        /// When.
+        at: Instant,
+    },
+    /// The request that tried an endpoint has ended.
+    Tried {
+        /// Which one.
+        slot: Slot,
+        /// How.
+        trial: Trial,
         /// When.
         at: Instant,
     },
@@ -29,7 +48,7 @@ pub struct Mailbox(mpsc::UnboundedSender<Message>);
 impl Mailbox {
     /// A mailbox and the end that the driver reads.
     ///
-    /// It is unbounded, since what goes in is bounded by the probes under way and the admin's requests.
+    /// It is unbounded, since what goes in is bounded by the probes and the requests under way.
     pub fn new() -> (Self, mpsc::UnboundedReceiver<Message>) {
         let (sender, receiver) = mpsc::unbounded_channel();
         (Self(sender), receiver)
@@ -42,6 +61,16 @@ impl Mailbox {
             report: Box::new(report),
             at,
         });
+    }
+
+    /// Tells of a request that failed on an endpoint.
+    pub fn failed(&self, slot: Slot, failure: TrafficFailure, at: Instant) {
+        let _ = self.0.send(Message::Failed { slot, failure, at });
+    }
+
+    /// Tells how the request ended that tried an endpoint.
+    pub fn tried(&self, slot: Slot, trial: Trial, at: Instant) {
+        let _ = self.0.send(Message::Tried { slot, trial, at });
     }
 
     /// All that is known, or `None` if the driver has stopped.

@@ -29,6 +29,8 @@ pub struct Metrics {
     pub probe_duration: HistogramVec,
     /// Changes of state by cause.
     pub state_changes: IntCounterVec,
+    /// Endpoints that were not ejected, since too few would be left.
+    pub ejections_refused: IntCounterVec,
     /// Requests by endpoint and status.
     pub requests: IntCounterVec,
     /// From the request to the end of its answer.
@@ -63,6 +65,29 @@ fn labels<'a>(more: &'a [&'a str]) -> Vec<&'a str> {
     ENDPOINT.iter().chain(more).copied().collect()
 }
 
+/// Makes families of metrics and registers them.
+struct Family<'r>(&'r Registry);
+
+impl Family<'_> {
+    fn gauges(&self, name: &str, help: &str, labels: &[&str]) -> prometheus::Result<IntGaugeVec> {
+        let gauges = IntGaugeVec::new(Opts::new(name, help), labels)?;
+        self.0.register(Box::new(gauges.clone()))?;
+        Ok(gauges)
+    }
+
+    fn counters(&self, name: &str, help: &str, labels: &[&str]) -> prometheus::Result<IntCounterVec> {
+        let counters = IntCounterVec::new(Opts::new(name, help), labels)?;
+        self.0.register(Box::new(counters.clone()))?;
+        Ok(counters)
+    }
+
+    fn times(&self, name: &str, help: &str, buckets: &[f64], labels: &[&str]) -> prometheus::Result<HistogramVec> {
+        let times = HistogramVec::new(HistogramOpts::new(name, help).buckets(buckets.to_vec()), labels)?;
+        self.0.register(Box::new(times.clone()))?;
+        Ok(times)
+    }
+}
+
 impl Metrics {
     /// Registers them.
     ///
@@ -70,21 +95,10 @@ impl Metrics {
     /// A metric of the same name exists: a fault of this file.
     pub fn new() -> prometheus::Result<Self> {
         let registry = Registry::new_custom(Some("difygate".into()), None)?;
-        let gauges = |name: &str, help: &str, labels: &[&str]| -> prometheus::Result<IntGaugeVec> {
-            let gauges = IntGaugeVec::new(Opts::new(name, help), labels)?;
-            registry.register(Box::new(gauges.clone()))?;
-            Ok(gauges)
-        };
-        let counters = |name: &str, help: &str, labels: &[&str]| -> prometheus::Result<IntCounterVec> {
-            let counters = IntCounterVec::new(Opts::new(name, help), labels)?;
-            registry.register(Box::new(counters.clone()))?;
-            Ok(counters)
-        };
-        let times = |name: &str, help: &str, buckets: &[f64], labels: &[&str]| -> prometheus::Result<HistogramVec> {
-            let times = HistogramVec::new(HistogramOpts::new(name, help).buckets(buckets.to_vec()), labels)?;
-            registry.register(Box::new(times.clone()))?;
-            Ok(times)
-        };
+        let family = Family(&registry);
+        let gauges = |name, help, labels: &[&str]| family.gauges(name, help, labels);
+        let counters = |name, help, labels: &[&str]| family.counters(name, help, labels);
+        let times = |name, help, buckets, labels: &[&str]| family.times(name, help, buckets, labels);
         let guard_alarms = IntCounter::new(
             "guard_alarms_total",
             "Times that guarded paths were asked for abnormally often",
@@ -104,6 +118,11 @@ impl Metrics {
             probes: counters("probes_total", "Probes", &labels(&["outcome", "class"]))?,
             probe_duration: times("probe_duration_seconds", "Duration of probes", PROBE_BUCKETS, &ENDPOINT)?,
             state_changes: counters("state_changes_total", "Changes of state", &labels(&["to", "cause"]))?,
+            ejections_refused: counters(
+                "ejections_refused_total",
+                "Endpoints that were not ejected, since too few would be left",
+                &ENDPOINT,
+            )?,
             requests: counters("requests_total", "Requests", &labels(&["code"]))?,
             request_duration: times(
                 "request_duration_seconds",

@@ -302,6 +302,7 @@ fn gateway(
         targets: targets.collect(),
         upstreams: upstreams.to_vec(),
         published: handle.published.clone(),
+        mailbox: handle.mailbox.clone(),
         access,
         metrics: metrics.clone(),
         clock,

@@ -161,7 +161,7 @@ async fn readyz(State(admin): State<Admin>) -> Response {
         .load()
         .routable
         .iter()
-        .filter(|routable| !routable.0.is_empty())
+        .filter(|routable| !routable.candidates.is_empty())
         .count();
     match admin.lifecycle.phase() {
         Phase::Starting => refusal(

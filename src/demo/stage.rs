@@ -9,7 +9,6 @@ use tokio::time::sleep;
 
 use crate::config;
 use crate::gate::keeper::Known;
-use crate::gate::state::State;
 use crate::server::{Gate, StartError};
 use crate::simulated_dify::{Cluster, SimulatedDify};
 
@@ -38,7 +37,7 @@ impl Stage {
             instances,
         };
         for index in 0..stage.instances.len() {
-            stage.until(index, State::Up).await?;
+            stage.until(index, true).await?;
         }
         Ok(stage)
     }
@@ -48,20 +47,21 @@ impl Stage {
         self.gate.listeners().first().copied().unwrap_or(self.gate.admin())
     }
 
-    /// Waits until the gate sees an instance in `state`, and tells since when.
+    /// Waits until the gate holds an instance fit to serve, or no longer, and tells since when.
     ///
     /// # Errors
     /// It does not come to that within the patience of the stage.
-    pub async fn until(&self, index: usize, state: State) -> anyhow::Result<Instant> {
+    pub async fn until(&self, index: usize, routable: bool) -> anyhow::Result<Instant> {
         let deadline = tokio::time::Instant::now() + PATIENCE;
         while tokio::time::Instant::now() < deadline {
             let known = self.known(index).await?;
-            if known.state == state {
+            if known.state.is_routable() == routable {
                 return Ok(known.since);
             }
             sleep(Duration::from_millis(2)).await;
         }
-        bail!("dify-{} did not become {state} within {PATIENCE:?}", index + 1)
+        let fit = if routable { "in" } else { "out of" };
+        bail!("dify-{} was not {fit} rotation within {PATIENCE:?}", index + 1)
     }
 
     /// Attempts that the gate has made again so far.

@@ -11,7 +11,6 @@ use crate::demo::fault::Fault;
 use crate::demo::load::{Load, RATE, exchange};
 use crate::demo::report::{Chapter, Outsiders, Report};
 use crate::demo::stage::Stage;
-use crate::gate::state::State;
 
 /// How long each state of the world is watched once the gate has seen it.
 const SCENE: Duration = Duration::from_millis(1_500);
@@ -100,7 +99,7 @@ async fn play(
     let retried = stage.retries().await?;
     let broke = clock.now();
     fault.strike(dify).await;
-    let noticed = stage.until(index, State::Down).await?.saturating_duration_since(broke);
+    let noticed = stage.until(index, false).await?.saturating_duration_since(broke);
     let cause = stage.known(index).await?.cause.to_string();
     narrator.say(&format!(
         "   out of rotation after {:.2} s: {cause}",
@@ -109,7 +108,7 @@ async fn play(
     sleep(SCENE).await;
     let mended = clock.now();
     fault.mend(dify).await?;
-    let back = stage.until(index, State::Up).await?.saturating_duration_since(mended);
+    let back = stage.until(index, true).await?.saturating_duration_since(mended);
     narrator.say(&format!(
         "   mended; back in rotation after {:.2} s",
         back.as_secs_f64()

@@ -1,8 +1,9 @@
 //! The keeper of all verdicts: what to probe and when, what the answers mean, and who may serve.
 //!
 //! It performs nothing. Its owner asks [`Keeper::poll_timeout`] when to come back, calls [`Keeper::handle_timeout`] then,
-//! carries out what [`Keeper::poll_effect`] hands over, and returns each probe's answer to [`Keeper::handle_probe`]. Time is an
-//! argument everywhere, so hours of probing can be tested in a moment.
+//! carries out what [`Keeper::poll_effect`] hands over, and returns each probe's answer to [`Keeper::handle_probe`] and each word of
+//! live traffic to [`Keeper::handle_failure`], [`Keeper::handle_stall`] and [`Keeper::handle_trial`]. Time is an argument
+//! everywhere, so hours of probing can be tested in a moment.
 //!
 //! Rules:
 //! - **An endpoint is unroutable until every one of its probes has passed once.**
@@ -13,126 +14,31 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, VecDeque};
 use std::net::SocketAddr;
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use super::health::{Health, Outcome, ProbePlan};
-use super::names::{EndpointId, PoolName, UpstreamName};
+use super::health::{FailureClass, Health, Outcome, ProbePlan};
+use super::knowledge::HISTORY;
+pub use super::knowledge::{Effect, EndpointPlan, Known, Phases, ProbeRecord, ProbeReport, Slot, Ticket};
+use super::names::{PoolName, UpstreamName};
+use super::passive::{Passive, Standing};
+use super::ramp::{self, Ramp};
 use super::schedule::{self, Dice};
 use super::state::{Cause, Event, State};
 
-/// Probes of an endpoint that are remembered for `explain`.
-const HISTORY: usize = 20;
-
-/// One endpoint and what it is to be asked.
-#[derive(Clone, Debug)]
-pub struct EndpointPlan {
-    /// Whose plan it is.
-    pub id: EndpointId,
-    /// Its probes, all of which must pass; never empty.
-    pub probes: Vec<ProbePlan>,
-}
-
-/// An endpoint's number within the keeper.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Slot(usize);
-
-impl Slot {
-    /// The position of the endpoint in the list that the keeper was made with.
-    pub fn index(self) -> usize {
-        self.0
-    }
-}
-
-/// One question put to one endpoint; its answer comes back with it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Ticket {
-    /// The endpoint.
-    pub slot: Slot,
-    /// Which of its probes.
-    pub probe: usize,
-    sequence: u64,
-}
-
-/// What is to be done.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Effect {
-    /// Send this probe.
-    Probe(Ticket),
-    /// Tell of a change; routable endpoints may be others than before.
-    Announce(Event),
-}
-
-/// What a probe found out.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ProbeReport {
-    /// The verdict on this one answer.
-    pub outcome: Outcome,
-    /// The status, where an answer came.
-    pub status: Option<u16>,
-    /// Components that the body names, and whether each is well.
-    pub components: BTreeMap<String, bool>,
-    /// The version that the endpoint says it runs.
-    pub version: Option<String>,
-    /// The socket address that was asked, once the name was resolved.
-    pub asked: Option<SocketAddr>,
-    /// How long its parts took.
-    pub phases: Phases,
-}
-
-/// How long the parts of a probe took, each from the start of the probe; `None` for what was not reached.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Phases {
-    /// Until the name was resolved; at once for an IP literal.
-    pub resolved: Option<Duration>,
-    /// Until the connection stood.
-    pub connected: Option<Duration>,
-    /// Until the TLS handshake was done.
-    pub secured: Option<Duration>,
-    /// Until the headers were there.
-    pub headers: Option<Duration>,
-    /// Until the verdict.
-    pub total: Duration,
-}
-
-/// A probe that was answered.
-#[derive(Clone, Debug)]
-pub struct ProbeRecord {
-    /// The probe's name.
-    pub probe: Arc<str>,
-    /// When the answer was there.
-    pub at: Instant,
-    /// What it said.
-    pub report: ProbeReport,
-}
-
-/// All that is known about one endpoint.
-#[derive(Clone, Debug)]
-pub struct Known {
-    /// Which endpoint.
-    pub id: EndpointId,
-    /// Where it stands.
-    pub state: State,
-    /// Since when.
-    pub since: Instant,
-    /// Why.
-    pub cause: Cause,
-    /// The address that passed a probe last, or was asked last while none has.
-    pub socket: Option<SocketAddr>,
-    /// The latest word on each component.
-    pub components: BTreeMap<String, bool>,
-    /// The latest version.
-    pub version: Option<String>,
-    /// The last probes, oldest first.
-    pub history: VecDeque<ProbeRecord>,
-    /// Each probe's plan and verdict.
-    pub verdicts: Vec<(ProbePlan, Health)>,
-}
+mod traffic;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Timer {
-    Due { slot: Slot, probe: usize, cycle: u64 },
+    Due {
+        slot: Slot,
+        probe: usize,
+        cycle: u64,
+    },
     Overlap(Ticket),
+    /// The hold of an ejected endpoint ends.
+    Hold(Slot),
+    /// A returning endpoint's share grows.
+    Ramp(Slot),
 }
 
 /// The clocks of one probe of one endpoint.
@@ -203,6 +109,9 @@ impl Keeper {
             version: None,
             history: VecDeque::new(),
             verdicts: plan.probes.into_iter().map(|terms| (terms, Health::START)).collect(),
+            passive: Passive::default(),
+            busy: false,
+            ramp: None,
         });
     }
 
@@ -236,12 +145,14 @@ impl Keeper {
             match timer {
                 Timer::Due { slot, probe, cycle } => self.due(slot, probe, cycle, now),
                 Timer::Overlap(ticket) => self.overlap(ticket),
+                Timer::Hold(slot) => self.hold_ends(slot, now),
+                Timer::Ramp(slot) => self.grow(slot, now),
             }
         }
     }
 
-    /// Weighs an answer.
-    pub fn handle_probe(&mut self, ticket: Ticket, report: ProbeReport, now: Instant) {
+    /// Weighs an answer. `delivering` tells whether the endpoint's streams went on while it was asked.
+    pub fn handle_probe(&mut self, ticket: Ticket, report: ProbeReport, delivering: bool, now: Instant) {
         let Some(track) = self.track(ticket.slot, ticket.probe) else {
             return;
         };
@@ -252,10 +163,12 @@ impl Keeper {
         let misconfigured = matches!(report.outcome, Outcome::Misconfigured { .. });
         track.misconfigured = misconfigured;
         self.unanswered -= usize::from(first);
-        let moves = !(misconfigured && self.whole_pool_is_misconfigured(ticket));
-        self.learn(ticket, &report, moves, now);
+        let busy = delivering && report.outcome.class() == Some(FailureClass::Timeout);
+        let blameless = busy || (misconfigured && self.whole_pool_is_misconfigured(ticket));
+        self.learn(ticket, &report, !blameless, now);
+        self.weigh_busy(ticket.slot, busy, &report.outcome);
         self.schedule_next(ticket, now);
-        self.judge(ticket, &report.outcome, now);
+        self.judge(ticket, &report.outcome, busy, now);
     }
 
     fn due(&mut self, slot: Slot, probe: usize, cycle: u64, now: Instant) {
@@ -327,6 +240,13 @@ impl Keeper {
         };
         if moves {
             *health = health.observe(&report.outcome, terms);
+            if report.outcome.class().is_some() && known.passive.agrees(now) {
+                *health = Health::Down { passes: 0 };
+            }
+            if matches!(health, Health::Down { .. }) {
+                // The probe has accused it as well, so a rise clears it.
+                known.passive.clear(now);
+            }
         }
         if known.history.len() == HISTORY {
             known.history.pop_front();
@@ -377,18 +297,42 @@ impl Keeper {
         self.timers.push(Reverse((at.max(now), timer)));
     }
 
-    fn judge(&mut self, ticket: Ticket, outcome: &Outcome, now: Instant) {
+    fn judge(&mut self, ticket: Ticket, outcome: &Outcome, busy: bool, now: Instant) {
         let Some(known) = self.known.get_mut(ticket.slot.0) else {
             return;
         };
         let Some((terms, _)) = known.verdicts.get(ticket.probe) else {
             return;
         };
-        let worst = known.verdicts.iter().map(|(_, health)| State::from(*health)).max();
-        let to = worst.unwrap_or(State::Unknown);
         let cause = Cause::of(&terms.name, outcome);
+        match (known.passive.standing(), known.passive.failure()) {
+            (Standing::Suspect { question }, Some(failure)) if outcome.is_pass() => {
+                if ticket.probe == 0 && ticket.sequence >= question {
+                    self.eject(ticket.slot, Cause::Contradiction(failure), now);
+                }
+            }
+            // While it is held back its traffic has the word.
+            (Standing::Ejected { .. } | Standing::OnTrial { .. }, _) if outcome.is_pass() => {}
+            _ if busy => self.settle(ticket.slot, Cause::Streaming, now),
+            _ => self.settle(ticket.slot, cause, now),
+        }
+    }
+
+    /// Brings the state in line with all that is known, and tells of a change.
+    fn settle(&mut self, slot: Slot, cause: Cause, now: Instant) {
+        let returns = self.returns(slot);
+        let Some(known) = self.known.get_mut(slot.0) else {
+            return;
+        };
+        if known.verdict().tier().is_none() {
+            known.ramp = None;
+        } else if returns && known.verdict() == State::Up {
+            known.ramp = Some(Ramp::start(now));
+            self.timers.push(Reverse((now + ramp::STEP, Timer::Ramp(slot))));
+        }
+        let to = known.verdict();
         if to == known.state {
-            if to != State::Up && !outcome.is_pass() {
+            if to != State::Up && cause != Cause::Passed {
                 known.cause = cause;
             }
             return;

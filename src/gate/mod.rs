@@ -1,6 +1,6 @@
 //! Floor 1: every decision of the gate, and nothing else.
 //!
-//! Who may ask for what (`path`, `guard`, `client`, `hygiene`, `alarm`, `route`), who may serve (`health`, `schedule`, `state`, `keeper`),
+//! Who may ask for what (`path`, `guard`, `client`, `hygiene`, `alarm`, `route`), who may serve (`health`, `passive`, `rhythm`, `ramp`, `schedule`, `state`, `knowledge`, `keeper`),
 //! who takes the next request (`selection`), and whether it may be sent again (`retry`).
 //!
 //! **Invariant.** Nothing here does I/O, reads a clock, draws a random number or names a framework: time comes in as `now`, chance
@@ -13,9 +13,13 @@ pub mod guard;
 pub mod health;
 pub mod hygiene;
 pub mod keeper;
+pub mod knowledge;
 pub mod names;
+pub mod passive;
 pub mod path;
+pub mod ramp;
 pub mod retry;
+pub mod rhythm;
 pub mod route;
 pub mod schedule;
 pub mod selection;

@@ -4,12 +4,21 @@ use std::fmt;
 
 use super::health::{FailureClass, Health, Outcome};
 use super::names::EndpointId;
+use super::passive::TrafficFailure;
 
 /// Where an endpoint stands. Declared best first, so that of several verdicts the worst one is the maximum.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum State {
     /// Every probe passes: it takes traffic.
     Up,
+    /// It has come back: it takes a growing share of its traffic.
+    Ramping,
+    /// It is too busy to answer a probe while its streams go on: it takes traffic only where nothing better is.
+    Busy,
+    /// A request failed on it; the probe that decides is under way. It takes no new traffic meanwhile.
+    Suspect,
+    /// Its probes pass and its traffic fails: it is held back, and then tried with one request.
+    Ejected,
     /// No probe has passed yet: it takes no traffic.
     Unknown,
     /// A probe says that it is not fit to serve: it takes no traffic.
@@ -18,21 +27,55 @@ pub enum State {
 
 impl State {
     /// Every state, in the order in which documents list them.
-    pub const ALL: [Self; 3] = [Self::Unknown, Self::Up, Self::Down];
+    pub const ALL: [Self; 7] = [
+        Self::Unknown,
+        Self::Up,
+        Self::Ramping,
+        Self::Busy,
+        Self::Suspect,
+        Self::Ejected,
+        Self::Down,
+    ];
 
     /// The stable word for it.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Up => "up",
+            Self::Ramping => "ramping",
+            Self::Busy => "busy",
+            Self::Suspect => "suspect",
+            Self::Ejected => "ejected",
             Self::Unknown => "unknown",
             Self::Down => "down",
         }
     }
 
-    /// Whether requests may go there.
+    /// Whether requests may go there as a matter of course.
     pub fn is_routable(self) -> bool {
-        self == Self::Up
+        self.tier() == Some(Tier::Fit)
     }
+
+    /// Among which endpoints it is chosen; a lesser tier serves only where the better ones are empty. None: never.
+    pub fn tier(self) -> Option<Tier> {
+        match self {
+            Self::Up | Self::Ramping => Some(Tier::Fit),
+            Self::Busy => Some(Tier::Busy),
+            // Its probes pass, so it is better than nobody.
+            Self::Suspect | Self::Ejected => Some(Tier::Accused),
+            Self::Unknown | Self::Down => None,
+        }
+    }
+}
+
+/// How good a choice an endpoint is, best first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Tier {
+    /// Fit to serve.
+    Fit,
+    /// Fit, and with its hands full.
+    Busy,
+    /// Its traffic fails while its probes pass.
+    Accused,
 }
 
 impl From<Health> for State {
@@ -72,6 +115,20 @@ pub enum Cause {
         /// What to do about it.
         detail: String,
     },
+    /// A request failed on it.
+    Traffic(TrafficFailure),
+    /// Its probe passes while its traffic fails.
+    Contradiction(TrafficFailure),
+    /// The request that tried it failed as well.
+    TrialFailed(TrafficFailure),
+    /// The request that tried it was answered.
+    TrialPassed,
+    /// Its probes pass, and no request came to try it.
+    NobodyCame,
+    /// Its probe found no time while its streams went on.
+    Streaming,
+    /// It has its whole share again.
+    Ramped,
     /// The gate could not ask.
     NoEvidence {
         /// What kept it from asking.
@@ -94,13 +151,20 @@ impl Cause {
         }
     }
 
-    /// The word that metrics use; there are nine, so that a label stays bounded.
+    /// The word that metrics use, so that a label stays bounded.
     pub fn label(&self) -> &'static str {
         match self {
             Self::NotProbed => "not_probed",
             Self::Passed => "probe_passed",
             Self::Failed { class, .. } => class.as_str(),
             Self::Misconfigured { .. } => "misconfigured",
+            Self::Traffic(_) => "traffic_failed",
+            Self::Contradiction(_) => "traffic_contradicts_probe",
+            Self::TrialFailed(_) => "trial_failed",
+            Self::TrialPassed => "trial_passed",
+            Self::NobodyCame => "trial_not_taken",
+            Self::Streaming => "streams_deliver",
+            Self::Ramped => "slow_start_over",
             Self::NoEvidence { .. } => "no_evidence",
         }
     }
@@ -116,6 +180,13 @@ impl fmt::Display for Cause {
             }
             Self::Failed { probe, class, detail } => write!(f, "probe `{probe}` failed ({class}): {detail}"),
             Self::Misconfigured { detail } => write!(f, "probe misconfigured: {detail}"),
+            Self::Traffic(failure) => write!(f, "a request failed: {failure}"),
+            Self::Contradiction(failure) => write!(f, "traffic failed while the probe passes: {failure}"),
+            Self::TrialFailed(failure) => write!(f, "the request that tried it failed: {failure}"),
+            Self::TrialPassed => f.write_str("the request that tried it was answered"),
+            Self::NobodyCame => f.write_str("probes pass, and no request came to try it"),
+            Self::Streaming => f.write_str("the probe timed out while streams deliver"),
+            Self::Ramped => f.write_str("slow start is over"),
             Self::NoEvidence { detail } => write!(f, "could not probe: {detail}"),
         }
     }

@@ -12,7 +12,7 @@ use crate::proxy::headers::RequestId;
 use crate::upstream::line::Line;
 use crate::upstream::settings::Timeouts;
 use crate::upstream::snapshot::Snapshot;
-use crate::upstream::{Endpoint, Held, Retrying, Upstream};
+use crate::upstream::{Endpoint, Held, OnTrial, Retrying, Upstream};
 
 /// One request and its answer.
 pub(crate) struct Exchange {
@@ -54,6 +54,8 @@ pub(crate) struct Course {
 pub(crate) struct Attempt {
     pub(crate) endpoint: Held<Endpoint>,
     pub(crate) line: Option<Arc<Line>>,
+    /// Whether it is the one that tries an endpoint which was held back.
+    pub(crate) trial: Option<OnTrial>,
 }
 
 impl Drop for Attempt {

@@ -16,6 +16,7 @@ use pingora::proxy::Session;
 use pingora::{Error, ErrorType};
 use tokio::time::timeout;
 
+use crate::gate::passive::TrafficFailure;
 use crate::gate::retry::{AttemptFailure, RetryClass};
 use crate::proxy::Gateway;
 use crate::proxy::context::Exchange;
@@ -122,7 +123,10 @@ impl Gateway {
                 Err(_) if was_kept => continue,
                 Err(e) => return Err(lost(AttemptFailure::Unsent, WireError::Broken(e))),
             }
-            match self.await_head(session, exchange, &endpoint, &mut connection).await {
+            let wait = endpoint.pulse.ask();
+            let head = self.await_head(session, exchange, &endpoint, &mut connection).await;
+            drop(wait);
+            match head {
                 // It was closed while the request was on its way, as a kept connection may be at any time.
                 Err(Lost::Endpoint(AttemptFailure::Reset, _)) if was_kept && harmless && connection.is_silent() => {}
                 Err(e) => return Err(e),
@@ -196,8 +200,8 @@ impl Gateway {
         let world = self.published.load();
         Arc::ptr_eq(&world, seen)
             || world.routable.get(course.index).is_some_and(|routable| {
-                let mut candidates = routable.0.iter();
-                candidates.any(|candidate| Arc::ptr_eq(&candidate.endpoint, endpoint))
+                let mut all = routable.all();
+                all.any(|candidate| Arc::ptr_eq(&candidate.endpoint, endpoint))
             })
     }
 
@@ -210,6 +214,7 @@ impl Gateway {
             timeouts,
         } = answered;
         let has_body = !connection.is_over();
+        self.hear(exchange, head.status.as_u16());
         let switches = head.status == StatusCode::SWITCHING_PROTOCOLS;
         let chunks = has_body && !switches && session.req_header().version == Version::HTTP_11;
         let response = headers::relayed(head, chunks, &exchange.request_id)?;
@@ -229,6 +234,7 @@ impl Gateway {
             exchange.overdue = part.is_err();
             match part.unwrap_or_else(|_| Err(io::Error::from(io::ErrorKind::TimedOut).into())) {
                 Ok(part) => {
+                    endpoint.pulse.deliver();
                     over = connection.is_over();
                     session
                         .write_response_body(part, over)
@@ -238,6 +244,7 @@ impl Gateway {
                 Err(e) => {
                     // What did come is the client's. A read sends on what was gathered, and nothing is to be read here.
                     let _ = timeout(Duration::ZERO, gone(session)).await;
+                    self.blame(exchange, Some(TrafficFailure::Cut));
                     return Err(upstream_error(e));
                 }
             }

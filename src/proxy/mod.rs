@@ -10,6 +10,7 @@ mod headers;
 mod record;
 mod request;
 mod tunnel;
+mod witness;
 
 use std::net::SocketAddr;
 use std::os::fd::RawFd;
@@ -30,13 +31,15 @@ use crate::config::RouteSettings;
 use crate::gate::alarm::Alarm;
 use crate::gate::cidr::CidrSet;
 use crate::gate::guard::Guard;
-use crate::gate::retry::{self, AttemptFailure};
+use crate::gate::passive::TrafficFailure;
+use crate::gate::retry::{self, AttemptFailure, RetryClass};
 use crate::gate::route::RouteTable;
+use crate::mailbox::Mailbox;
 use crate::metrics::Metrics;
 use crate::proxy::answer::Answer;
 use crate::proxy::context::{Attempt, Exchange, OpenStream};
 use crate::proxy::request::conn;
-use crate::upstream::snapshot::Published;
+use crate::upstream::snapshot::{Published, Routable};
 use crate::upstream::{Held, Retrying, Upstream};
 
 /// The proxy of all listeners.
@@ -55,6 +58,8 @@ pub(crate) struct Gateway {
     pub(crate) upstreams: Vec<Arc<Upstream>>,
     /// Who may serve.
     pub(crate) published: Published,
+    /// Where failures are told of.
+    pub(crate) mailbox: Mailbox,
     /// Where requests are told of.
     pub(crate) access: AccessLog,
     /// Where they are counted.
@@ -194,7 +199,11 @@ impl ProxyHttp for Gateway {
         if refused {
             return e;
         }
-        let ours = *e.esource() == ErrorSource::Upstream && session.response_written().is_none();
+        let theirs = *e.esource() == ErrorSource::Upstream;
+        let ours = theirs && session.response_written().is_none();
+        if theirs && !ours {
+            self.blame(exchange, Some(TrafficFailure::Cut));
+        }
         let again = ours && self.retry(session, exchange, failure(&e, exchange, reused));
         e.set_retry(again);
         e
@@ -215,6 +224,7 @@ impl ProxyHttp for Gateway {
             e.set_retry(true);
             return Err(e);
         }
+        self.hear(exchange, status.as_u16());
         let streams = status == http::StatusCode::SWITCHING_PROTOCOLS || headers::is_event_stream(response);
         self.begun(exchange, streams);
         if let (Some(line), Some(course)) = (exchange.line(), &exchange.course) {
@@ -231,10 +241,12 @@ impl ProxyHttp for Gateway {
         exchange: &mut Exchange,
     ) -> pingora::Result<Option<Duration>> {
         if body.as_ref().is_some_and(|body| !body.is_empty())
-            && let Some(course) = &exchange.course
-            && let Some(line) = exchange.line()
+            && let Some((course, attempt)) = exchange.attempt()
         {
-            line.expect_byte(course.timeouts.idle);
+            attempt.endpoint.owner().pulse.deliver();
+            if let Some(line) = &attempt.line {
+                line.expect_byte(course.timeouts.idle);
+            }
         }
         Ok(None)
     }
@@ -314,8 +326,17 @@ impl Gateway {
         }
         let upstream = course.upstream.owner();
         let routable = world.routable.get(course.index);
-        let Some(candidate) = routable.and_then(|routable| routable.pick(upstream, fastrand::u64(..), &course.tried))
-        else {
+        // A trial is for a request that can be sent again, so that nobody pays for it.
+        let may_try = course.made == 0 && course.class == RetryClass::Idempotent;
+        let trial = routable.filter(|_| may_try).and_then(Routable::trial);
+        let (candidate, trial) = match trial {
+            Some((candidate, trial)) => (Some(candidate), Some(trial)),
+            None => (
+                routable.and_then(|routable| routable.pick(upstream, fastrand::u64(..), &course.tried)),
+                None,
+            ),
+        };
+        let Some(candidate) = candidate else {
             let failing = world.failing.get(course.index).map_or("", |failing| failing);
             *answer = Some(match course.made {
                 0 => Answer::no_endpoint(upstream.settings.name.as_str(), failing),
@@ -327,6 +348,7 @@ impl Gateway {
         course.attempt = Some(Attempt {
             endpoint: Held::new(candidate.endpoint.clone()),
             line: None,
+            trial,
         });
         Ok(candidate.socket)
     }
@@ -344,6 +366,7 @@ impl Gateway {
 
     /// Whether the attempt under way may be made again elsewhere; if so it is given up.
     fn retry(&self, session: &Session, exchange: &mut Exchange, failure: AttemptFailure) -> bool {
+        self.blame(exchange, witness::accusation(failure));
         let Some(course) = &mut exchange.course else {
             return false;
         };
@@ -359,8 +382,7 @@ impl Gateway {
         let others = |world: &crate::upstream::snapshot::Snapshot, tried: &Attempt| {
             let routable = world.routable.get(course.index);
             routable.is_some_and(|all| {
-                all.0
-                    .iter()
+                all.all()
                     .any(|other| !Arc::ptr_eq(&other.endpoint, tried.endpoint.owner()))
             })
         };

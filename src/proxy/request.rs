@@ -185,7 +185,12 @@ impl Gateway {
     /// The gate's own `/healthz`: the contract that Dify's image has, one entry an upstream.
     pub(super) fn summary(&self) -> (u16, String) {
         let world = self.published.load();
-        let fit = |index: usize| world.routable.get(index).is_some_and(|routable| !routable.0.is_empty());
+        let fit = |index: usize| {
+            world
+                .routable
+                .get(index)
+                .is_some_and(|routable| !routable.candidates.is_empty())
+        };
         let names = self
             .upstreams
             .iter()

@@ -3,20 +3,23 @@
 pub mod http1;
 pub mod idle;
 pub mod line;
+pub mod pulse;
 pub mod recall;
 pub mod settings;
 pub mod snapshot;
 
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use pingora::connectors::l4::Connect;
 use prometheus::{IntCounter, IntCounterVec};
 
+use crate::gate::keeper::Slot;
 use crate::gate::names::EndpointId;
 use crate::metrics::{Metrics, RequestTimes, endpoint_labels};
 use crate::upstream::idle::Idle;
 use crate::upstream::line::Lines;
+use crate::upstream::pulse::Pulse;
 use crate::upstream::recall::Recall;
 use crate::upstream::settings::UpstreamSettings;
 
@@ -57,6 +60,8 @@ impl Upstream {
 pub struct Endpoint {
     /// Which one.
     pub id: EndpointId,
+    /// Its number with the keeper.
+    pub slot: Slot,
     /// Its share relative to its neighbours.
     pub weight: u32,
     /// Requests under way.
@@ -69,6 +74,9 @@ pub struct Endpoint {
     pub idle: Idle,
     /// Requests that can be taken back from it.
     pub recall: Recall,
+    /// Whether it answers.
+    pub pulse: Pulse,
+    on_trial: AtomicBool,
     requests: IntCounterVec,
     common: [OnceLock<IntCounter>; COMMON.len()],
 }
@@ -78,16 +86,19 @@ const COMMON: [u16; 10] = [200, 201, 204, 304, 400, 401, 404, 500, 502, 503];
 
 impl Endpoint {
     /// An endpoint with nothing under way.
-    pub fn new(id: EndpointId, weight: u32, metrics: &Metrics) -> Self {
+    pub fn new(id: EndpointId, slot: Slot, weight: u32, metrics: &Metrics) -> Self {
         let lines = Lines::default();
         Self {
             id,
+            slot,
             weight,
             in_flight: Gauge::default(),
             connector: Arc::new(lines.clone()),
             lines,
             idle: Idle::default(),
             recall: Recall::default(),
+            pulse: Pulse::default(),
+            on_trial: AtomicBool::new(false),
             requests: metrics.requests.clone(),
             common: Default::default(),
         }
@@ -105,6 +116,24 @@ impl Endpoint {
         let [upstream, pool, endpoint] = endpoint_labels(&self.id);
         let code = status.to_string();
         self.requests.with_label_values(&[upstream, pool, endpoint, &code])
+    }
+}
+
+/// The one request that tries an ejected endpoint. Another may once it is dropped.
+#[derive(Debug)]
+pub struct OnTrial(Arc<Endpoint>);
+
+impl OnTrial {
+    /// Claims the trial of an endpoint, unless one is under way.
+    pub fn claim(endpoint: &Arc<Endpoint>) -> Option<Self> {
+        let taken = endpoint.on_trial.swap(true, Ordering::AcqRel);
+        (!taken).then(|| Self(endpoint.clone()))
+    }
+}
+
+impl Drop for OnTrial {
+    fn drop(&mut self) {
+        self.0.on_trial.store(false, Ordering::Release);
     }
 }
 

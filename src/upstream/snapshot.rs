@@ -6,7 +6,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 
 use crate::gate::selection::{self, Load};
-use crate::upstream::{Endpoint, Upstream};
+use crate::upstream::{Endpoint, OnTrial, Upstream};
 
 /// An endpoint that may serve, and where it was last found fit.
 #[derive(Clone, Debug)]
@@ -15,20 +15,40 @@ pub struct Candidate {
     pub endpoint: Arc<Endpoint>,
     /// The socket address that passed its last probe.
     pub socket: SocketAddr,
+    /// Of so many requests in a hundred it is a choice; the others pass it by while it is in its slow start.
+    pub share: u32,
+    /// Whether it was held back and is to be tried with one request.
+    pub on_trial: bool,
 }
 
 /// The endpoints of one upstream's active pool that may serve.
 #[derive(Clone, Debug, Default)]
-pub struct Routable(pub Box<[Candidate]>);
+pub struct Routable {
+    /// The best there are, all of them equally fit.
+    pub candidates: Box<[Candidate]>,
+    /// Those that are worse and better than nobody: a request that has failed on the best goes there.
+    pub reserve: Box<[Candidate]>,
+}
 
 impl Routable {
+    /// An endpoint that is to be tried, if nobody is at it.
+    pub fn trial(&self) -> Option<(&Candidate, OnTrial)> {
+        let mut trials = self.reserve.iter().filter(|candidate| candidate.on_trial);
+        trials.find_map(|candidate| Some((candidate, OnTrial::claim(&candidate.endpoint)?)))
+    }
+
+    /// Every endpoint that may serve at all, the best first.
+    pub fn all(&self) -> impl Iterator<Item = &Candidate> {
+        self.candidates.iter().chain(&self.reserve)
+    }
+
     /// Chooses one that is not among those `tried`.
     pub fn pick(&self, upstream: &Upstream, random: u64, tried: &[Arc<Endpoint>]) -> Option<&Candidate> {
         let ticket = match upstream.settings.balance {
             selection::Balance::LeastRequest => random,
             selection::Balance::RoundRobin => upstream.next_turn(),
         };
-        let at = |index: usize| self.0.get(index);
+        let at = |index: usize| self.candidates.get(index);
         let load = |index| {
             at(index).map_or(
                 Load {
@@ -45,13 +65,17 @@ impl Routable {
             !tried.is_empty()
                 && at(index).is_none_or(|candidate| tried.iter().any(|t| Arc::ptr_eq(t, &candidate.endpoint)))
         };
-        at(selection::pick(
-            upstream.settings.balance,
-            self.0.len(),
-            ticket,
-            load,
-            was_tried,
-        )?)
+        // A share works on the choice rather than on the weight, since among idle endpoints the least weight would never be chosen.
+        let passed_by = |index: usize| {
+            let chance = ((random.rotate_left(index as u32 * 7) >> 32) * 100) >> 32;
+            at(index).is_some_and(|candidate| u64::from(candidate.share) <= chance)
+        };
+        let choose = |out: &dyn Fn(usize) -> bool| {
+            selection::pick(upstream.settings.balance, self.candidates.len(), ticket, load, out)
+        };
+        let chosen = choose(&|index| was_tried(index) || passed_by(index)).or_else(|| choose(&was_tried));
+        let untried = |candidate: &&Candidate| !tried.iter().any(|tried| Arc::ptr_eq(tried, &candidate.endpoint));
+        chosen.map_or_else(|| self.reserve.iter().find(untried), at)
     }
 }
 

@@ -176,12 +176,17 @@ async fn metrics_have_the_documented_names() {
     }
     let upstream = "upstream=\"dify\"";
     for (name, labels, least) in [
-        ("endpoint_routable", vec![first.as_str()], 1.0),
-        ("endpoint_state", vec![first.as_str(), "state=\"up\""], 1.0),
+        ("endpoint_routable", vec![second.as_str()], 1.0),
+        ("endpoint_state", vec![second.as_str(), "state=\"up\""], 1.0),
         ("component_up", vec![first.as_str(), "component=\"database\""], 1.0),
         ("probes_total", vec![first.as_str(), "outcome=\"pass\""], 1.0),
         ("probe_duration_seconds_count", vec![first.as_str()], 1.0),
         ("state_changes_total", vec![first.as_str(), "to=\"up\""], 1.0),
+        (
+            "state_changes_total",
+            vec![first.as_str(), "to=\"suspect\"", "cause=\"traffic_failed\""],
+            1.0,
+        ),
         ("requests_total", vec![second.as_str(), "code=\"200\""], 3.0),
         ("request_duration_seconds_count", vec![upstream], 3.0),
         ("first_byte_seconds_count", vec![upstream], 3.0),

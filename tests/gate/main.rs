@@ -9,4 +9,5 @@ mod probes;
 mod request_path;
 mod streaming;
 mod support;
+mod verdicts;
 mod wire;

@@ -19,10 +19,12 @@ use crate::wire::ask;
 
 /// The class of the failure that an endpoint is down for.
 fn class(known: &Known) -> Option<FailureClass> {
-    match &known.cause {
-        Cause::Failed { class, .. } => Some(*class),
-        Cause::NotProbed | Cause::Passed | Cause::Misconfigured { .. } | Cause::NoEvidence { .. } => None,
-    }
+    let Cause::Failed { class, .. } = &known.cause else {
+        let none = ["not_probed", "probe_passed", "misconfigured", "no_evidence"];
+        assert!(none.contains(&known.cause.label()), "{}", known.cause);
+        return None;
+    };
+    Some(*class)
 }
 
 /// What a probe makes of each broken answer without and with an expectation of JSON; `None` is a pass, for a body that is not JSON

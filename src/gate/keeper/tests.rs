@@ -1,8 +1,12 @@
 //! The keeper under virtual time: minutes of probing pass in microseconds, and every step is looked at.
 
+use std::time::Duration;
+
 use super::*;
 use crate::gate::health::FailureClass;
-use crate::gate::names::Address;
+use crate::gate::names::{Address, EndpointId};
+
+mod traffic;
 
 const MS: Duration = Duration::from_millis(1);
 
@@ -15,6 +19,8 @@ struct World {
     waiting: Vec<(Instant, Ticket, ProbeReport)>,
     events: Vec<(u128, String)>,
     probes: Vec<(u128, usize)>,
+    /// Whether streams go on while probes are under way.
+    delivering: bool,
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -58,6 +64,7 @@ impl World {
             waiting: Vec::new(),
             events: Vec::new(),
             probes: Vec::new(),
+            delivering: false,
         }
     }
 
@@ -95,6 +102,8 @@ impl World {
                     Effect::Announce(event) => self
                         .events
                         .push((at, format!("{} {}", event.endpoint.address, event.to))),
+                    Effect::Publish => {}
+                    Effect::Spare(id, _) => self.events.push((at, format!("{} spared", id.address))),
                 }
             }
             let answer = self.waiting.iter().map(|(at, ..)| *at).min();
@@ -111,7 +120,7 @@ impl World {
             self.waiting = rest;
             let ready: Vec<(Instant, Ticket, ProbeReport)> = ready;
             for (_, ticket, report) in ready {
-                self.keeper.handle_probe(ticket, report, self.now);
+                self.keeper.handle_probe(ticket, report, self.delivering, self.now);
             }
             self.keeper.handle_timeout(self.now);
         }
@@ -189,7 +198,7 @@ fn a_recovered_endpoint_is_back_after_rise_passes() {
     world.until(0, State::Down);
     world.run(30_000);
     world.answers[0] = Answer::Healthy;
-    assert!(world.until(0, State::Up) <= 2_200 + 250 + 10);
+    assert!(world.until(0, State::Ramping) <= 2_200 + 250 + 10);
 }
 
 #[test]
@@ -214,9 +223,13 @@ fn two_probes_are_joined_by_and() {
         sequence: 1,
     };
     world.keeper.handle_timeout(world.now);
-    world.keeper.handle_probe(ticket(0), report(Outcome::Pass), world.now);
+    world
+        .keeper
+        .handle_probe(ticket(0), report(Outcome::Pass), false, world.now);
     assert_eq!(world.states(), [State::Unknown]);
-    world.keeper.handle_probe(ticket(1), report(Outcome::Pass), world.now);
+    world
+        .keeper
+        .handle_probe(ticket(1), report(Outcome::Pass), false, world.now);
     assert_eq!(world.states(), [State::Up]);
 }
 
@@ -276,7 +289,7 @@ fn an_old_answer_moves_nothing() {
         class: FailureClass::Status,
         detail: String::new(),
     };
-    world.keeper.handle_probe(stale, report(refusal), world.now);
+    world.keeper.handle_probe(stale, report(refusal), false, world.now);
     assert_eq!(world.keeper.known()[0].history.len(), before);
 }
 

@@ -1,0 +1,200 @@
+//! What live traffic does to endpoints, under virtual time.
+
+use super::*;
+use crate::gate::passive::{TrafficFailure, Trial};
+
+const REFUSED: TrafficFailure = TrafficFailure::Status(503);
+
+/// Endpoints that have all passed, a moment after their last probe.
+fn fit(count: usize) -> World {
+    let mut world = World::of(count, 1);
+    world.run(5_000);
+    assert!(world.states().iter().all(|state| *state == State::Up));
+    world
+}
+
+impl World {
+    fn fails(&mut self, endpoint: usize, failure: TrafficFailure) {
+        self.keeper.handle_failure(Slot(endpoint), failure, self.now);
+    }
+
+    fn tried(&mut self, endpoint: usize, trial: Trial) {
+        self.keeper.handle_trial(Slot(endpoint), trial, self.now);
+    }
+
+    fn wants_trial(&self, endpoint: usize) -> bool {
+        self.keeper.known()[endpoint].wants_trial()
+    }
+
+    /// Seconds until the endpoint is to be tried.
+    fn held(&mut self, endpoint: usize) -> u128 {
+        let from = self.now;
+        for _ in 0..100_000 {
+            if self.wants_trial(endpoint) {
+                return (self.now - from).as_millis() / 1_000;
+            }
+            self.run(1);
+        }
+        panic!("endpoint {endpoint} is never tried");
+    }
+}
+
+#[test]
+fn one_failure_makes_it_suspect_at_once_and_asks_at_once() {
+    let mut world = fit(3);
+    let asked = world.probes.len();
+    world.fails(1, REFUSED);
+    assert_eq!(world.states(), [State::Up, State::Suspect, State::Up]);
+    world.run(0);
+    assert_eq!(world.probes.len(), asked + 1);
+    assert_eq!(world.probes.last().map(|(_, endpoint)| *endpoint), Some(1));
+}
+
+#[test]
+fn a_probe_that_fails_too_agrees_and_needs_no_second_vote() {
+    let mut world = fit(3);
+    world.answers[1] = Answer::Refuses;
+    world.fails(1, REFUSED);
+    assert!(world.until(1, State::Down) < 10);
+    world.answers[1] = Answer::Healthy;
+    world.until(1, State::Ramping);
+    assert!(!world.wants_trial(1), "the probe accused it as well, so it clears it");
+}
+
+#[test]
+fn a_probe_that_passes_contradicts_and_only_a_request_clears() {
+    let mut world = fit(3);
+    world.fails(1, REFUSED);
+    assert!(world.until(1, State::Ejected) < 10);
+    assert!((10..=12).contains(&world.held(1)), "the first hold");
+    world.tried(1, Trial::Failed(REFUSED));
+    assert!(!world.wants_trial(1));
+    assert!((20..=24).contains(&world.held(1)), "the second hold");
+    assert_eq!(world.states()[1], State::Ejected);
+    world.tried(1, Trial::Passed);
+    assert_eq!(world.states()[1], State::Ramping);
+    world.run(30_000);
+    assert_eq!(world.states()[1], State::Up);
+}
+
+#[test]
+fn where_no_request_comes_to_try_it_its_probes_have_the_word() {
+    let mut world = fit(3);
+    world.fails(1, REFUSED);
+    world.held(1);
+    world.run(9_900);
+    assert_eq!(world.states()[1], State::Ejected);
+    world.run(200);
+    assert_eq!(world.states()[1], State::Ramping);
+}
+
+#[test]
+fn the_last_one_and_more_than_a_third_are_spared() {
+    for (count, failing, out) in [(1, 1, 0), (2, 2, 1), (3, 3, 1), (5, 5, 1), (6, 6, 2), (9, 9, 3)] {
+        let mut world = fit(count);
+        for endpoint in 0..failing {
+            world.fails(endpoint, REFUSED);
+            world.run(10);
+        }
+        let ejected = world.states().iter().filter(|state| **state == State::Ejected).count();
+        assert_eq!(ejected, out, "of {count}");
+        let spared = world
+            .events
+            .iter()
+            .filter(|(_, event)| event.ends_with("spared"))
+            .count();
+        assert_eq!(spared, failing - out, "of {count}");
+    }
+}
+
+#[test]
+fn a_spared_endpoint_whose_probe_fails_as_well_is_down_at_once() {
+    let mut world = fit(1);
+    world.answers[0] = Answer::Refuses;
+    world.fails(0, REFUSED);
+    assert!(world.until(0, State::Down) < 10);
+}
+
+#[test]
+fn a_flood_of_failures_asks_once() {
+    let mut world = fit(1);
+    let asked = world.probes.len();
+    for _ in 0..1_000 {
+        world.fails(0, REFUSED);
+    }
+    world.run(1);
+    assert_eq!(world.probes.len(), asked + 1);
+    assert_eq!(
+        world
+            .events
+            .iter()
+            .filter(|(_, event)| event.ends_with("spared"))
+            .count(),
+        1
+    );
+}
+
+#[test]
+fn silence_while_requests_wait_is_out_after_one_deadline() {
+    let mut world = fit(3);
+    world.answers[1] = Answer::Silent;
+    world.keeper.handle_stall(Slot(1), world.now);
+    assert_eq!(world.states()[1], State::Up, "silence proves nothing");
+    assert!((1_000..1_010).contains(&world.until(1, State::Down)));
+}
+
+#[test]
+fn a_silent_probe_of_an_endpoint_that_delivers_means_busy() {
+    let mut world = fit(3);
+    world.delivering = true;
+    world.answers[1] = Answer::Silent;
+    world.until(1, State::Busy);
+    world.run(60_000);
+    assert_eq!(world.states()[1], State::Busy, "never down");
+    world.delivering = false;
+    world.until(1, State::Down);
+    world.answers[1] = Answer::Healthy;
+    world.until(1, State::Ramping);
+}
+
+#[test]
+fn a_busy_endpoint_that_answers_again_is_up() {
+    let mut world = fit(2);
+    world.delivering = true;
+    world.answers[0] = Answer::Silent;
+    world.until(0, State::Busy);
+    world.answers[0] = Answer::Healthy;
+    world.until(0, State::Up);
+}
+
+#[test]
+fn what_returns_ramps_unless_it_is_the_only_one() {
+    let mut world = fit(2);
+    for answers in [[Answer::Refuses; 2], [Answer::Healthy; 2]] {
+        world.answers = answers.to_vec();
+        world.run(10_000);
+    }
+    let mut states = world.states();
+    states.sort();
+    assert_eq!(
+        states,
+        [State::Up, State::Ramping],
+        "the first to return has no time for a slow start"
+    );
+    let ramping = world
+        .keeper
+        .known()
+        .iter()
+        .find(|known| known.state == State::Ramping)
+        .unwrap();
+    assert!((10..60).contains(&ramping.share(world.now)));
+}
+
+#[test]
+fn an_endpoint_that_never_passed_is_not_accused() {
+    let mut world = World::of(2, 1);
+    world.answers[0] = Answer::Silent;
+    world.run(100);
+    world.fails(0, REFUSED);
+    assert_eq!(world.states()[0], State::Unknown);
+}

@@ -1,0 +1,173 @@
+//! The word of live traffic: it accuses at once, and a real request clears.
+//!
+//! Rules:
+//! - **Never the last one.** An endpoint is not ejected while no other is fit to serve, nor beyond a third of its pool, one at least: with two
+//!   to five endpoints a percentage would allow none or all of them (Envoy's `max_ejection_percent` of 10 % allows none).
+//! - **An endpoint that is out by its traffic comes back by its traffic.**
+
+use std::cmp::Reverse;
+use std::time::Instant;
+
+use super::{Cause, Effect, Keeper, Outcome, Slot, State, Timer};
+use crate::gate::passive::{PATIENCE, Standing, TrafficFailure, Trial};
+use crate::gate::ramp;
+use crate::gate::schedule::CONFIRM;
+use crate::gate::state::Tier;
+
+impl Keeper {
+    /// A request failed on an endpoint.
+    pub fn handle_failure(&mut self, slot: Slot, failure: TrafficFailure, now: Instant) {
+        let may_eject = self.may_eject(slot);
+        let Some(known) = self.known.get_mut(slot.0) else {
+            return;
+        };
+        if known.state.tier().is_none_or(|tier| tier == Tier::Accused) {
+            return;
+        }
+        let first = known.passive.witness(now);
+        let id = known.id.clone();
+        let question = self.ask_now(slot, now);
+        if !may_eject {
+            if first {
+                self.effects.push_back(Effect::Spare(id, failure));
+            }
+            return;
+        }
+        if let Some(known) = self.known.get_mut(slot.0) {
+            known.passive.accuse(failure, question, now);
+        }
+        self.settle(slot, Cause::Traffic(failure), now);
+    }
+
+    /// Requests wait on an endpoint for longer than they do elsewhere. That proves nothing, so it only asks, and agrees with a probe
+    /// that times out.
+    pub fn handle_stall(&mut self, slot: Slot, now: Instant) {
+        let Some(known) = self.known.get_mut(slot.0) else {
+            return;
+        };
+        if known.state.tier().is_some() && known.passive.witness(now) {
+            self.ask_now(slot, now);
+        }
+    }
+
+    /// The request that tried an ejected endpoint has ended.
+    pub fn handle_trial(&mut self, slot: Slot, trial: Trial, now: Instant) {
+        let Some(known) = self.known.get_mut(slot.0) else {
+            return;
+        };
+        if !known.wants_trial() {
+            return;
+        }
+        match trial {
+            Trial::Passed => {
+                known.passive.clear(now);
+                self.settle(slot, Cause::TrialPassed, now);
+            }
+            Trial::Failed(failure) => {
+                self.eject(slot, Cause::TrialFailed(failure), now);
+                self.effects.push_back(Effect::Publish);
+            }
+        }
+    }
+
+    /// Holds an endpoint back.
+    pub(super) fn eject(&mut self, slot: Slot, cause: Cause, now: Instant) {
+        let random = self.dice.roll();
+        if let Some(known) = self.known.get_mut(slot.0) {
+            let until = known.passive.eject(now, random);
+            self.timers.push(Reverse((until, Timer::Hold(slot))));
+            self.settle(slot, cause, now);
+        }
+    }
+
+    /// The hold is over: a request may try it. If none comes, its probes have the word after all.
+    pub(super) fn hold_ends(&mut self, slot: Slot, now: Instant) {
+        let Some(known) = self.known.get_mut(slot.0) else {
+            return;
+        };
+        match known.passive.standing() {
+            Standing::Ejected { until } if until <= now => {
+                known.passive.try_again(now);
+                self.timers.push(Reverse((now + PATIENCE, Timer::Hold(slot))));
+                self.effects.push_back(Effect::Publish);
+            }
+            Standing::OnTrial { since } if since + PATIENCE <= now => {
+                known.passive.clear(now);
+                self.settle(slot, Cause::NobodyCame, now);
+            }
+            Standing::Clear | Standing::Suspect { .. } | Standing::Ejected { .. } | Standing::OnTrial { .. } => {}
+        }
+    }
+
+    /// A returning endpoint takes a larger share.
+    pub(super) fn grow(&mut self, slot: Slot, now: Instant) {
+        let Some(known) = self.known.get_mut(slot.0) else {
+            return;
+        };
+        match known.ramp {
+            None => {}
+            Some(ramp) if ramp.is_over(now) => {
+                known.ramp = None;
+                self.settle(slot, Cause::Ramped, now);
+            }
+            Some(_) => {
+                self.timers.push(Reverse((now + ramp::STEP, Timer::Ramp(slot))));
+                self.effects.push_back(Effect::Publish);
+            }
+        }
+    }
+
+    /// Whether an endpoint that becomes fit comes back to neighbours that can carry its load meanwhile. At the start of all nobody comes
+    /// back, and the only one that is fit cannot be spared.
+    pub(super) fn returns(&self, slot: Slot) -> bool {
+        let was_out = self
+            .known
+            .get(slot.0)
+            .is_some_and(|known| matches!(known.state, State::Down | State::Suspect | State::Ejected));
+        was_out && self.neighbours(slot).any(|state| state.is_routable())
+    }
+
+    /// Notes whether an endpoint had no time for its probe.
+    pub(super) fn weigh_busy(&mut self, slot: Slot, busy: bool, outcome: &Outcome) {
+        if let Some(known) = self.known.get_mut(slot.0)
+            && (busy || outcome.is_pass() || outcome.class().is_some())
+        {
+            known.busy = busy;
+        }
+    }
+
+    fn may_eject(&self, slot: Slot) -> bool {
+        let others: Vec<State> = self.neighbours(slot).collect();
+        let out = others
+            .iter()
+            .filter(|state| state.tier() == Some(Tier::Accused))
+            .count();
+        let most = ((others.len() + 1) / 3).max(1);
+        out < most && others.iter().any(|state| state.is_routable())
+    }
+
+    /// The states of the other endpoints of a pool.
+    fn neighbours(&self, slot: Slot) -> impl Iterator<Item = State> {
+        let known = self.known.get(slot.0);
+        let pool = known.and_then(|known| self.pools.get(&(known.id.upstream.clone(), known.id.pool.clone())));
+        let others = pool.into_iter().flatten().filter(move |other| **other != slot);
+        others
+            .filter_map(|other| self.known.get(other.0))
+            .map(|known| known.state)
+    }
+
+    /// Asks an endpoint's first probe at once, unless it was asked a moment ago; returns the number of the question.
+    fn ask_now(&mut self, slot: Slot, now: Instant) -> u64 {
+        let Some(track) = self.track(slot, 0).copied() else {
+            return 0;
+        };
+        let recent = track
+            .started
+            .is_some_and(|at| now.saturating_duration_since(at) < CONFIRM);
+        if recent && track.answered < track.asked {
+            return track.asked;
+        }
+        self.due(slot, 0, track.cycle, now);
+        track.asked + 1
+    }
+}

@@ -1,0 +1,159 @@
+//! What the keeper knows of endpoints, asks them, and hands to its owner.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::health::{Health, Outcome, ProbePlan};
+use super::names::EndpointId;
+use super::passive::{Passive, Standing, TrafficFailure};
+use super::ramp::Ramp;
+use super::state::{Cause, Event, State};
+
+/// Probes of an endpoint that are remembered for `explain`.
+pub(super) const HISTORY: usize = 20;
+
+/// One endpoint and what it is to be asked.
+#[derive(Clone, Debug)]
+pub struct EndpointPlan {
+    /// Whose plan it is.
+    pub id: EndpointId,
+    /// Its probes, all of which must pass; never empty.
+    pub probes: Vec<ProbePlan>,
+}
+
+/// An endpoint's number within the keeper.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Slot(pub(super) usize);
+
+impl Slot {
+    /// The endpoint at this position of the list that the keeper was made with.
+    pub fn at(index: usize) -> Self {
+        Self(index)
+    }
+
+    /// The position of the endpoint in the list that the keeper was made with.
+    pub fn index(self) -> usize {
+        self.0
+    }
+}
+
+/// One question put to one endpoint; its answer comes back with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Ticket {
+    /// The endpoint.
+    pub slot: Slot,
+    /// Which of its probes.
+    pub probe: usize,
+    pub(super) sequence: u64,
+}
+
+/// What is to be done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// Send this probe.
+    Probe(Ticket),
+    /// Tell of a change; routable endpoints may be others than before.
+    Announce(Event),
+    /// Publish anew: nobody's state has changed, but a share or a trial has.
+    Publish,
+    /// Tell that an endpoint was not ejected, since too many are out already or it is the last.
+    Spare(EndpointId, TrafficFailure),
+}
+
+/// What a probe found out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProbeReport {
+    /// The verdict on this one answer.
+    pub outcome: Outcome,
+    /// The status, where an answer came.
+    pub status: Option<u16>,
+    /// Components that the body names, and whether each is well.
+    pub components: BTreeMap<String, bool>,
+    /// The version that the endpoint says it runs.
+    pub version: Option<String>,
+    /// The socket address that was asked, once the name was resolved.
+    pub asked: Option<SocketAddr>,
+    /// How long its parts took.
+    pub phases: Phases,
+}
+
+/// How long the parts of a probe took, each from the start of the probe; `None` for what was not reached.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Phases {
+    /// Until the name was resolved; at once for an IP literal.
+    pub resolved: Option<Duration>,
+    /// Until the connection stood.
+    pub connected: Option<Duration>,
+    /// Until the TLS handshake was done.
+    pub secured: Option<Duration>,
+    /// Until the headers were there.
+    pub headers: Option<Duration>,
+    /// Until the verdict.
+    pub total: Duration,
+}
+
+/// A probe that was answered.
+#[derive(Clone, Debug)]
+pub struct ProbeRecord {
+    /// The probe's name.
+    pub probe: Arc<str>,
+    /// When the answer was there.
+    pub at: Instant,
+    /// What it said.
+    pub report: ProbeReport,
+}
+
+/// All that is known about one endpoint.
+#[derive(Clone, Debug)]
+pub struct Known {
+    /// Which endpoint.
+    pub id: EndpointId,
+    /// Where it stands.
+    pub state: State,
+    /// Since when.
+    pub since: Instant,
+    /// Why.
+    pub cause: Cause,
+    /// The address that passed a probe last, or was asked last while none has.
+    pub socket: Option<SocketAddr>,
+    /// The latest word on each component.
+    pub components: BTreeMap<String, bool>,
+    /// The latest version.
+    pub version: Option<String>,
+    /// The last probes, oldest first.
+    pub history: VecDeque<ProbeRecord>,
+    /// Each probe's plan and verdict.
+    pub verdicts: Vec<(ProbePlan, Health)>,
+    /// What its traffic says.
+    pub passive: Passive,
+    /// Whether it had no time for its last probe while its streams went on.
+    pub busy: bool,
+    /// Its return, while that is under way.
+    pub ramp: Option<Ramp>,
+}
+
+impl Known {
+    /// Where it stands by all that is known.
+    pub(super) fn verdict(&self) -> State {
+        let worst = self.verdicts.iter().map(|(_, health)| State::from(*health)).max();
+        match (worst.unwrap_or(State::Unknown), self.passive.standing()) {
+            (State::Up, Standing::Suspect { .. }) => State::Suspect,
+            (State::Up, Standing::Ejected { .. } | Standing::OnTrial { .. }) => State::Ejected,
+            (State::Up, Standing::Clear) if self.busy => State::Busy,
+            (State::Up, Standing::Clear) if self.ramp.is_some() => State::Ramping,
+            (state, _) => state,
+        }
+    }
+
+    /// Its share at `now`, in percent of its weight.
+    pub fn share(&self, now: Instant) -> u32 {
+        self.ramp.map_or(100, |ramp| ramp.share(now))
+    }
+
+    /// Whether it is to be tried with one request.
+    pub fn wants_trial(&self) -> bool {
+        self.state == State::Ejected && matches!(self.passive.standing(), Standing::OnTrial { .. })
+    }
+}

@@ -1,0 +1,209 @@
+//! The passive witness: what live traffic says against an endpoint, and how the endpoint clears itself.
+//!
+//! One failure is enough to accuse, for the next request would be wasted as well. What the accusation is worth is found out at once: a probe
+//! is sent, and if it fails too, two witnesses of different kinds agree and the endpoint is down. If it passes, probe and traffic
+//! contradict each other, which is how a grey failure looks (Huang et al., "Gray Failure: The Achilles' Heel of Cloud-Scale Systems",
+//! HotOS 2017). Then the traffic is believed: the endpoint is held back, and comes back only when a real request succeeds.
+
+use std::fmt;
+use std::time::{Duration, Instant};
+
+/// The first hold: as long as nginx holds a server that failed (`fail_timeout`), so that a grey failure wastes no more requests here.
+const HOLD: Duration = Duration::from_secs(10);
+/// The longest hold.
+const LONGEST_HOLD: Duration = Duration::from_secs(60);
+/// A hold is longer by up to this share, so that endpoints which failed together do not return together.
+const JITTER_PERCENT: u32 = 20;
+/// So long without an accusation takes one doubling of the hold back.
+const FORGIVES: Duration = Duration::from_secs(60);
+/// A failure in traffic and one of a probe within this time agree.
+const AGREE_WITHIN: Duration = Duration::from_secs(2);
+/// An endpoint whose probes pass returns after this time even if no request came that could try it.
+pub const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How a request failed through no fault of the client's. A 500 is not one: it is often the application's own, and the same everywhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum TrafficFailure {
+    /// No connection came about.
+    Connect,
+    /// The connection broke, or what came was no answer, before the first byte.
+    Reset,
+    /// No first byte came in time.
+    Timeout,
+    /// 502, 503 or 504.
+    Status(u16),
+    /// The answer broke off, or fell silent for too long.
+    Cut,
+}
+
+impl TrafficFailure {
+    /// What a status says against an endpoint.
+    pub fn of_status(status: u16) -> Option<Self> {
+        matches!(status, 502..=504).then_some(Self::Status(status))
+    }
+}
+
+impl fmt::Display for TrafficFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Connect => f.write_str("no connection"),
+            Self::Reset => f.write_str("the connection broke before an answer"),
+            Self::Timeout => f.write_str("no first byte in time"),
+            Self::Status(status) => write!(f, "answered {status}"),
+            Self::Cut => f.write_str("the answer broke off"),
+        }
+    }
+}
+
+/// How the one real request ended that an ejected endpoint was given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trial {
+    /// It was answered.
+    Passed,
+    /// It failed as well.
+    Failed(TrafficFailure),
+}
+
+/// Where an endpoint stands with its traffic.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Standing {
+    /// Nothing is held against it.
+    #[default]
+    Clear,
+    /// Accused; the probe with this number and later ones decide.
+    Suspect {
+        /// The number.
+        question: u64,
+    },
+    /// Held back.
+    Ejected {
+        /// Until then.
+        until: Instant,
+    },
+    /// The hold is over: the next request that may be sent twice tries it.
+    OnTrial {
+        /// Since then.
+        since: Instant,
+    },
+}
+
+/// What is held against one endpoint, and how often it was.
+#[derive(Clone, Debug, Default)]
+pub struct Passive {
+    standing: Standing,
+    /// How often the hold has doubled.
+    doublings: u32,
+    /// When it last cleared itself.
+    cleared: Option<Instant>,
+    /// When traffic last said something against it, accused or not.
+    witnessed: Option<Instant>,
+    /// The failure that it is accused of.
+    failure: Option<TrafficFailure>,
+}
+
+impl Passive {
+    /// Where it stands.
+    pub fn standing(&self) -> Standing {
+        self.standing
+    }
+
+    /// What it is accused of.
+    pub fn failure(&self) -> Option<TrafficFailure> {
+        self.failure
+    }
+
+    /// Traffic says something against it, at `now`. Tells whether it is the first word in a while.
+    pub fn witness(&mut self, now: Instant) -> bool {
+        let before = self.witnessed.replace(now);
+        before.is_none_or(|before| now.saturating_duration_since(before) > AGREE_WITHIN)
+    }
+
+    /// Whether a probe that fails at `now` agrees with the traffic.
+    pub fn agrees(&self, now: Instant) -> bool {
+        let recent = |at: Instant| now.saturating_duration_since(at) <= AGREE_WITHIN;
+        matches!(self.standing, Standing::Suspect { .. }) || self.witnessed.is_some_and(recent)
+    }
+
+    /// It is accused; the probe `question` is to decide.
+    pub fn accuse(&mut self, failure: TrafficFailure, question: u64, now: Instant) {
+        if let Some(cleared) = self.cleared {
+            let forgiven = now.saturating_duration_since(cleared).as_secs() / FORGIVES.as_secs();
+            self.doublings = self
+                .doublings
+                .saturating_sub(u32::try_from(forgiven).unwrap_or(u32::MAX));
+        }
+        self.failure = Some(failure);
+        self.standing = Standing::Suspect { question };
+    }
+
+    /// It is held back from `now` on; returns until when. `random` spreads the ends.
+    pub fn eject(&mut self, now: Instant, random: u64) -> Instant {
+        let hold = (HOLD * 2u32.saturating_pow(self.doublings.min(8))).min(LONGEST_HOLD);
+        let jitter = hold * JITTER_PERCENT / 100;
+        let until = now + hold + jitter.mul_f64(random as f64 / u64::MAX as f64);
+        self.doublings += 1;
+        self.standing = Standing::Ejected { until };
+        until
+    }
+
+    /// The hold is over.
+    pub fn try_again(&mut self, now: Instant) {
+        self.standing = Standing::OnTrial { since: now };
+    }
+
+    /// Nothing is held against it any more.
+    pub fn clear(&mut self, now: Instant) {
+        if self.standing != Standing::Clear {
+            self.cleared = Some(now);
+        }
+        self.standing = Standing::Clear;
+        self.failure = None;
+        self.witnessed = None;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hold(passive: &mut Passive, at: Instant) -> u64 {
+        passive.accuse(TrafficFailure::Status(503), 1, at);
+        passive.eject(at, 0).saturating_duration_since(at).as_secs()
+    }
+
+    #[test]
+    fn holds_double_and_are_forgiven_by_the_minute() {
+        let (mut passive, start) = (Passive::default(), Instant::now());
+        assert_eq!([(); 5].map(|()| hold(&mut passive, start)), [10, 20, 40, 60, 60]);
+        passive.clear(start);
+        assert_eq!(hold(&mut passive, start + 2 * FORGIVES), 60, "five doublings less two");
+        passive.clear(start);
+        assert_eq!(hold(&mut passive, start + 60 * FORGIVES), 10);
+    }
+
+    #[test]
+    fn a_hold_is_longer_by_a_fifth_at_most() {
+        let (mut passive, start) = (Passive::default(), Instant::now());
+        let until = passive.eject(start, u64::MAX);
+        assert_eq!(until - start, HOLD + HOLD / 5);
+    }
+
+    #[test]
+    fn words_agree_within_two_seconds() {
+        let (mut passive, start) = (Passive::default(), Instant::now());
+        assert!(!passive.agrees(start));
+        assert!(passive.witness(start));
+        assert!(!passive.witness(start + AGREE_WITHIN), "the same trouble");
+        assert!(passive.agrees(start + 2 * AGREE_WITHIN));
+        assert!(!passive.agrees(start + 3 * AGREE_WITHIN));
+        assert!(passive.witness(start + 4 * AGREE_WITHIN));
+    }
+
+    #[test]
+    fn a_500_is_the_applications_own() {
+        let statuses: Vec<u16> = (100..600)
+            .filter(|status| TrafficFailure::of_status(*status).is_some())
+            .collect();
+        assert_eq!(statuses, [502, 503, 504]);
+    }
+}

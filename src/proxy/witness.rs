@@ -1,0 +1,50 @@
+//! What requests tell the driver of the endpoints that they were sent to.
+
+use crate::gate::passive::{TrafficFailure, Trial};
+use crate::gate::retry::AttemptFailure;
+use crate::proxy::Gateway;
+use crate::proxy::context::Exchange;
+
+/// What a failed attempt says against its endpoint. A kept connection that was closed meanwhile says nothing, nor does one that the gate
+/// ended itself.
+pub(super) fn accusation(failure: AttemptFailure) -> Option<TrafficFailure> {
+    match failure {
+        AttemptFailure::Connect => Some(TrafficFailure::Connect),
+        AttemptFailure::Reset => Some(TrafficFailure::Reset),
+        AttemptFailure::Refused => Some(TrafficFailure::Status(503)),
+        AttemptFailure::Timeout => Some(TrafficFailure::Timeout),
+        AttemptFailure::Unsent | AttemptFailure::Rescued => None,
+    }
+}
+
+impl Gateway {
+    /// Tells of a failure of the attempt under way.
+    pub(super) fn blame(&self, exchange: &mut Exchange, failure: Option<TrafficFailure>) {
+        let attempt = exchange.course.as_mut().and_then(|course| course.attempt.as_mut());
+        let (Some(attempt), Some(failure)) = (attempt, failure) else {
+            return;
+        };
+        let slot = attempt.endpoint.owner().slot;
+        if attempt.trial.take().is_some() {
+            self.mailbox.tried(slot, Trial::Failed(failure), self.clock.now());
+        } else {
+            self.mailbox.failed(slot, failure, self.clock.now());
+        }
+    }
+
+    /// Weighs the status of an answer that goes to the client.
+    pub(super) fn hear(&self, exchange: &mut Exchange, status: u16) {
+        let failure = TrafficFailure::of_status(status);
+        // A 503 was told of when it was asked whether the request may be sent again.
+        if failure.is_some() && status != 503 {
+            self.blame(exchange, failure);
+        }
+        let attempt = exchange.course.as_mut().and_then(|course| course.attempt.as_mut());
+        if let Some(attempt) = attempt
+            && attempt.trial.take().is_some()
+        {
+            let slot = attempt.endpoint.owner().slot;
+            self.mailbox.tried(slot, Trial::Passed, self.clock.now());
+        }
+    }
+}

@@ -1,0 +1,105 @@
+//! Who may serve, by the word of live traffic and of probes together.
+
+use difygate::gate::state::State;
+use difygate::server::Gate;
+use difygate::simulated_dify::{SimulatedDify, Traffic};
+
+use crate::support::{addresses, edge, gate_before, instances, known, until, until_state};
+use crate::wire::{Wire, ask, chat_request};
+
+/// So rarely that only traffic can be quick.
+const RARE: &str = "probe: {interval: 60s, timeout: 1s}, balance: round_robin";
+
+fn traffic(dify: &SimulatedDify) -> u64 {
+    dify.tally().traffic()
+}
+
+async fn serve(gate: &Gate, requests: usize) {
+    for _ in 0..requests {
+        assert_eq!(ask(edge(gate), "GET /v1/info").await.status, 200);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_grey_failure_wastes_one_request_and_nobody_sees_it() {
+    let difys = instances::<3>().await;
+    let gate = gate_before(&addresses(&difys), RARE).await;
+    let grey = &difys[1];
+    grey.set(|switches| switches.traffic = Traffic::Status(503));
+    until("the grey one to be asked", async || {
+        serve(&gate, 1).await;
+        traffic(grey) == 1
+    })
+    .await;
+    until_state(&gate, grey.address(), State::Ejected).await;
+    serve(&gate, 30).await;
+    assert_eq!(traffic(grey), 1);
+    let cause = known(&gate, grey.address()).await.cause.to_string();
+    assert_eq!(cause, "traffic failed while the probe passes: answered 503");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_closed_port_is_out_after_one_attempt() {
+    let difys = instances::<2>().await;
+    let gate = gate_before(&addresses(&difys), RARE).await;
+    difys[0].kill().await;
+    serve(&gate, 2).await;
+    until_state(&gate, difys[0].address(), State::Down).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_everyone_fails_nobody_is_ejected_beyond_a_third() {
+    let difys = instances::<3>().await;
+    let gate = gate_before(&addresses(&difys), RARE).await;
+    for dify in &difys {
+        dify.set(|switches| switches.traffic = Traffic::Status(503));
+    }
+    for _ in 0..12 {
+        assert_eq!(ask(edge(&gate), "GET /v1/info").await.status, 503);
+    }
+    let mut out = 0;
+    for dify in &difys {
+        out += usize::from(!known(&gate, dify.address()).await.state.is_routable());
+    }
+    assert_eq!(out, 1);
+    for dify in &difys {
+        dify.set(|switches| switches.traffic = Traffic::Normal);
+    }
+    serve(&gate, 6).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ten_streams_that_fill_an_instance_make_it_busy_and_others_serve() {
+    let difys = instances::<2>().await;
+    let full = &difys[0];
+    let keys = "probe: {interval: 300ms, timeout: 300ms}, balance: round_robin";
+    let gate = gate_before(&addresses(&difys), keys).await;
+    full.set(|switches| switches.slots = 10);
+    let mut streams = Vec::new();
+    while full.tally().streams() < 10 {
+        let mut wire = Wire::to(edge(&gate)).await;
+        wire.send(chat_request("streaming", 100_000, 20)).await;
+        let head = wire.head().await;
+        assert_eq!(head.status, 200);
+        streams.push(wire);
+    }
+    until_state(&gate, full.address(), State::Busy).await;
+    let before = traffic(full);
+    serve(&gate, 20).await;
+    assert_eq!(traffic(full), before, "extra requests go elsewhere");
+    for wire in &mut streams {
+        assert!(wire.event().await.is_some(), "no stream is cut");
+    }
+    drop(streams);
+    until_state(&gate, full.address(), State::Up).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_breaks_off_accuses() {
+    let difys = instances::<2>().await;
+    let gate = gate_before(&addresses(&difys), RARE).await;
+    difys[1].set(|switches| switches.traffic = Traffic::Cut);
+    until("a cut", async || !ask(edge(&gate), "GET /v1/info").await.whole).await;
+    until_state(&gate, difys[1].address(), State::Ejected).await;
+    serve(&gate, 10).await;
+}
