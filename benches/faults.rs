@@ -99,21 +99,28 @@ async fn first_request(folder: &Path, endpoints: &[SocketAddr]) -> f64 {
 async fn main() {
     let mut out = std::io::stdout();
     let mut say = |line: String| writeln!(out, "{line}").expect("a reader");
-    let stage = Stage::set().await.expect("a stage");
     say(format!("{RUNS} runs a row, median (least–most); 3 instances, defaults"));
     say("| fault | load | out of rotation, s | back, s | failed | wasted |".into());
     say("|---|---|---|---|---|---|".into());
     let rows = [
         (Fault::DatabaseFails, "503 on /healthz and in traffic", true),
         (Fault::HealthFails, "503 on /healthz, traffic well", true),
+        (Fault::TrafficFails, "503 in traffic, /healthz well", true),
+        (
+            Fault::TrafficBreaks,
+            "traffic cut before an answer, /healthz well",
+            true,
+        ),
         (Fault::Freezes, "frozen, keeps accepting", true),
         (Fault::Freezes, "frozen, keeps accepting", false),
         (Fault::Dies, "port closed", true),
     ];
     for (fault, name, loaded) in rows {
-        let load = loaded.then(|| Load::start(stage.listener()));
         let mut figures: [Vec<f64>; 4] = Default::default();
         for _ in 0..RUNS {
+            // A gate that has seen nothing yet: holds grow with every ejection.
+            let stage = Stage::set().await.expect("a stage");
+            let load = loaded.then(|| Load::start(stage.listener()));
             let run = run(&stage, fault, load.as_ref())
                 .await
                 .expect("a fault that comes and goes");
@@ -133,6 +140,7 @@ async fn main() {
         say(format!("| {name} | {rate} | {} |", cells.join(" | ")));
     }
     let folder = tempfile::tempdir().expect("a folder");
+    let stage = Stage::set().await.expect("a stage");
     let endpoints: Vec<SocketAddr> = stage.instances.iter().map(SimulatedDify::address).collect();
     let mut starts = Vec::new();
     for _ in 0..RUNS {

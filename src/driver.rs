@@ -9,11 +9,11 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::MissedTickBehavior;
 use tracing::{info, warn};
 
-use crate::clock::{Clock, TICK};
+use crate::clock::Clock;
 use crate::gate::keeper::{Effect, EndpointPlan, Keeper, Known, ProbeReport, Slot, Ticket};
 use crate::gate::names::EndpointId;
 use crate::gate::passive::TrafficFailure;
-use crate::gate::rhythm::Rhythm;
+use crate::gate::rhythm::{BEAT, Rhythm};
 use crate::gate::state::{Event, State, Tier};
 use crate::mailbox::{Mailbox, Message};
 use crate::metrics::{Metrics, endpoint_labels};
@@ -114,7 +114,7 @@ impl Driver {
     /// Probes for ever.
     pub async fn run(mut self) {
         let mut messages = Vec::with_capacity(BATCH);
-        let mut ticks = tokio::time::interval(TICK);
+        let mut ticks = tokio::time::interval(BEAT);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             self.carry_out();

@@ -11,6 +11,10 @@ pub enum Fault {
     DatabaseFails,
     /// `/healthz` says so while traffic is still well.
     HealthFails,
+    /// Traffic is refused while `/healthz` is well: a grey failure.
+    TrafficFails,
+    /// Connections of traffic are closed instead of answered, while `/healthz` is well.
+    TrafficBreaks,
     /// It accepts connections and says nothing.
     Freezes,
     /// Its port is closed.
@@ -26,6 +30,8 @@ impl Fault {
                 switches.traffic = Traffic::Status(503);
             }),
             Self::HealthFails => dify.set(|switches| switches.health = Health::failing(["database"])),
+            Self::TrafficFails => dify.set(|switches| switches.traffic = Traffic::Status(503)),
+            Self::TrafficBreaks => dify.set(|switches| switches.traffic = Traffic::Close),
             Self::Freezes => dify.freeze(),
             Self::Dies => dify.kill().await,
         }
@@ -37,10 +43,12 @@ impl Fault {
     /// The port of a dead instance was taken meanwhile.
     pub async fn mend(self, dify: &SimulatedDify) -> io::Result<()> {
         match self {
-            Self::DatabaseFails | Self::HealthFails => dify.set(|switches| {
-                switches.health = Health::Passing;
-                switches.traffic = Traffic::Normal;
-            }),
+            Self::DatabaseFails | Self::HealthFails | Self::TrafficFails | Self::TrafficBreaks => {
+                dify.set(|switches| {
+                    switches.health = Health::Passing;
+                    switches.traffic = Traffic::Normal;
+                })
+            }
             Self::Freezes => dify.thaw(),
             Self::Dies => dify.restart().await?,
         }

@@ -4,8 +4,12 @@
 //! which several answers were due (the idea of Hayashibara et al., "The Phi Accrual Failure Detector", SRDS 2004: suspicion grows
 //! with the time since the last sign of life, measured in its usual intervals).
 
-/// Felt so often a second.
-const BEATS: f64 = 10.0;
+use std::time::Duration;
+
+/// How often it is felt.
+pub const BEAT: Duration = Duration::from_millis(50);
+/// The same in a second.
+const BEATS: f64 = 20.0;
 /// An endpoint that answers less often than this in a second is never missed.
 const LEAST: f64 = 10.0;
 /// So many answers must be overdue.
@@ -22,7 +26,7 @@ pub struct Rhythm {
 }
 
 impl Rhythm {
-    /// Feels one beat, a tenth of a second after the last one: how many requests have been answered in all, and how many wait. Tells
+    /// Feels one beat, [`BEAT`] after the last one: how many requests have been answered in all, and how many wait. Tells
     /// whether the silence is suspicious.
     pub fn feel(&mut self, answered: u64, waiting: u64) -> bool {
         let fresh = answered.saturating_sub(self.answered);
@@ -54,14 +58,14 @@ mod tests {
 
     #[test]
     fn who_answers_often_is_missed_soon() {
-        assert_eq!(missed_after(50, 100), Some(1));
-        assert_eq!(missed_after(50, 6), Some(1));
-        assert_eq!(missed_after(50, 2), Some(3));
+        assert_eq!(missed_after(100, 100), Some(1));
+        assert_eq!(missed_after(100, 5), Some(1));
+        assert_eq!(missed_after(100, 2), Some(3));
     }
 
     #[test]
     fn who_answers_seldom_is_never_missed() {
-        assert_eq!(missed_after(50, 0), None);
+        assert_eq!(missed_after(100, 0), None);
         assert_eq!(missed_after(2, 2), None, "two beats are no rhythm");
     }
 
