@@ -24,8 +24,8 @@ lint: deps ## Format, clippy and documentation, all of them strict
 bench: deps ## Decisions in nanoseconds, and proxy CPU beside a bare Pingora proxy
 	$(CARGO) bench --locked --bench guard --bench selection --bench proxy
 
-lab: deps ## Faults under load: 3 instances, 200 requests a second
-	$(CARGO) bench --locked --bench faults
+lab: deps ## Faults under load: 3 instances, 200 requests a second; with `make peers`, its peers beside it
+	$(CARGO) bench --locked --bench faults --bench peers
 
 peers: ## The proxies to compare with: nginx, HAProxy, Envoy, Caddy
 	@python3 -c 'import venv, ensurepip' 2>/dev/null || { $(SUDO) apt-get update -qq && $(SUDO) apt-get install -y -qq python3-venv; }

@@ -16,14 +16,14 @@ pub(crate) const PEERS: [Peer; 4] = [
 ];
 
 /// A program from `make peers`, or from the system.
-fn program(name: &str) -> PathBuf {
+pub(crate) fn program(name: &str) -> PathBuf {
     let installed = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("target/peers/bin")
         .join(name);
     if installed.exists() { installed } else { name.into() }
 }
 
-fn start(command: &mut Command) -> Option<Child> {
+pub(crate) fn start(command: &mut Command) -> Option<Child> {
     command
         .stdin(Stdio::null())
         .stdout(Stdio::null())
@@ -32,7 +32,7 @@ fn start(command: &mut Command) -> Option<Child> {
         .ok()
 }
 
-fn each(origins: &[SocketAddr], line: impl Fn(usize, &SocketAddr) -> String) -> String {
+pub(crate) fn each(origins: &[SocketAddr], line: impl Fn(usize, &SocketAddr) -> String) -> String {
     origins
         .iter()
         .enumerate()
