@@ -10,11 +10,13 @@ use tokio::time::MissedTickBehavior;
 use tracing::{info, warn};
 
 use crate::clock::Clock;
+use crate::gate::components::{AllDown, ComponentRules};
+use crate::gate::health::FailureClass;
 use crate::gate::keeper::{Effect, EndpointPlan, Keeper, Known, ProbeReport, Slot, Ticket};
 use crate::gate::names::EndpointId;
 use crate::gate::passive::TrafficFailure;
 use crate::gate::rhythm::{BEAT, Rhythm};
-use crate::gate::state::{Event, State, Tier};
+use crate::gate::state::{Cause, Event, State, Tier};
 use crate::mailbox::{Mailbox, Message};
 use crate::metrics::{Metrics, endpoint_labels};
 use crate::probe::Prober;
@@ -55,6 +57,7 @@ struct Watched {
     probes: Arc<[ProbeSpec]>,
     upstream: usize,
     active: bool,
+    components: Arc<ComponentRules>,
     rhythm: Rhythm,
 }
 
@@ -78,6 +81,7 @@ impl Driver {
         let plans = endpoints.iter().map(|watched| EndpointPlan {
             id: watched.endpoint.id.clone(),
             probes: watched.probes.iter().map(|spec| spec.plan.clone()).collect(),
+            components: watched.components.clone(),
         });
         let keeper = Keeper::new(plans.collect(), seed, clock.now());
         let (mailbox, inbox) = Mailbox::new();
@@ -156,6 +160,7 @@ impl Driver {
                 Effect::Probe(ticket) => self.send(ticket),
                 Effect::Announce(event) => events.push(event),
                 Effect::Publish => stale = true,
+                Effect::Shared { at, component, failing } => self.share(&at, &component, failing),
                 Effect::Spare(id, failure) => self.spare(&id, failure),
             }
         }
@@ -171,6 +176,23 @@ impl Driver {
         let within = u64::try_from(report.phases.total.as_millis() / 2).unwrap_or(u64::MAX);
         let watched = self.endpoints.get(ticket.slot.index());
         watched.is_some_and(|watched| watched.endpoint.pulse.delivered_within(within))
+    }
+
+    fn share(&self, at: &EndpointId, component: &str, failing: bool) {
+        let (upstream, pool) = (at.upstream.as_str(), at.pool.as_str());
+        if failing {
+            warn!(
+                upstream,
+                pool, component, "a dependency that instances share fails: nobody is ejected for it"
+            );
+        } else {
+            info!(
+                upstream,
+                pool, component, "a dependency that instances share is well again"
+            );
+        }
+        let gauge = self.metrics.shared_failure.with_label_values(&[upstream, component]);
+        gauge.set(i64::from(failing));
     }
 
     fn spare(&self, id: &EndpointId, failure: TrafficFailure) {
@@ -233,7 +255,7 @@ impl Driver {
             Some(Tier::Fit) => {
                 info!(endpoint = %id, from = %event.from, to = %event.to, cause, "endpoint takes traffic")
             }
-            Some(Tier::Busy) => warn!(endpoint = %id, from = %event.from, to = %event.to, cause, "endpoint is spared"),
+            Some(Tier::Spare) => warn!(endpoint = %id, from = %event.from, to = %event.to, cause, "endpoint is spared"),
             Some(Tier::Accused) | None => {
                 warn!(endpoint = %id, from = %event.from, to = %event.to, cause, "endpoint takes no traffic");
             }
@@ -243,7 +265,7 @@ impl Driver {
         self.metrics.state_changes.with_label_values(&labels).inc();
         self.set_gauges(id, event.to);
         // Where traffic alone accuses, what waits may yet be answered.
-        if matches!(event.to.tier(), None | Some(Tier::Busy)) {
+        if matches!(event.to.tier(), None | Some(Tier::Spare)) {
             self.rescue(id);
         }
     }
@@ -287,9 +309,35 @@ impl Driver {
         let fit = self.active(upstream).filter(|(_, known)| serves(known));
         let worse = |known: &Known| !serves(known) && known.state.tier().is_some();
         let reserve = self.active(upstream).filter(|(_, known)| worse(known));
+        if best.is_none() && self.is_open(upstream) {
+            let asked = self.active(upstream).filter(|(_, known)| known.state == State::Down);
+            return Routable {
+                candidates: asked.filter_map(candidate).collect(),
+                reserve: Box::default(),
+            };
+        }
         Routable {
             candidates: fit.filter_map(candidate).collect(),
             reserve: reserve.filter_map(candidate).collect(),
+        }
+    }
+
+    /// Whether requests go to endpoints of which none is fit.
+    fn is_open(&self, upstream: usize) -> bool {
+        let silent = |known: &Known| {
+            matches!(
+                &known.cause,
+                Cause::Failed {
+                    class: FailureClass::Timeout,
+                    ..
+                }
+            )
+        };
+        let mut all = self.active(upstream).map(|(_, known)| known);
+        match self.upstreams.get(upstream).map(|upstream| upstream.settings.all_down) {
+            Some(AllDown::Open) => true,
+            Some(AllDown::Closed) | None => false,
+            Some(AllDown::Auto) => all.all(|known| !known.shared.is_empty() || silent(known)),
         }
     }
 
@@ -352,6 +400,7 @@ fn watched(upstreams: &[Arc<Upstream>], metrics: &Metrics) -> Vec<Watched> {
                 };
                 endpoints.push(Watched {
                     endpoint: Arc::new(Endpoint::new(id, Slot::at(endpoints.len()), endpoint.weight, metrics)),
+                    components: settings.components.clone(),
                     rhythm: Rhythm::default(),
                     probes: endpoint.probes.clone(),
                     upstream: index,

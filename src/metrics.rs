@@ -29,6 +29,8 @@ pub struct Metrics {
     pub probe_duration: HistogramVec,
     /// Changes of state by cause.
     pub state_changes: IntCounterVec,
+    /// Whether a dependency that instances share fails.
+    pub shared_failure: IntGaugeVec,
     /// Endpoints that were not ejected, since too few would be left.
     pub ejections_refused: IntCounterVec,
     /// Requests by endpoint and status.
@@ -122,6 +124,11 @@ impl Metrics {
                 "ejections_refused_total",
                 "Endpoints that were not ejected, since too few would be left",
                 &ENDPOINT,
+            )?,
+            shared_failure: gauges(
+                "shared_failure",
+                "Whether a dependency that instances share fails",
+                &["upstream", "component"],
             )?,
             requests: counters("requests_total", "Requests", &labels(&["code"]))?,
             request_duration: times(

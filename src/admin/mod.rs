@@ -225,6 +225,8 @@ impl Admin {
                 .iter_mut()
                 .find(|upstream| upstream.name == known.id.upstream.as_str());
             let pool = upstream.and_then(|upstream| {
+                let shared = known.shared.iter().next().cloned();
+                upstream.shared_failure = upstream.shared_failure.take().or(shared);
                 upstream
                     .pools
                     .iter_mut()

@@ -138,6 +138,10 @@ pub(super) struct Upstream {
     pub(super) probe: Option<Probe>,
     /// Several named probes, all of which must pass; instead of `probe`.
     pub(super) probes: Option<IndexMap<String, Probe>>,
+    /// What becomes of an endpoint whose probe names a component as failed, by component.
+    pub(super) components: Option<IndexMap<String, Component>>,
+    /// Whether to serve when no endpoint is fit to. Default: auto.
+    pub(super) all_down: Option<AllDown>,
     /// What may be sent again after a failure.
     pub(super) retry: Option<Retry>,
     /// How long the gate waits.
@@ -151,6 +155,31 @@ pub(super) struct Upstream {
 pub(super) enum Balance {
     LeastRequest,
     RoundRobin,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Component {
+    /// Default: eject.
+    pub(super) on_failure: Option<OnFailure>,
+    /// Whether all endpoints depend on the same one, so that its failure on most of them is one failure. Default: false.
+    pub(super) shared: Option<bool>,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum OnFailure {
+    Eject,
+    Degrade,
+    Ignore,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum AllDown {
+    Auto,
+    Closed,
+    Open,
 }
 
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]

@@ -7,6 +7,7 @@ use indexmap::IndexMap;
 use super::check::meant;
 use super::parse::{Findings, reaches, timeouts};
 use super::{probes, raw};
+use crate::gate::components::{AllDown, ComponentRule, ComponentRules, OnFailure};
 use crate::gate::names::{Address, PoolName, UpstreamName};
 use crate::gate::retry::RetryRules;
 use crate::gate::selection::Balance;
@@ -67,6 +68,12 @@ fn upstream(name: &str, raw: raw::Upstream, own: &[SocketAddr], findings: &mut F
             raw::Balance::RoundRobin => Balance::RoundRobin,
         },
         pools: pools.collect(),
+        components: components(raw.components.unwrap_or_default()).into(),
+        all_down: match raw.all_down.unwrap_or(raw::AllDown::Auto) {
+            raw::AllDown::Auto => AllDown::Auto,
+            raw::AllDown::Closed => AllDown::Closed,
+            raw::AllDown::Open => AllDown::Open,
+        },
         retry: retry(raw.retry.unwrap_or_default()),
         timeouts,
     }
@@ -172,6 +179,18 @@ fn pool(
         name: PoolName::new(name),
         endpoints,
     }
+}
+
+fn components(raw: IndexMap<String, raw::Component>) -> ComponentRules {
+    let rule = |raw: raw::Component| ComponentRule {
+        on_failure: match raw.on_failure.unwrap_or(raw::OnFailure::Eject) {
+            raw::OnFailure::Eject => OnFailure::Eject,
+            raw::OnFailure::Degrade => OnFailure::Degrade,
+            raw::OnFailure::Ignore => OnFailure::Ignore,
+        },
+        shared: raw.shared.unwrap_or(false),
+    };
+    ComponentRules(raw.into_iter().map(|(name, raw)| (name, rule(raw))).collect())
 }
 
 fn retry(raw: raw::Retry) -> RetryRules {

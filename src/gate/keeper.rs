@@ -12,10 +12,11 @@
 //! - **Every change of state is an event with a cause.**
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
 use std::net::SocketAddr;
 use std::time::Instant;
 
+use super::components::Worth;
 use super::health::{FailureClass, Health, Outcome, ProbePlan};
 use super::knowledge::HISTORY;
 pub use super::knowledge::{Effect, EndpointPlan, Known, Phases, ProbeRecord, ProbeReport, Slot, Ticket};
@@ -25,6 +26,7 @@ use super::ramp::{self, Ramp};
 use super::schedule::{self, Dice};
 use super::state::{Cause, Event, State};
 
+mod dependency;
 mod traffic;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -109,6 +111,9 @@ impl Keeper {
             version: None,
             history: VecDeque::new(),
             verdicts: plan.probes.into_iter().map(|terms| (terms, Health::START)).collect(),
+            rules: plan.components,
+            shared: BTreeSet::new(),
+            degraded: false,
             passive: Passive::default(),
             busy: false,
             ramp: None,
@@ -165,10 +170,19 @@ impl Keeper {
         self.unanswered -= usize::from(first);
         let busy = delivering && report.outcome.class() == Some(FailureClass::Timeout);
         let blameless = busy || (misconfigured && self.whole_pool_is_misconfigured(ticket));
-        self.learn(ticket, &report, !blameless, now);
-        self.weigh_busy(ticket.slot, busy, &report.outcome);
+        self.note(ticket, &report, now);
+        self.correlate(ticket.slot, now);
+        let (worth, outcome) = self.worth(ticket.slot, &report);
+        if !blameless && worth != Worth::Frozen {
+            self.learn(ticket, &outcome, now);
+        }
+        self.weigh_busy(ticket.slot, busy, &outcome);
         self.schedule_next(ticket, now);
-        self.judge(ticket, &report.outcome, busy, now);
+        match (worth, busy) {
+            (Worth::Degraded, _) => self.settle(ticket.slot, Cause::Degraded(report.failed()), now),
+            (_, true) => self.settle(ticket.slot, Cause::Streaming, now),
+            (Worth::Face | Worth::Pass | Worth::Frozen, false) => self.judge(ticket, &outcome, now),
+        }
     }
 
     fn due(&mut self, slot: Slot, probe: usize, cycle: u64, now: Instant) {
@@ -231,23 +245,14 @@ impl Keeper {
         })
     }
 
-    fn learn(&mut self, ticket: Ticket, report: &ProbeReport, moves: bool, now: Instant) {
+    /// Remembers an answer, whatever it is worth.
+    fn note(&mut self, ticket: Ticket, report: &ProbeReport, now: Instant) {
         let Some(known) = self.known.get_mut(ticket.slot.0) else {
             return;
         };
-        let Some((terms, health)) = known.verdicts.get_mut(ticket.probe) else {
+        let Some((terms, _)) = known.verdicts.get(ticket.probe) else {
             return;
         };
-        if moves {
-            *health = health.observe(&report.outcome, terms);
-            if report.outcome.class().is_some() && known.passive.agrees(now) {
-                *health = Health::Down { passes: 0 };
-            }
-            if matches!(health, Health::Down { .. }) {
-                // The probe has accused it as well, so a rise clears it.
-                known.passive.clear(now);
-            }
-        }
         if known.history.len() == HISTORY {
             known.history.pop_front();
         }
@@ -265,6 +270,24 @@ impl Keeper {
                 .asked
                 .map(|asked| SocketAddr::new(asked.ip(), known.id.address.port()))
                 .or(known.socket);
+        }
+    }
+
+    /// Lets an answer count.
+    fn learn(&mut self, ticket: Ticket, outcome: &Outcome, now: Instant) {
+        let Some(known) = self.known.get_mut(ticket.slot.0) else {
+            return;
+        };
+        let Some((terms, health)) = known.verdicts.get_mut(ticket.probe) else {
+            return;
+        };
+        *health = health.observe(outcome, terms);
+        if outcome.class().is_some() && known.passive.agrees(now) {
+            *health = Health::Down { passes: 0 };
+        }
+        if matches!(health, Health::Down { .. }) {
+            // The probe has accused it as well, so a rise clears it.
+            known.passive.clear(now);
         }
     }
 
@@ -297,7 +320,7 @@ impl Keeper {
         self.timers.push(Reverse((at.max(now), timer)));
     }
 
-    fn judge(&mut self, ticket: Ticket, outcome: &Outcome, busy: bool, now: Instant) {
+    fn judge(&mut self, ticket: Ticket, outcome: &Outcome, now: Instant) {
         let Some(known) = self.known.get_mut(ticket.slot.0) else {
             return;
         };
@@ -313,7 +336,6 @@ impl Keeper {
             }
             // While it is held back its traffic has the word.
             (Standing::Ejected { .. } | Standing::OnTrial { .. }, _) if outcome.is_pass() => {}
-            _ if busy => self.settle(ticket.slot, Cause::Streaming, now),
             _ => self.settle(ticket.slot, cause, now),
         }
     }

@@ -1,10 +1,11 @@
 //! What the keeper knows of endpoints, asks them, and hands to its owner.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::components::ComponentRules;
 use super::health::{Health, Outcome, ProbePlan};
 use super::names::EndpointId;
 use super::passive::{Passive, Standing, TrafficFailure};
@@ -21,6 +22,8 @@ pub struct EndpointPlan {
     pub id: EndpointId,
     /// Its probes, all of which must pass; never empty.
     pub probes: Vec<ProbePlan>,
+    /// What a failing component means.
+    pub components: Arc<ComponentRules>,
 }
 
 /// An endpoint's number within the keeper.
@@ -58,6 +61,15 @@ pub enum Effect {
     Announce(Event),
     /// Publish anew: nobody's state has changed, but a share or a trial has.
     Publish,
+    /// Tell that a dependency which a pool shares fails, or does no longer.
+    Shared {
+        /// An endpoint of the pool.
+        at: EndpointId,
+        /// The component.
+        component: String,
+        /// Whether it fails.
+        failing: bool,
+    },
     /// Tell that an endpoint was not ejected, since too many are out already or it is the last.
     Spare(EndpointId, TrafficFailure),
 }
@@ -77,6 +89,14 @@ pub struct ProbeReport {
     pub asked: Option<SocketAddr>,
     /// How long its parts took.
     pub phases: Phases,
+}
+
+impl ProbeReport {
+    /// The components that it calls failed.
+    pub fn failed(&self) -> Vec<String> {
+        let failed = self.components.iter().filter(|(_, up)| !**up);
+        failed.map(|(name, _)| name.clone()).collect()
+    }
 }
 
 /// How long the parts of a probe took, each from the start of the probe; `None` for what was not reached.
@@ -128,6 +148,12 @@ pub struct Known {
     pub verdicts: Vec<(ProbePlan, Health)>,
     /// What its traffic says.
     pub passive: Passive,
+    /// What a failing component means.
+    pub rules: Arc<ComponentRules>,
+    /// Components that fail for its whole pool.
+    pub shared: BTreeSet<String>,
+    /// Whether its last answer named only failed components that it can do without.
+    pub degraded: bool,
     /// Whether it had no time for its last probe while its streams went on.
     pub busy: bool,
     /// Its return, while that is under way.
@@ -142,6 +168,7 @@ impl Known {
             (State::Up, Standing::Suspect { .. }) => State::Suspect,
             (State::Up, Standing::Ejected { .. } | Standing::OnTrial { .. }) => State::Ejected,
             (State::Up, Standing::Clear) if self.busy => State::Busy,
+            (State::Up, Standing::Clear) if self.degraded => State::Degraded,
             (State::Up, Standing::Clear) if self.ramp.is_some() => State::Ramping,
             (state, _) => state,
         }

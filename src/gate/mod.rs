@@ -1,6 +1,6 @@
 //! Floor 1: every decision of the gate, and nothing else.
 //!
-//! Who may ask for what (`path`, `guard`, `client`, `hygiene`, `alarm`, `route`), who may serve (`health`, `passive`, `rhythm`, `ramp`, `schedule`, `state`, `knowledge`, `keeper`),
+//! Who may ask for what (`path`, `guard`, `client`, `hygiene`, `alarm`, `route`), who may serve (`health`, `components`, `passive`, `rhythm`, `ramp`, `schedule`, `state`, `knowledge`, `keeper`),
 //! who takes the next request (`selection`), and whether it may be sent again (`retry`).
 //!
 //! **Invariant.** Nothing here does I/O, reads a clock, draws a random number or names a framework: time comes in as `now`, chance
@@ -9,6 +9,7 @@
 pub mod alarm;
 pub mod cidr;
 pub mod client;
+pub mod components;
 pub mod guard;
 pub mod health;
 pub mod hygiene;

@@ -15,6 +15,8 @@ pub enum State {
     Ramping,
     /// It is too busy to answer a probe while its streams go on: it takes traffic only where nothing better is.
     Busy,
+    /// A component that it can do without fails: it takes traffic only where nothing better is.
+    Degraded,
     /// A request failed on it; the probe that decides is under way. It takes no new traffic meanwhile.
     Suspect,
     /// Its probes pass and its traffic fails: it is held back, and then tried with one request.
@@ -27,11 +29,12 @@ pub enum State {
 
 impl State {
     /// Every state, in the order in which documents list them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Unknown,
         Self::Up,
         Self::Ramping,
         Self::Busy,
+        Self::Degraded,
         Self::Suspect,
         Self::Ejected,
         Self::Down,
@@ -43,6 +46,7 @@ impl State {
             Self::Up => "up",
             Self::Ramping => "ramping",
             Self::Busy => "busy",
+            Self::Degraded => "degraded",
             Self::Suspect => "suspect",
             Self::Ejected => "ejected",
             Self::Unknown => "unknown",
@@ -59,7 +63,7 @@ impl State {
     pub fn tier(self) -> Option<Tier> {
         match self {
             Self::Up | Self::Ramping => Some(Tier::Fit),
-            Self::Busy => Some(Tier::Busy),
+            Self::Busy | Self::Degraded => Some(Tier::Spare),
             // Its probes pass, so it is better than nobody.
             Self::Suspect | Self::Ejected => Some(Tier::Accused),
             Self::Unknown | Self::Down => None,
@@ -72,8 +76,8 @@ impl State {
 pub enum Tier {
     /// Fit to serve.
     Fit,
-    /// Fit, and with its hands full.
-    Busy,
+    /// Its hands are full, or it lacks something.
+    Spare,
     /// Its traffic fails while its probes pass.
     Accused,
 }
@@ -127,6 +131,8 @@ pub enum Cause {
     NobodyCame,
     /// Its probe found no time while its streams went on.
     Streaming,
+    /// Components fail that it can do without.
+    Degraded(Vec<String>),
     /// It has its whole share again.
     Ramped,
     /// The gate could not ask.
@@ -164,6 +170,7 @@ impl Cause {
             Self::TrialPassed => "trial_passed",
             Self::NobodyCame => "trial_not_taken",
             Self::Streaming => "streams_deliver",
+            Self::Degraded(_) => "component_degraded",
             Self::Ramped => "slow_start_over",
             Self::NoEvidence { .. } => "no_evidence",
         }
@@ -186,6 +193,7 @@ impl fmt::Display for Cause {
             Self::TrialPassed => f.write_str("the request that tried it was answered"),
             Self::NobodyCame => f.write_str("probes pass, and no request came to try it"),
             Self::Streaming => f.write_str("the probe timed out while streams deliver"),
+            Self::Degraded(components) => write!(f, "does without {}", components.join(", ")),
             Self::Ramped => f.write_str("slow start is over"),
             Self::NoEvidence { detail } => write!(f, "could not probe: {detail}"),
         }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::gate::components::{AllDown, ComponentRules};
 use crate::gate::names::{Address, PoolName, UpstreamName};
 use crate::gate::retry::RetryRules;
 use crate::gate::selection::Balance;
@@ -17,6 +18,10 @@ pub struct UpstreamSettings {
     pub active: PoolName,
     /// How an endpoint is chosen.
     pub balance: Balance,
+    /// What a failing component means.
+    pub components: Arc<ComponentRules>,
+    /// Whether to serve when nothing is fit to.
+    pub all_down: AllDown,
     /// What may be sent again.
     pub retry: RetryRules,
     /// How long the gate waits, where a route says nothing else.

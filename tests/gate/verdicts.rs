@@ -2,9 +2,9 @@
 
 use difygate::gate::state::State;
 use difygate::server::Gate;
-use difygate::simulated_dify::{SimulatedDify, Traffic};
+use difygate::simulated_dify::{Health, SimulatedDify, Traffic};
 
-use crate::support::{addresses, edge, gate_before, instances, known, until, until_state};
+use crate::support::{QUICK, addresses, edge, gate_before, instances, known, until, until_state};
 use crate::wire::{Wire, ask, chat_request};
 
 /// So rarely that only traffic can be quick.
@@ -102,4 +102,60 @@ async fn an_answer_that_breaks_off_accuses() {
     until("a cut", async || !ask(edge(&gate), "GET /v1/info").await.whole).await;
     until_state(&gate, difys[1].address(), State::Ejected).await;
     serve(&gate, 10).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_all_share_takes_nobody_out() {
+    let difys = instances::<5>().await;
+    let keys = format!("{QUICK}, components: {{database: {{shared: true}}}}");
+    let gate = gate_before(&addresses(&difys), &keys).await;
+    for dify in &difys {
+        dify.set(|switches| switches.health = Health::failing(["database"]));
+    }
+    let shared = async || {
+        let status = wire_status(&gate).await;
+        status["upstreams"][0]["shared_failure"] == "database"
+    };
+    until("the shared failure", shared).await;
+    // Pages that need no database are served meanwhile.
+    serve(&gate, 20).await;
+    for dify in &difys {
+        dify.set(|switches| switches.health = Health::Passing);
+    }
+    let well = async || wire_status(&gate).await["upstreams"][0]["shared_failure"].is_null();
+    until("the end of the shared failure", well).await;
+}
+
+async fn wire_status(gate: &Gate) -> serde_json::Value {
+    let mut wire = Wire::to(gate.admin()).await;
+    wire.send("GET /api/v1/status HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        .await;
+    wire.answer().await.json()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_component_that_it_can_do_without_makes_it_the_lesser_choice() {
+    let difys = instances::<2>().await;
+    let keys = format!("{QUICK}, components: {{cache: {{on_failure: degrade}}}}");
+    let gate = gate_before(&addresses(&difys), &keys).await;
+    difys[0].set(|switches| switches.health = Health::failing(["cache"]));
+    until_state(&gate, difys[0].address(), State::Degraded).await;
+    let before = traffic(&difys[0]);
+    serve(&gate, 10).await;
+    assert_eq!(traffic(&difys[0]), before);
+    difys[1].set(|switches| switches.health = Health::failing(["database"]));
+    until_state(&gate, difys[1].address(), State::Down).await;
+    serve(&gate, 10).await;
+    assert_eq!(traffic(&difys[0]), before + 10, "it is better than nobody");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_served_when_nobody_is_fit_is_a_choice() {
+    for (keys, status) in [("all_down: closed, ", 503), ("all_down: open, ", 200), ("", 503)] {
+        let [dify] = instances().await;
+        let gate = gate_before(&[dify.address()], &format!("{keys}{QUICK}")).await;
+        dify.set(|switches| switches.health = Health::failing(["database"]));
+        until_state(&gate, dify.address(), State::Down).await;
+        assert_eq!(ask(edge(&gate), "GET /v1/info").await.status, status, "{keys}");
+    }
 }

@@ -1,11 +1,14 @@
 //! The keeper under virtual time: minutes of probing pass in microseconds, and every step is looked at.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::*;
+use crate::gate::components::ComponentRules;
 use crate::gate::health::FailureClass;
 use crate::gate::names::{Address, EndpointId};
 
+mod dependency;
 mod traffic;
 
 const MS: Duration = Duration::from_millis(1);
@@ -30,6 +33,8 @@ enum Answer {
     Silent,
     NotFound,
     Unresolvable,
+    /// 503, and the body names this component.
+    Lacks(&'static str),
 }
 
 fn report(outcome: Outcome) -> ProbeReport {
@@ -45,6 +50,10 @@ fn report(outcome: Outcome) -> ProbeReport {
 
 impl World {
     fn of(count: usize, probes: usize) -> Self {
+        Self::with(count, probes, Arc::default())
+    }
+
+    fn with(count: usize, probes: usize, components: Arc<ComponentRules>) -> Self {
         let now = Instant::now();
         let plans = (0..count)
             .map(|n| EndpointPlan {
@@ -54,6 +63,7 @@ impl World {
                     address: Address::parse(&format!("10.0.0.{}:80", n + 1)).unwrap(),
                 },
                 probes: (0..probes).map(|_| ProbePlan::default()).collect(),
+                components: components.clone(),
             })
             .collect();
         Self {
@@ -77,6 +87,7 @@ impl World {
             Answer::Healthy => (2, Outcome::Pass),
             Answer::Refuses => (2, fail(FailureClass::Status)),
             Answer::Silent => (1_000, fail(FailureClass::Timeout)),
+            Answer::Lacks(_) => (2, fail(FailureClass::Status)),
             Answer::NotFound => (2, Outcome::Misconfigured { detail: "404".into() }),
             Answer::Unresolvable => (
                 2,
@@ -85,7 +96,15 @@ impl World {
                 },
             ),
         };
-        (self.now + after * MS, ticket, report(outcome))
+        let mut report = report(outcome);
+        if let Answer::Lacks(component) = self.answers[ticket.slot.0] {
+            report.components = [(component.to_owned(), false)].into();
+        } else if report.outcome.is_pass() {
+            report.components = ["database", "cache", "model"]
+                .map(|name| (name.to_owned(), true))
+                .into();
+        }
+        (self.now + after * MS, ticket, report)
     }
 
     /// Lets time pass, step by step.
@@ -103,6 +122,10 @@ impl World {
                         .events
                         .push((at, format!("{} {}", event.endpoint.address, event.to))),
                     Effect::Publish => {}
+                    Effect::Shared { component, failing, .. } => {
+                        let word = if failing { "fails" } else { "is well" };
+                        self.events.push((at, format!("{component} {word}")));
+                    }
                     Effect::Spare(id, _) => self.events.push((at, format!("{} spared", id.address))),
                 }
             }
@@ -305,6 +328,7 @@ fn ten_thousand_endpoints_are_asked_evenly() {
                 address: Address::parse(&format!("10.0.{}.{}:80", n / 250, n % 250 + 1)).unwrap(),
             },
             probes: vec![ProbePlan::default()],
+            components: Arc::default(),
         })
         .collect();
     world.keeper = Keeper::new(plans, 7, now);

@@ -1,0 +1,91 @@
+//! Dependencies: what an answer is worth that names failed components, and when a pool shares the failure.
+
+use std::collections::BTreeSet;
+use std::time::Instant;
+
+use super::{Effect, Keeper, Outcome, ProbeReport, Slot, Worth};
+
+/// An endpoint's last word on its components counts for so many intervals.
+const FRESH: u32 = 3;
+
+impl Keeper {
+    /// What an answer is worth, and the outcome that counts.
+    pub(super) fn worth(&mut self, slot: Slot, report: &ProbeReport) -> (Worth, Outcome) {
+        let Some(known) = self.known.get_mut(slot.0) else {
+            return (Worth::Face, report.outcome.clone());
+        };
+        let worth = known.rules.weigh(&report.outcome, &report.components, &known.shared);
+        match worth {
+            Worth::Face => {
+                known.degraded &= report.outcome.class().is_none() && !report.outcome.is_pass();
+                (worth, report.outcome.clone())
+            }
+            Worth::Pass | Worth::Degraded => {
+                known.degraded = worth == Worth::Degraded;
+                (worth, Outcome::Pass)
+            }
+            Worth::Frozen => (worth, report.outcome.clone()),
+        }
+    }
+
+    /// Looks at every shared component of the pool of `slot`: does it fail on most endpoints?
+    pub(super) fn correlate(&mut self, slot: Slot, now: Instant) {
+        let Some(known) = self.known.get(slot.0) else {
+            return;
+        };
+        let names: Vec<String> = known
+            .rules
+            .0
+            .iter()
+            .filter(|(_, rule)| rule.shared)
+            .map(|(name, _)| name.clone())
+            .collect();
+        if names.is_empty() {
+            return;
+        }
+        let pool = (known.id.upstream.clone(), known.id.pool.clone());
+        let (rules, slots) = (known.rules.clone(), self.pools.get(&pool).cloned().unwrap_or_default());
+        let before = known.shared.clone();
+        let failing: BTreeSet<String> = names
+            .into_iter()
+            .filter(|name| {
+                let count = slots.iter().filter(|slot| self.misses(**slot, name, now)).count();
+                rules.is_shared_failure(name, count, slots.len())
+            })
+            .collect();
+        if failing == before {
+            return;
+        }
+        let at = known.id.clone();
+        for component in before.symmetric_difference(&failing) {
+            self.effects.push_back(Effect::Shared {
+                at: at.clone(),
+                component: component.clone(),
+                failing: failing.contains(component),
+            });
+        }
+        for slot in slots {
+            if let Some(known) = self.known.get_mut(slot.0) {
+                known.shared.clone_from(&failing);
+            }
+        }
+    }
+
+    /// Whether the last word of an endpoint, if it is fresh, is that a component fails.
+    fn misses(&self, slot: Slot, component: &str, now: Instant) -> bool {
+        let Some(known) = self.known.get(slot.0) else {
+            return false;
+        };
+        let interval = known
+            .verdicts
+            .iter()
+            .map(|(plan, _)| plan.interval)
+            .max()
+            .unwrap_or_default();
+        let fresh = known
+            .history
+            .back()
+            .is_some_and(|record| now.saturating_duration_since(record.at) <= interval * FRESH);
+        fresh && known.components.get(component) == Some(&false)
+    }
+}
