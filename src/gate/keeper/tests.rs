@@ -9,6 +9,7 @@ use crate::gate::health::FailureClass;
 use crate::gate::names::{Address, EndpointId};
 
 mod dependency;
+mod invariants;
 mod traffic;
 
 const MS: Duration = Duration::from_millis(1);

@@ -1,0 +1,156 @@
+//! What holds whatever happens: random worlds, random traffic, random answers, and a look at everything after each step.
+
+use std::collections::HashMap;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::gate::components::{ComponentRule, OnFailure};
+use crate::gate::passive::{TrafficFailure, Trial};
+use crate::gate::state::Tier;
+
+#[derive(Clone, Debug)]
+enum Step {
+    Pass(u64),
+    Answers(usize, u8),
+    Delivers(bool),
+    Fails(usize, u8),
+    Stalls(usize),
+    Tried(usize, bool),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        3 => (1u64..20_000).prop_map(Step::Pass),
+        2 => (0usize..6, 0u8..6).prop_map(|(endpoint, answer)| Step::Answers(endpoint, answer)),
+        1 => any::<bool>().prop_map(Step::Delivers),
+        3 => (0usize..6, 0u8..4).prop_map(|(endpoint, failure)| Step::Fails(endpoint, failure)),
+        1 => (0usize..6).prop_map(Step::Stalls),
+        2 => (0usize..6, any::<bool>()).prop_map(|(endpoint, passed)| Step::Tried(endpoint, passed)),
+    ]
+}
+
+fn failure(number: u8) -> TrafficFailure {
+    match number {
+        0 => TrafficFailure::Connect,
+        1 => TrafficFailure::Reset,
+        2 => TrafficFailure::Status(503),
+        _ => TrafficFailure::Cut,
+    }
+}
+
+fn take(world: &mut World, step: &Step) {
+    let count = world.answers.len();
+    let now = world.now;
+    match *step {
+        Step::Pass(millis) => world.run(millis),
+        Step::Answers(endpoint, answer) => {
+            world.answers[endpoint % count] = match answer {
+                0 => Answer::Refuses,
+                1 => Answer::Silent,
+                2 => Answer::Unresolvable,
+                3 => Answer::Lacks("database"),
+                4 => Answer::Lacks("cache"),
+                _ => Answer::Healthy,
+            };
+        }
+        Step::Delivers(delivering) => world.delivering = delivering,
+        Step::Fails(endpoint, number) => world
+            .keeper
+            .handle_failure(Slot(endpoint % count), failure(number), now),
+        Step::Stalls(endpoint) => world.keeper.handle_stall(Slot(endpoint % count), now),
+        Step::Tried(endpoint, passed) => {
+            let trial = if passed {
+                Trial::Passed
+            } else {
+                Trial::Failed(TrafficFailure::Reset)
+            };
+            world.keeper.handle_trial(Slot(endpoint % count), trial, now);
+        }
+    }
+}
+
+/// The states as the events alone tell them.
+fn told(world: &World) -> HashMap<String, String> {
+    let changes = world.events.iter().filter_map(|(_, event)| event.split_once(' '));
+    let changes = changes
+        .filter(|(endpoint, _)| endpoint.contains(':'))
+        .filter(|(_, to)| *to != "spared");
+    changes
+        .map(|(endpoint, to)| (endpoint.to_owned(), to.to_owned()))
+        .collect()
+}
+
+fn look(world: &World) -> Result<(), TestCaseError> {
+    let known = world.keeper.known();
+    let told = told(world);
+    for known in known {
+        let address = known.id.address.to_string();
+        let expected = told.get(&address).map_or("unknown", String::as_str);
+        prop_assert_eq!(known.state.as_str(), expected, "every change has an event");
+        let passes = known
+            .verdicts
+            .iter()
+            .all(|(_, health)| matches!(health, Health::Up { .. }));
+        prop_assert!(
+            passes || known.state.tier().is_none(),
+            "{} serves and does not pass",
+            address
+        );
+        prop_assert!(known.history.len() <= HISTORY);
+        prop_assert!((1..=100).contains(&known.share(world.now)));
+    }
+    let accused = known
+        .iter()
+        .filter(|known| known.state.tier() == Some(Tier::Accused))
+        .count();
+    prop_assert!(
+        accused <= (known.len() / 3).max(1),
+        "{} of {} are accused",
+        accused,
+        known.len()
+    );
+    prop_assert!(
+        world.keeper.poll_timeout().is_some_and(|at| at > world.now),
+        "a timer is late"
+    );
+    let timers = world.keeper.timers.len();
+    prop_assert!(
+        timers <= 24 * known.len(),
+        "{} timers for {} endpoints",
+        timers,
+        known.len()
+    );
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn nothing_breaks_the_rules(count in 1usize..6, steps in prop::collection::vec(step(), 1..60)) {
+        let rule = |on_failure, shared| ComponentRule { on_failure, shared };
+        let rules = [("database", rule(OnFailure::Eject, true)), ("cache", rule(OnFailure::Degrade, false))];
+        let rules = ComponentRules(rules.map(|(name, rule)| (name.to_owned(), rule)).into());
+        let mut world = World::with(count, 1, Arc::new(rules));
+        for step in &steps {
+            take(&mut world, step);
+            // What is due at this very moment is done before anybody looks.
+            world.run(0);
+            look(&world)?;
+        }
+    }
+
+    #[test]
+    fn whatever_happened_a_healthy_world_is_fit_again(count in 1usize..6, steps in prop::collection::vec(step(), 1..40)) {
+        let mut world = World::of(count, 1);
+        for step in &steps {
+            take(&mut world, step);
+        }
+        world.answers = vec![Answer::Healthy; count];
+        world.delivering = false;
+        // The longest hold, the patience for a trial, and a whole slow start.
+        world.run(72_000 + 10_000 + 31_000 + 5_000);
+        prop_assert_eq!(world.states(), vec![State::Up; count]);
+    }
+}
