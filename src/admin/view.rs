@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::clock::Clock;
 use crate::gate::health::Health;
 use crate::gate::keeper::{Known, ProbeRecord};
+use crate::gate::passive::Standing;
 use crate::upstream::{Endpoint, Upstream};
 
 /// `GET /api/v1/status`.
@@ -64,7 +65,7 @@ pub struct PoolView {
 pub struct EndpointView {
     /// Where it listens.
     pub address: String,
-    /// `unknown`, `up` or `down`.
+    /// `unknown`, `up`, `ramping`, `busy`, `degraded`, `suspect`, `ejected` or `down`.
     pub state: String,
     /// Whether requests may go there.
     pub routable: bool,
@@ -196,6 +197,31 @@ impl ProbeView {
     }
 }
 
+/// What beside its probes must happen for an endpoint's state to change.
+fn others(known: &Known, clock: &Clock) -> Vec<String> {
+    let traffic = match known.passive.standing() {
+        Standing::Clear => None,
+        Standing::Suspect { .. } => {
+            Some("traffic: the probe under way decides: down if it fails, ejected if it passes".to_owned())
+        }
+        Standing::Ejected { until } => Some(format!(
+            "traffic: held back until {}; then one request tries it",
+            clock.tell(until)
+        )),
+        Standing::OnTrial { .. } => Some("traffic: the next request that can be sent again tries it".to_owned()),
+    };
+    let busy = known
+        .busy
+        .then(|| "streams: the next probe that passes ends `busy`".to_owned());
+    let ramp = known
+        .ramp
+        .map(|ramp| format!("slow start: {} % of its share", ramp.share(clock.now())));
+    let shared = known.shared.iter();
+    let shared =
+        shared.map(|component| format!("shared: nobody is ejected for `{component}` while most of the pool lacks it"));
+    [traffic, busy, ramp].into_iter().flatten().chain(shared).collect()
+}
+
 impl Explanation {
     /// All that is known of an endpoint.
     pub fn of(known: &Known, endpoint: &Endpoint, clock: &Clock) -> Self {
@@ -219,7 +245,7 @@ impl Explanation {
             upstream: known.id.upstream.to_string(),
             pool: known.id.pool.to_string(),
             endpoint: EndpointView::of(known, endpoint, clock),
-            next: next.collect(),
+            next: next.chain(others(known, clock)).collect(),
             history: known
                 .history
                 .iter()

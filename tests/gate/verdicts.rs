@@ -36,6 +36,9 @@ async fn a_grey_failure_wastes_one_request_and_nobody_sees_it() {
     assert_eq!(traffic(grey), 1);
     let cause = known(&gate, grey.address()).await.cause.to_string();
     assert_eq!(cause, "traffic failed while the probe passes: answered 503");
+    let explained = admin(&gate, &format!("/api/v1/endpoints/{}", grey.address())).await;
+    let next = explained[0]["next"].to_string();
+    assert!(next.contains("traffic: held back until 20"), "{explained}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -113,7 +116,7 @@ async fn a_database_that_all_share_takes_nobody_out() {
         dify.set(|switches| switches.health = Health::failing(["database"]));
     }
     let shared = async || {
-        let status = wire_status(&gate).await;
+        let status = admin(&gate, "/api/v1/status").await;
         status["upstreams"][0]["shared_failure"] == "database"
     };
     until("the shared failure", shared).await;
@@ -122,14 +125,14 @@ async fn a_database_that_all_share_takes_nobody_out() {
     for dify in &difys {
         dify.set(|switches| switches.health = Health::Passing);
     }
-    let well = async || wire_status(&gate).await["upstreams"][0]["shared_failure"].is_null();
+    let well = async || admin(&gate, "/api/v1/status").await["upstreams"][0]["shared_failure"].is_null();
     until("the end of the shared failure", well).await;
 }
 
-async fn wire_status(gate: &Gate) -> serde_json::Value {
+async fn admin(gate: &Gate, path: &str) -> serde_json::Value {
     let mut wire = Wire::to(gate.admin()).await;
-    wire.send("GET /api/v1/status HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
-        .await;
+    let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+    wire.send(request).await;
     wire.answer().await.json()
 }
 
