@@ -176,9 +176,10 @@ impl ProbeView {
             class: report.outcome.class().map(|class| class.to_string()),
             detail: match &report.outcome {
                 Outcome::Pass => None,
-                Outcome::Fail { detail, .. } | Outcome::Misconfigured { detail } | Outcome::Unknown { detail } => {
-                    Some(detail.clone())
-                }
+                Outcome::Fail { detail, .. }
+                | Outcome::Misconfigured { detail }
+                | Outcome::Leaving { detail }
+                | Outcome::Unknown { detail } => Some(detail.clone()),
             },
             status: report.status,
             took_ms: millis(phases.total),

@@ -57,9 +57,9 @@ impl ComponentRules {
     pub fn weigh(&self, outcome: &Outcome, components: &BTreeMap<String, bool>, failing: &BTreeSet<String>) -> Worth {
         let failed = components.iter().filter(|(_, up)| !**up).map(|(name, _)| name);
         let told = matches!(outcome.class(), Some(FailureClass::Status | FailureClass::Body));
-        let misconfigured = matches!(outcome, Outcome::Misconfigured { .. });
+        let excusable = matches!(outcome, Outcome::Fail { .. });
         let worst = failed.clone().map(|name| self.of(name).on_failure).max();
-        match worst.filter(|_| told && !misconfigured) {
+        match worst.filter(|_| told && excusable) {
             None => Worth::Face,
             Some(OnFailure::Ignore) => Worth::Pass,
             Some(OnFailure::Degrade) => Worth::Degraded,

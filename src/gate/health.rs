@@ -74,6 +74,11 @@ pub enum Outcome {
         /// What was answered, and what to set instead.
         detail: String,
     },
+    /// The endpoint says itself that it is about to stop: it is out at once, and what it serves is let go on.
+    Leaving {
+        /// How it said so.
+        detail: String,
+    },
     /// No evidence: the probe failed for a reason of the gate's own (descriptors, ports, DNS), so it moves nothing.
     Unknown {
         /// What kept the gate from asking.
@@ -91,7 +96,7 @@ impl Outcome {
     pub fn class(&self) -> Option<FailureClass> {
         match self {
             Self::Fail { class, .. } => Some(*class),
-            Self::Misconfigured { .. } => Some(FailureClass::Status),
+            Self::Misconfigured { .. } | Self::Leaving { .. } => Some(FailureClass::Status),
             Self::Pass | Self::Unknown { .. } => None,
         }
     }
@@ -100,7 +105,7 @@ impl Outcome {
     pub fn as_str(&self) -> &'static str {
         match self {
             Self::Pass => "pass",
-            Self::Fail { .. } | Self::Misconfigured { .. } => "fail",
+            Self::Fail { .. } | Self::Misconfigured { .. } | Self::Leaving { .. } => "fail",
             Self::Unknown { .. } => "unknown",
         }
     }
@@ -191,6 +196,7 @@ impl Health {
     pub fn observe(self, outcome: &Outcome, plan: &ProbePlan) -> Self {
         match (outcome, outcome.class()) {
             (Outcome::Pass, _) => self.passed(plan.rise.get()),
+            (Outcome::Leaving { .. }, _) => Self::Down { passes: 0 },
             (_, Some(class)) => self.failed(plan.fall.of(class).get()),
             (_, None) => self,
         }
@@ -238,7 +244,7 @@ mod tests {
         }
     }
 
-    /// Plays a word: `p` passes, `f` fails by status, `t` by timeout, `m` is misconfigured, `u` says nothing.
+    /// Plays a word: `p` passes, `f` fails by status, `t` by timeout, `m` is misconfigured, `l` leaves, `u` says nothing.
     fn play(word: &str, plan: &ProbePlan) -> Health {
         word.chars().fold(Health::START, |health, letter| {
             let fail = |class| Outcome::Fail {
@@ -250,6 +256,7 @@ mod tests {
                 'f' => fail(FailureClass::Status),
                 't' => fail(FailureClass::Timeout),
                 'm' => Outcome::Misconfigured { detail: String::new() },
+                'l' => Outcome::Leaving { detail: String::new() },
                 _ => Outcome::Unknown { detail: String::new() },
             };
             health.observe(&outcome, plan)
@@ -272,6 +279,9 @@ mod tests {
             ("pffpf", Health::Down { passes: 0 }),
             ("pffpp", Health::Up { fails: 0 }),
             ("pmm", Health::Down { passes: 0 }),
+            ("pl", Health::Down { passes: 0 }),
+            ("l", Health::Down { passes: 0 }),
+            ("plpp", Health::Up { fails: 0 }),
         ] {
             assert_eq!(play(word, &plan), health, "{word:?}");
         }

@@ -119,6 +119,11 @@ pub enum Cause {
         /// What to do about it.
         detail: String,
     },
+    /// It says that it is about to stop.
+    Leaving {
+        /// How it said so.
+        detail: String,
+    },
     /// A request failed on it.
     Traffic(TrafficFailure),
     /// Its probe passes while its traffic fails.
@@ -153,6 +158,7 @@ impl Cause {
                 detail: detail.clone(),
             },
             Outcome::Misconfigured { detail } => Self::Misconfigured { detail: detail.clone() },
+            Outcome::Leaving { detail } => Self::Leaving { detail: detail.clone() },
             Outcome::Unknown { detail } => Self::NoEvidence { detail: detail.clone() },
         }
     }
@@ -164,6 +170,7 @@ impl Cause {
             Self::Passed => "probe_passed",
             Self::Failed { class, .. } => class.as_str(),
             Self::Misconfigured { .. } => "misconfigured",
+            Self::Leaving { .. } => "leaving",
             Self::Traffic(_) => "traffic_failed",
             Self::Contradiction(_) => "traffic_contradicts_probe",
             Self::TrialFailed(_) => "trial_failed",
@@ -187,6 +194,7 @@ impl fmt::Display for Cause {
             }
             Self::Failed { probe, class, detail } => write!(f, "probe `{probe}` failed ({class}): {detail}"),
             Self::Misconfigured { detail } => write!(f, "probe misconfigured: {detail}"),
+            Self::Leaving { detail } => write!(f, "about to stop: {detail}"),
             Self::Traffic(failure) => write!(f, "a request failed: {failure}"),
             Self::Contradiction(failure) => write!(f, "traffic failed while the probe passes: {failure}"),
             Self::TrialFailed(failure) => write!(f, "the request that tried it failed: {failure}"),

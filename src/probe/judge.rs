@@ -49,6 +49,10 @@ fn outcome(
     components: &BTreeMap<String, bool>,
 ) -> Outcome {
     let status = head.status.as_u16();
+    if let Some(sign) = leaving(head, json) {
+        let detail = format!("{sign} in its answer");
+        return Outcome::Leaving { detail };
+    }
     if !spec.expect.status.iter().any(|range| range.contains(&status)) {
         return wrong_status(spec, status, components);
     }
@@ -64,6 +68,21 @@ fn outcome(
     match mismatch(&spec.expect, head, body, json) {
         Some(detail) => fail(detail),
         None => Outcome::Pass,
+    }
+}
+
+/// Envoy's way of saying it (`envoy.filters.http.health_check`).
+const IMMEDIATE_FAIL: &str = "x-envoy-immediate-health-check-fail";
+
+/// How an answer says that the endpoint is about to stop, if it does.
+fn leaving(head: &Parts, json: Option<&Value>) -> Option<&'static str> {
+    let says = |key, value: Value| json.and_then(|json| json.get(key)) == Some(&value);
+    if says("draining", Value::Bool(true)) {
+        Some("`draining`: true")
+    } else if says("status", "draining".into()) {
+        Some("`status`: draining")
+    } else {
+        head.headers.contains_key(IMMEDIATE_FAIL).then_some(IMMEDIATE_FAIL)
     }
 }
 
@@ -174,6 +193,7 @@ mod tests {
     fn word(outcome: &Outcome) -> &'static str {
         match outcome {
             Outcome::Misconfigured { .. } => "misconfigured",
+            Outcome::Leaving { .. } => "leaving",
             Outcome::Fail { class, .. } => class.as_str(),
             Outcome::Pass | Outcome::Unknown { .. } => outcome.as_str(),
         }
@@ -189,6 +209,9 @@ mod tests {
             (200, r#"{"status":"unhealthy","failed":["cache"]}"#, "body"),
             (503, r#"{"status":"unhealthy","failed":["database"]}"#, "status"),
             (503, r#"{"status":"healthy"}"#, "status"),
+            (200, r#"{"status":"draining"}"#, "leaving"),
+            (503, r#"{"status":"unhealthy","draining":true}"#, "leaving"),
+            (200, r#"{"status":"healthy","draining":false}"#, "pass"),
             (500, "", "status"),
             (429, "", "status"),
             (404, "<html>", "misconfigured"),
