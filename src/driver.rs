@@ -10,9 +10,9 @@ use tokio::time::MissedTickBehavior;
 use tracing::{info, warn};
 
 use crate::clock::Clock;
-use crate::gate::components::{AllDown, ComponentRules};
+use crate::gate::components::AllDown;
 use crate::gate::health::FailureClass;
-use crate::gate::keeper::{Effect, EndpointPlan, Keeper, Known, ProbeReport, Slot, Ticket};
+use crate::gate::keeper::{Effect, EndpointPlan, Keeper, Known, ProbeReport, Slot, Terms, Ticket};
 use crate::gate::names::EndpointId;
 use crate::gate::passive::TrafficFailure;
 use crate::gate::rhythm::{BEAT, Rhythm};
@@ -57,7 +57,7 @@ struct Watched {
     probes: Arc<[ProbeSpec]>,
     upstream: usize,
     active: bool,
-    components: Arc<ComponentRules>,
+    terms: Arc<Terms>,
     rhythm: Rhythm,
 }
 
@@ -81,7 +81,7 @@ impl Driver {
         let plans = endpoints.iter().map(|watched| EndpointPlan {
             id: watched.endpoint.id.clone(),
             probes: watched.probes.iter().map(|spec| spec.plan.clone()).collect(),
-            components: watched.components.clone(),
+            terms: watched.terms.clone(),
         });
         let keeper = Keeper::new(plans.collect(), seed, clock.now());
         let (mailbox, inbox) = Mailbox::new();
@@ -400,7 +400,7 @@ fn watched(upstreams: &[Arc<Upstream>], metrics: &Metrics) -> Vec<Watched> {
                 };
                 endpoints.push(Watched {
                     endpoint: Arc::new(Endpoint::new(id, Slot::at(endpoints.len()), endpoint.weight, metrics)),
-                    components: settings.components.clone(),
+                    terms: settings.terms.clone(),
                     rhythm: Rhythm::default(),
                     probes: endpoint.probes.clone(),
                     upstream: index,

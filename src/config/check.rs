@@ -20,8 +20,6 @@ const LATER: &[&str] = &[
     "listeners[].proxy_protocol",
     "listeners[].http2",
     "listeners[].client_ca",
-    "upstreams.*.outlier",
-    "upstreams.*.slow_start",
     "upstreams.*.tls",
     "upstreams.*.balance=ewma",
     "upstreams.*.balance=hash",

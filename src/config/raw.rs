@@ -140,6 +140,10 @@ pub(super) struct Upstream {
     pub(super) probes: Option<IndexMap<String, Probe>>,
     /// What becomes of an endpoint whose probe names a component as failed, by component.
     pub(super) components: Option<IndexMap<String, Component>>,
+    /// What live traffic may do to an endpoint.
+    pub(super) outlier: Option<Outlier>,
+    /// How an endpoint comes back.
+    pub(super) slow_start: Option<SlowStart>,
     /// Whether to serve when no endpoint is fit to. Default: auto.
     pub(super) all_down: Option<AllDown>,
     /// What may be sent again after a failure.
@@ -155,6 +159,32 @@ pub(super) struct Upstream {
 pub(super) enum Balance {
     LeastRequest,
     RoundRobin,
+}
+
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Outlier {
+    /// Whether failed requests take an endpoint out. Default: true.
+    pub(super) eject: Option<bool>,
+    /// How long it is held back the first time. Default: 10s.
+    pub(super) hold: Option<Time>,
+    /// How long at the most; each hold is twice the last. Default: 60s.
+    pub(super) longest_hold: Option<Time>,
+    /// The most of a pool that is held back, in percent; one may always be, and never the last one. Default: 34.
+    #[schemars(range(min = 1, max = 100))]
+    pub(super) at_most: Option<u32>,
+    /// Statuses that count as failures. Default: "502-504".
+    pub(super) statuses: Option<Statuses>,
+}
+
+#[derive(Clone, Copy, Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct SlowStart {
+    /// How long an endpoint that comes back takes to its whole share. Default: 30s; 0s for at once.
+    pub(super) window: Option<Time>,
+    /// The share that it begins with, in percent. Default: 10.
+    #[schemars(range(min = 1, max = 100))]
+    pub(super) floor: Option<u32>,
 }
 
 #[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]

@@ -1,6 +1,7 @@
 //! What the file says about upstreams: their pools and endpoints, and how requests to them are sent.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use indexmap::IndexMap;
 
@@ -8,7 +9,10 @@ use super::check::meant;
 use super::parse::{Findings, reaches, timeouts};
 use super::{probes, raw};
 use crate::gate::components::{AllDown, ComponentRule, ComponentRules, OnFailure};
+use crate::gate::keeper::Terms;
 use crate::gate::names::{Address, PoolName, UpstreamName};
+use crate::gate::passive::Outlier;
+use crate::gate::ramp::SlowStart;
 use crate::gate::retry::RetryRules;
 use crate::gate::selection::Balance;
 use crate::upstream::settings::{EndpointSettings, PoolSettings, Timeouts, UpstreamSettings};
@@ -68,7 +72,11 @@ fn upstream(name: &str, raw: raw::Upstream, own: &[SocketAddr], findings: &mut F
             raw::Balance::RoundRobin => Balance::RoundRobin,
         },
         pools: pools.collect(),
-        components: components(raw.components.unwrap_or_default()).into(),
+        terms: Arc::new(Terms {
+            components: components(raw.components.unwrap_or_default()),
+            outlier: outlier(&format!("{key}.outlier"), raw.outlier.unwrap_or_default(), findings),
+            slow_start: slow_start(raw.slow_start.unwrap_or_default()),
+        }),
         all_down: match raw.all_down.unwrap_or(raw::AllDown::Auto) {
             raw::AllDown::Auto => AllDown::Auto,
             raw::AllDown::Closed => AllDown::Closed,
@@ -178,6 +186,33 @@ fn pool(
     PoolSettings {
         name: PoolName::new(name),
         endpoints,
+    }
+}
+
+fn outlier(key: &str, raw: raw::Outlier, findings: &mut Findings<'_>) -> Outlier {
+    let defaults = Outlier::default();
+    let hold = raw.hold.map_or(defaults.hold, |time| time.0);
+    let longest_hold = raw.longest_hold.map_or(defaults.longest_hold.max(hold), |time| time.0);
+    if longest_hold < hold {
+        findings.error(
+            &format!("{key}.longest_hold"),
+            "is shorter than `hold`, the first one; make it as long at least",
+        );
+    }
+    Outlier {
+        eject: raw.eject.unwrap_or(defaults.eject),
+        hold,
+        longest_hold,
+        at_most: raw.at_most.unwrap_or(defaults.at_most),
+        statuses: raw.statuses.map_or(defaults.statuses, |statuses| statuses.0),
+    }
+}
+
+fn slow_start(raw: raw::SlowStart) -> SlowStart {
+    let defaults = SlowStart::default();
+    SlowStart {
+        window: raw.window.map_or(defaults.window, |time| time.0),
+        floor: raw.floor.unwrap_or(defaults.floor),
     }
 }
 

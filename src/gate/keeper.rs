@@ -19,7 +19,7 @@ use std::time::Instant;
 use super::components::Worth;
 use super::health::{FailureClass, Health, Outcome, ProbePlan};
 use super::knowledge::HISTORY;
-pub use super::knowledge::{Effect, EndpointPlan, Known, Phases, ProbeRecord, ProbeReport, Slot, Ticket};
+pub use super::knowledge::{Effect, EndpointPlan, Known, Phases, ProbeRecord, ProbeReport, Slot, Terms, Ticket};
 use super::names::{PoolName, UpstreamName};
 use super::passive::{Passive, Standing};
 use super::ramp::{self, Ramp};
@@ -111,7 +111,7 @@ impl Keeper {
             version: None,
             history: VecDeque::new(),
             verdicts: plan.probes.into_iter().map(|terms| (terms, Health::START)).collect(),
-            rules: plan.components,
+            terms: plan.terms,
             shared: BTreeSet::new(),
             degraded: false,
             passive: Passive::default(),
@@ -348,8 +348,8 @@ impl Keeper {
         };
         if known.verdict().tier().is_none() {
             known.ramp = None;
-        } else if returns && known.verdict() == State::Up {
-            known.ramp = Some(Ramp::start(now));
+        } else if returns && known.verdict() == State::Up && !known.terms.slow_start.window.is_zero() {
+            known.ramp = Some(Ramp::start(now, known.terms.slow_start));
             self.timers.push(Reverse((now + ramp::STEP, Timer::Ramp(slot))));
         }
         let to = known.verdict();

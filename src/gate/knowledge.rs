@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use super::components::ComponentRules;
 use super::health::{Health, Outcome, ProbePlan};
 use super::names::EndpointId;
-use super::passive::{Passive, Standing, TrafficFailure};
-use super::ramp::Ramp;
+use super::passive::{Outlier, Passive, Standing, TrafficFailure};
+use super::ramp::{Ramp, SlowStart};
 use super::state::{Cause, Event, State};
 
 /// Probes of an endpoint that are remembered for `explain`.
@@ -22,8 +22,19 @@ pub struct EndpointPlan {
     pub id: EndpointId,
     /// Its probes, all of which must pass; never empty.
     pub probes: Vec<ProbePlan>,
+    /// What else decides about it.
+    pub terms: Arc<Terms>,
+}
+
+/// What decides about the endpoints of an upstream beside their probes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Terms {
     /// What a failing component means.
-    pub components: Arc<ComponentRules>,
+    pub components: ComponentRules,
+    /// What live traffic may do.
+    pub outlier: Outlier,
+    /// How an endpoint comes back.
+    pub slow_start: SlowStart,
 }
 
 /// An endpoint's number within the keeper.
@@ -148,8 +159,8 @@ pub struct Known {
     pub verdicts: Vec<(ProbePlan, Health)>,
     /// What its traffic says.
     pub passive: Passive,
-    /// What a failing component means.
-    pub rules: Arc<ComponentRules>,
+    /// What else decides about it.
+    pub terms: Arc<Terms>,
     /// Components that fail for its whole pool.
     pub shared: BTreeSet<String>,
     /// Whether its last answer named only failed components that it can do without.

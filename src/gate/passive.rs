@@ -6,12 +6,51 @@
 //! HotOS 2017). Then the traffic is believed: the endpoint is held back, and comes back only when a real request succeeds.
 
 use std::fmt;
+use std::ops::RangeInclusive;
 use std::time::{Duration, Instant};
 
-/// The first hold: as long as nginx holds a server that failed (`fail_timeout`), so that a grey failure wastes no more requests here.
-const HOLD: Duration = Duration::from_secs(10);
-/// The longest hold.
-const LONGEST_HOLD: Duration = Duration::from_secs(60);
+/// What live traffic may do to an endpoint.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outlier {
+    /// Whether it may do anything.
+    pub eject: bool,
+    /// The first hold.
+    pub hold: Duration,
+    /// The longest hold; each one is twice as long as the last.
+    pub longest_hold: Duration,
+    /// No more than this share of a pool is held back, in percent; one may always be, and never the last one.
+    pub at_most: u32,
+    /// Statuses that count as failures.
+    pub statuses: Vec<RangeInclusive<u16>>,
+}
+
+impl Default for Outlier {
+    /// The first hold is as long as nginx holds a server that failed (`fail_timeout`), so that a grey failure wastes no more requests here.
+    /// Of three to five endpoints one may be held back, of six two.
+    fn default() -> Self {
+        Self {
+            eject: true,
+            hold: Duration::from_secs(10),
+            longest_hold: Duration::from_secs(60),
+            at_most: 34,
+            statuses: vec![502..=504],
+        }
+    }
+}
+
+impl Outlier {
+    /// What a status says against an endpoint.
+    pub fn failure(&self, status: u16) -> Option<TrafficFailure> {
+        let counts = self.statuses.iter().any(|range| range.contains(&status));
+        counts.then_some(TrafficFailure::Status(status))
+    }
+
+    /// How many of so many endpoints may be held back.
+    pub fn most_of(&self, all: usize) -> usize {
+        (all * self.at_most as usize / 100).max(1)
+    }
+}
+
 /// A hold is longer by up to this share, so that endpoints which failed together do not return together.
 const JITTER_PERCENT: u32 = 20;
 /// So long without an accusation takes one doubling of the hold back.
@@ -30,17 +69,10 @@ pub enum TrafficFailure {
     Reset,
     /// No first byte came in time.
     Timeout,
-    /// 502, 503 or 504.
+    /// A status that counts as a failure.
     Status(u16),
     /// The answer broke off, or fell silent for too long.
     Cut,
-}
-
-impl TrafficFailure {
-    /// What a status says against an endpoint.
-    pub fn of_status(status: u16) -> Option<Self> {
-        matches!(status, 502..=504).then_some(Self::Status(status))
-    }
 }
 
 impl fmt::Display for TrafficFailure {
@@ -137,8 +169,9 @@ impl Passive {
     }
 
     /// It is held back from `now` on; returns until when. `random` spreads the ends.
-    pub fn eject(&mut self, now: Instant, random: u64) -> Instant {
-        let hold = (HOLD * 2u32.saturating_pow(self.doublings.min(8))).min(LONGEST_HOLD);
+    pub fn eject(&mut self, now: Instant, random: u64, terms: &Outlier) -> Instant {
+        let hold = terms.hold.saturating_mul(2u32.saturating_pow(self.doublings.min(8)));
+        let hold = hold.min(terms.longest_hold);
         let jitter = hold * JITTER_PERCENT / 100;
         let until = now + hold + jitter.mul_f64(random as f64 / u64::MAX as f64);
         self.doublings += 1;
@@ -168,7 +201,10 @@ mod tests {
 
     fn hold(passive: &mut Passive, at: Instant) -> u64 {
         passive.accuse(TrafficFailure::Status(503), 1, at);
-        passive.eject(at, 0).saturating_duration_since(at).as_secs()
+        passive
+            .eject(at, 0, &Outlier::default())
+            .saturating_duration_since(at)
+            .as_secs()
     }
 
     #[test]
@@ -184,8 +220,9 @@ mod tests {
     #[test]
     fn a_hold_is_longer_by_a_fifth_at_most() {
         let (mut passive, start) = (Passive::default(), Instant::now());
-        let until = passive.eject(start, u64::MAX);
-        assert_eq!(until - start, HOLD + HOLD / 5);
+        let terms = Outlier::default();
+        let until = passive.eject(start, u64::MAX, &terms);
+        assert_eq!(until - start, terms.hold + terms.hold / 5);
     }
 
     #[test]
@@ -201,9 +238,17 @@ mod tests {
 
     #[test]
     fn a_500_is_the_applications_own() {
-        let statuses: Vec<u16> = (100..600)
-            .filter(|status| TrafficFailure::of_status(*status).is_some())
-            .collect();
+        let terms = Outlier::default();
+        let statuses: Vec<u16> = (100..600).filter(|status| terms.failure(*status).is_some()).collect();
         assert_eq!(statuses, [502, 503, 504]);
+    }
+
+    #[test]
+    fn a_third_of_a_pool_may_be_held_back_and_one_always() {
+        let terms = Outlier::default();
+        assert_eq!(
+            [1, 2, 3, 5, 6, 9, 30].map(|all| terms.most_of(all)),
+            [1, 1, 1, 1, 2, 3, 10]
+        );
     }
 }

@@ -78,7 +78,11 @@ impl Gateway {
             }
         }
         loop {
-            let (failure, e) = match self.attempt(session, exchange, &request).await {
+            let attempt = self.attempt(session, exchange, &request).await;
+            if let Ok(answered) = &attempt {
+                self.hear(exchange, answered.head.status.as_u16());
+            }
+            let (failure, e) = match attempt {
                 Ok(answered) if answered.head.status != StatusCode::SERVICE_UNAVAILABLE => {
                     return self.relay(session, exchange, answered).await;
                 }
@@ -214,7 +218,6 @@ impl Gateway {
             timeouts,
         } = answered;
         let has_body = !connection.is_over();
-        self.hear(exchange, head.status.as_u16());
         let switches = head.status == StatusCode::SWITCHING_PROTOCOLS;
         let chunks = has_body && !switches && session.req_header().version == Version::HTTP_11;
         let response = headers::relayed(head, chunks, &exchange.request_id)?;

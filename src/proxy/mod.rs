@@ -219,12 +219,12 @@ impl ProxyHttp for Gateway {
         if status.is_informational() && status != http::StatusCode::SWITCHING_PROTOCOLS {
             return Ok(());
         }
+        self.hear(exchange, status.as_u16());
         if status == http::StatusCode::SERVICE_UNAVAILABLE && self.retry(session, exchange, AttemptFailure::Refused) {
             let mut e = Error::new_up(ErrorType::HTTPStatus(503));
             e.set_retry(true);
             return Err(e);
         }
-        self.hear(exchange, status.as_u16());
         let streams = status == http::StatusCode::SWITCHING_PROTOCOLS || headers::is_event_stream(response);
         self.begun(exchange, streams);
         if let (Some(line), Some(course)) = (exchange.line(), &exchange.course) {

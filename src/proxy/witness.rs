@@ -11,9 +11,9 @@ pub(super) fn accusation(failure: AttemptFailure) -> Option<TrafficFailure> {
     match failure {
         AttemptFailure::Connect => Some(TrafficFailure::Connect),
         AttemptFailure::Reset => Some(TrafficFailure::Reset),
-        AttemptFailure::Refused => Some(TrafficFailure::Status(503)),
         AttemptFailure::Timeout => Some(TrafficFailure::Timeout),
-        AttemptFailure::Unsent | AttemptFailure::Rescued => None,
+        // What a status says is weighed with the answer.
+        AttemptFailure::Refused | AttemptFailure::Unsent | AttemptFailure::Rescued => None,
     }
 }
 
@@ -32,13 +32,11 @@ impl Gateway {
         }
     }
 
-    /// Weighs the status of an answer that goes to the client.
+    /// Weighs the status of an answer, whether or not it goes to the client.
     pub(super) fn hear(&self, exchange: &mut Exchange, status: u16) {
-        let failure = TrafficFailure::of_status(status);
-        // A 503 was told of when it was asked whether the request may be sent again.
-        if failure.is_some() && status != 503 {
-            self.blame(exchange, failure);
-        }
+        let course = exchange.course.as_ref();
+        let failure = course.and_then(|course| course.upstream.owner().settings.terms.outlier.failure(status));
+        self.blame(exchange, failure);
         let attempt = exchange.course.as_mut().and_then(|course| course.attempt.as_mut());
         if let Some(attempt) = attempt
             && attempt.trial.take().is_some()

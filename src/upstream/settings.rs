@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::gate::components::{AllDown, ComponentRules};
+use crate::gate::components::AllDown;
+use crate::gate::keeper::Terms;
 use crate::gate::names::{Address, PoolName, UpstreamName};
 use crate::gate::retry::RetryRules;
 use crate::gate::selection::Balance;
@@ -18,8 +19,8 @@ pub struct UpstreamSettings {
     pub active: PoolName,
     /// How an endpoint is chosen.
     pub balance: Balance,
-    /// What a failing component means.
-    pub components: Arc<ComponentRules>,
+    /// What decides about its endpoints beside their probes.
+    pub terms: Arc<Terms>,
     /// Whether to serve when nothing is fit to.
     pub all_down: AllDown,
     /// What may be sent again.

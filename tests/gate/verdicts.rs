@@ -162,3 +162,35 @@ async fn what_is_served_when_nobody_is_fit_is_a_choice() {
         assert_eq!(ask(edge(&gate), "GET /v1/info").await.status, status, "{keys}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_traffic_may_not_eject_the_probes_have_the_word_alone() {
+    let difys = instances::<2>().await;
+    let gate = gate_before(&addresses(&difys), &format!("{RARE}, outlier: {{eject: false}}")).await;
+    difys[0].set(|switches| switches.traffic = Traffic::Status(503));
+    serve(&gate, 20).await;
+    assert_eq!(known(&gate, difys[0].address()).await.state, State::Up);
+    assert!(traffic(&difys[0]) >= 10, "each of its turns is made again elsewhere");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_trial_that_is_answered_brings_a_grey_endpoint_back() {
+    let difys = instances::<2>().await;
+    let keys = format!("{RARE}, outlier: {{hold: 50ms}}, slow_start: {{window: 0s}}");
+    let gate = gate_before(&addresses(&difys), &keys).await;
+    let grey = &difys[0];
+    grey.set(|switches| switches.traffic = Traffic::Status(503));
+    until("a trial that fails", async || {
+        serve(&gate, 1).await;
+        traffic(grey) >= 2
+    })
+    .await;
+    grey.set(|switches| switches.traffic = Traffic::Normal);
+    until("the return", async || {
+        serve(&gate, 1).await;
+        known(&gate, grey.address()).await.state == State::Up
+    })
+    .await;
+    let cause = known(&gate, grey.address()).await.cause.to_string();
+    assert_eq!(cause, "the request that tried it was answered");
+}

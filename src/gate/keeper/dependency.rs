@@ -14,7 +14,10 @@ impl Keeper {
         let Some(known) = self.known.get_mut(slot.0) else {
             return (Worth::Face, report.outcome.clone());
         };
-        let worth = known.rules.weigh(&report.outcome, &report.components, &known.shared);
+        let worth = known
+            .terms
+            .components
+            .weigh(&report.outcome, &report.components, &known.shared);
         match worth {
             Worth::Face => {
                 known.degraded &= report.outcome.class().is_none() && !report.outcome.is_pass();
@@ -34,7 +37,8 @@ impl Keeper {
             return;
         };
         let names: Vec<String> = known
-            .rules
+            .terms
+            .components
             .0
             .iter()
             .filter(|(_, rule)| rule.shared)
@@ -44,13 +48,13 @@ impl Keeper {
             return;
         }
         let pool = (known.id.upstream.clone(), known.id.pool.clone());
-        let (rules, slots) = (known.rules.clone(), self.pools.get(&pool).cloned().unwrap_or_default());
+        let (terms, slots) = (known.terms.clone(), self.pools.get(&pool).cloned().unwrap_or_default());
         let before = known.shared.clone();
         let failing: BTreeSet<String> = names
             .into_iter()
             .filter(|name| {
                 let count = slots.iter().filter(|slot| self.misses(**slot, name, now)).count();
-                rules.is_shared_failure(name, count, slots.len())
+                terms.components.is_shared_failure(name, count, slots.len())
             })
             .collect();
         if failing == before {

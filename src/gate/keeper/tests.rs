@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::*;
-use crate::gate::components::ComponentRules;
 use crate::gate::health::FailureClass;
 use crate::gate::names::{Address, EndpointId};
 
@@ -54,7 +53,7 @@ impl World {
         Self::with(count, probes, Arc::default())
     }
 
-    fn with(count: usize, probes: usize, components: Arc<ComponentRules>) -> Self {
+    fn with(count: usize, probes: usize, terms: Arc<Terms>) -> Self {
         let now = Instant::now();
         let plans = (0..count)
             .map(|n| EndpointPlan {
@@ -64,7 +63,7 @@ impl World {
                     address: Address::parse(&format!("10.0.0.{}:80", n + 1)).unwrap(),
                 },
                 probes: (0..probes).map(|_| ProbePlan::default()).collect(),
-                components: components.clone(),
+                terms: terms.clone(),
             })
             .collect();
         Self {
@@ -329,7 +328,7 @@ fn ten_thousand_endpoints_are_asked_evenly() {
                 address: Address::parse(&format!("10.0.{}.{}:80", n / 250, n % 250 + 1)).unwrap(),
             },
             probes: vec![ProbePlan::default()],
-            components: Arc::default(),
+            terms: Arc::default(),
         })
         .collect();
     world.keeper = Keeper::new(plans, 7, now);

@@ -21,7 +21,7 @@ impl Keeper {
         let Some(known) = self.known.get_mut(slot.0) else {
             return;
         };
-        if known.state.tier().is_none_or(|tier| tier == Tier::Accused) {
+        if !known.terms.outlier.eject || known.state.tier().is_none_or(|tier| tier == Tier::Accused) {
             return;
         }
         let first = known.passive.witness(now);
@@ -74,7 +74,8 @@ impl Keeper {
     pub(super) fn eject(&mut self, slot: Slot, cause: Cause, now: Instant) {
         let random = self.dice.roll();
         if let Some(known) = self.known.get_mut(slot.0) {
-            let until = known.passive.eject(now, random);
+            let terms = known.terms.clone();
+            let until = known.passive.eject(now, random, &terms.outlier);
             self.timers.push(Reverse((until, Timer::Hold(slot))));
             self.settle(slot, cause, now);
         }
@@ -142,7 +143,12 @@ impl Keeper {
             .iter()
             .filter(|state| state.tier() == Some(Tier::Accused))
             .count();
-        let most = ((others.len() + 1) / 3).max(1);
+        let terms = self
+            .known
+            .get(slot.0)
+            .map(|known| known.terms.clone())
+            .unwrap_or_default();
+        let most = terms.outlier.most_of(others.len() + 1);
         out < most && others.iter().any(|state| state.is_routable())
     }
 

@@ -1,7 +1,7 @@
 //! Components and shared dependencies, under virtual time.
 
 use super::*;
-use crate::gate::components::{ComponentRule, OnFailure};
+use crate::gate::components::{ComponentRule, ComponentRules, OnFailure};
 
 fn world(count: usize) -> World {
     let rule = |on_failure, shared| ComponentRule { on_failure, shared };
@@ -11,7 +11,14 @@ fn world(count: usize) -> World {
         ("model", rule(OnFailure::Ignore, false)),
     ];
     let rules = ComponentRules(rules.map(|(name, rule)| (name.to_owned(), rule)).into());
-    let mut world = World::with(count, 1, Arc::new(rules));
+    let mut world = World::with(
+        count,
+        1,
+        Arc::new(Terms {
+            components: rules,
+            ..Terms::default()
+        }),
+    );
     world.run(5_000);
     world
 }

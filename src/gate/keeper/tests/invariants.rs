@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use proptest::prelude::*;
 
 use super::*;
-use crate::gate::components::{ComponentRule, OnFailure};
+use crate::gate::components::{ComponentRule, ComponentRules, OnFailure};
 use crate::gate::passive::{TrafficFailure, Trial};
 use crate::gate::state::Tier;
 
@@ -132,7 +132,7 @@ proptest! {
         let rule = |on_failure, shared| ComponentRule { on_failure, shared };
         let rules = [("database", rule(OnFailure::Eject, true)), ("cache", rule(OnFailure::Degrade, false))];
         let rules = ComponentRules(rules.map(|(name, rule)| (name.to_owned(), rule)).into());
-        let mut world = World::with(count, 1, Arc::new(rules));
+        let mut world = World::with(count, 1, Arc::new(Terms { components: rules, ..Terms::default() }));
         for step in &steps {
             take(&mut world, step);
             // What is due at this very moment is done before anybody looks.
