@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Child, Command};
 
-use crate::launch::{each, program, start};
+use crate::launch::{each, envoy_with, program, start};
 
 /// A proxy by name, and how it is started before `origins`, its files in `folder`.
 pub(crate) type Proxy = (&'static str, fn(&Path, SocketAddr, &[SocketAddr]) -> Option<Child>);
@@ -68,41 +68,14 @@ fn haproxy_with(
 }
 
 fn envoy(folder: &Path, listener: SocketAddr, origins: &[SocketAddr]) -> Option<Child> {
-    let address = |at: &SocketAddr| {
-        format!(
-            "{{socket_address: {{address: \"{}\", port_value: {}}}}}",
-            at.ip(),
-            at.port()
-        )
-    };
-    let endpoints = each(origins, |_, origin| {
-        format!("        - endpoint: {{address: {}}}\n", address(origin))
-    });
-    let router = "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router";
-    let manager =
-        "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager";
     let previous = "{name: previous, typed_config: {\"@type\": type.googleapis.com/envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate}}";
     let retry = format!(
         "{{retry_on: \"connect-failure,refused-stream,reset,retriable-status-codes\", retriable_status_codes: [503], num_retries: 1, retry_host_predicate: [{previous}], host_selection_retry_max_attempts: 5}}"
     );
-    let path = folder.join("envoy.yaml");
-    let text = format!(
-        "static_resources:\n  listeners:\n  - address: {}\n    filter_chains:\n    - filters:\n      - name: http\n        typed_config:\n          \"@type\": {manager}\n\
-         \x20         stat_prefix: f\n          route_config: {{virtual_hosts: [{{name: v, domains: [\"*\"], routes: [{{match: {{prefix: \"/\"}}, route: {{cluster: dify, timeout: 300s, retry_policy: {retry}}}}}]}}]}}\n\
-         \x20         http_filters: [{{name: router, typed_config: {{\"@type\": {router}}}}}]\n\
-         \x20 clusters:\n  - name: dify\n    type: STATIC\n    lb_policy: LEAST_REQUEST\n    connect_timeout: 2s\n\
-         \x20   outlier_detection: {{consecutive_5xx: 1, interval: 1s, base_ejection_time: 10s, max_ejection_percent: 34, always_eject_one_host: true}}\n\
-         \x20   health_checks: [{{timeout: 1s, interval: 1s, unhealthy_threshold: 2, healthy_threshold: 2, http_health_check: {{path: /healthz}}}}]\n\
-         \x20   load_assignment:\n      cluster_name: dify\n      endpoints:\n      - lb_endpoints:\n{endpoints}",
-        address(&listener)
-    );
-    std::fs::write(&path, text).ok()?;
-    let base = listener.port().to_string();
-    start(
-        Command::new(program("envoy"))
-            .args(["-l", "off", "--base-id", &base, "-c"])
-            .arg(&path),
-    )
+    let route = format!("cluster: dify, timeout: 300s, retry_policy: {retry}");
+    let cluster = "outlier_detection: {consecutive_5xx: 1, interval: 1s, base_ejection_time: 10s, max_ejection_percent: 34, always_eject_one_host: true}\n    \
+                   health_checks: [{timeout: 1s, interval: 1s, unhealthy_threshold: 2, healthy_threshold: 2, http_health_check: {path: /healthz}}]";
+    envoy_with(folder, listener, origins, &route, cluster)
 }
 
 fn nginx(folder: &Path, listener: SocketAddr, origins: &[SocketAddr]) -> Option<Child> {

@@ -80,6 +80,18 @@ fn haproxy(folder: &Path, listener: SocketAddr, origins: &[SocketAddr]) -> Optio
 }
 
 fn envoy(folder: &Path, listener: SocketAddr, origins: &[SocketAddr]) -> Option<Child> {
+    let health = "health_checks: [{timeout: 1s, interval: 2s, unhealthy_threshold: 2, healthy_threshold: 2, http_health_check: {path: /healthz}}]";
+    envoy_with(folder, listener, origins, "cluster: dify", health)
+}
+
+/// Envoy with one worker, a `route` and further keys of its `cluster`.
+pub(crate) fn envoy_with(
+    folder: &Path,
+    listener: SocketAddr,
+    origins: &[SocketAddr],
+    route: &str,
+    cluster: &str,
+) -> Option<Child> {
     let address = |at: &SocketAddr| {
         format!(
             "{{socket_address: {{address: \"{}\", port_value: {}}}}}",
@@ -96,11 +108,10 @@ fn envoy(folder: &Path, listener: SocketAddr, origins: &[SocketAddr]) -> Option<
     let path = folder.join("envoy.yaml");
     let text = format!(
         "static_resources:\n  listeners:\n  - address: {}\n    filter_chains:\n    - filters:\n      - name: http\n        typed_config:\n          \"@type\": {manager}\n\
-         \u{20}         stat_prefix: f\n          route_config: {{virtual_hosts: [{{name: v, domains: [\"*\"], routes: [{{match: {{prefix: \"/\"}}, route: {{cluster: dify}}}}]}}]}}\n\
-         \u{20}         http_filters: [{{name: router, typed_config: {{\"@type\": {router}}}}}]\n\
-         \u{20} clusters:\n  - name: dify\n    type: STATIC\n    lb_policy: LEAST_REQUEST\n    connect_timeout: 2s\n\
-         \u{20}   health_checks: [{{timeout: 1s, interval: 2s, unhealthy_threshold: 2, healthy_threshold: 2, http_health_check: {{path: /healthz}}}}]\n\
-         \u{20}   load_assignment:\n      cluster_name: dify\n      endpoints:\n      - lb_endpoints:\n{endpoints}",
+         \x20         stat_prefix: f\n          route_config: {{virtual_hosts: [{{name: v, domains: [\"*\"], routes: [{{match: {{prefix: \"/\"}}, route: {{{route}}}}}]}}]}}\n\
+         \x20         http_filters: [{{name: router, typed_config: {{\"@type\": {router}}}}}]\n\
+         \x20 clusters:\n  - name: dify\n    type: STATIC\n    lb_policy: LEAST_REQUEST\n    connect_timeout: 2s\n    {cluster}\n\
+         \x20   load_assignment:\n      cluster_name: dify\n      endpoints:\n      - lb_endpoints:\n{endpoints}",
         address(&listener)
     );
     std::fs::write(&path, text).ok()?;
