@@ -114,6 +114,8 @@ impl Gateway {
         };
         let (endpoint, timeouts) = (attempt.endpoint.owner().clone(), course.timeouts);
         let harmless = course.class == RetryClass::Idempotent;
+        // An endpoint closes what has rested for long; what it drops at once, it drops for a reason, and then another one is asked.
+        let forgives = harmless && !(endpoint.idle.is_brisk() && self.is_elsewhere(course));
         let mut kept = endpoint.idle.take();
         loop {
             let was_kept = kept.is_some();
@@ -132,7 +134,7 @@ impl Gateway {
             drop(wait);
             match head {
                 // It was closed while the request was on its way, as a kept connection may be at any time.
-                Err(Lost::Endpoint(AttemptFailure::Reset, _)) if was_kept && harmless && connection.is_silent() => {}
+                Err(Lost::Endpoint(AttemptFailure::Reset, _)) if was_kept && forgives && connection.is_silent() => {}
                 Err(e) => return Err(e),
                 Ok(head) => {
                     return Ok(Answered {

@@ -37,7 +37,7 @@ use crate::gate::route::RouteTable;
 use crate::mailbox::Mailbox;
 use crate::metrics::Metrics;
 use crate::proxy::answer::Answer;
-use crate::proxy::context::{Attempt, Exchange, OpenStream};
+use crate::proxy::context::{Attempt, Course, Exchange, OpenStream};
 use crate::proxy::request::conn;
 use crate::upstream::snapshot::{Published, Routable};
 use crate::upstream::{Held, Retrying, Upstream};
@@ -379,16 +379,7 @@ impl Gateway {
             in_flight: upstream.in_flight.get(),
             retrying: upstream.retrying.get(),
         });
-        let others = |world: &crate::upstream::snapshot::Snapshot, tried: &Attempt| {
-            let routable = world.routable.get(course.index);
-            routable.is_some_and(|all| {
-                all.all()
-                    .any(|other| !Arc::ptr_eq(&other.endpoint, tried.endpoint.owner()))
-            })
-        };
-        let world = self.published.load();
-        let elsewhere = course.attempt.as_ref().is_some_and(|attempt| others(&world, attempt));
-        if !(allowed && elsewhere) {
+        if !(allowed && self.is_elsewhere(course)) {
             return false;
         }
         let labels = [upstream.settings.name.as_str(), failure.as_str()];
@@ -399,6 +390,18 @@ impl Gateway {
         }
         exchange.received = 0;
         true
+    }
+}
+
+impl Gateway {
+    /// Whether there is another endpoint than that of the attempt under way.
+    fn is_elsewhere(&self, course: &Course) -> bool {
+        let (world, attempt) = (self.published.load(), &course.attempt);
+        let others = world.routable.get(course.index).into_iter().flat_map(Routable::all);
+        attempt.as_ref().is_some_and(|tried| {
+            let mut others = others.map(|other| &other.endpoint);
+            others.any(|other| !Arc::ptr_eq(other, tried.endpoint.owner()))
+        })
     }
 }
 

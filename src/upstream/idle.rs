@@ -9,13 +9,17 @@ use crate::upstream::http1::Connection;
 /// No more than this many wait for each endpoint; what comes back beyond them is closed.
 const MOST: usize = 256;
 
+/// Servers close connections that have rested for a second or more (gunicorn 2 s, Node 5 s); so many milliseconds are far below that.
+const BRISK: u64 = 500;
+
 /// The waiting connections of one endpoint, the most recently used last.
 #[derive(Debug, Default)]
 pub struct Idle(Mutex<Vec<Waiting>>);
 
-/// A connection, and until when it waits, in milliseconds of the coarse clock.
+/// A connection, and since when and until when it waits, in milliseconds of the coarse clock.
 #[derive(Debug)]
 struct Waiting {
+    since: u64,
     until: u64,
     connection: Connection,
 }
@@ -25,7 +29,7 @@ impl Idle {
     pub fn take(&self) -> Option<Connection> {
         let now = Coarse::get().millis();
         let mut waiting = self.lock();
-        while let Some(Waiting { until, connection }) = waiting.pop() {
+        while let Some(Waiting { until, connection, .. }) = waiting.pop() {
             if until > now && !connection.is_stale() {
                 return Some(connection);
             }
@@ -33,13 +37,26 @@ impl Idle {
         None
     }
 
+    /// Whether the connection that would be taken next has hardly rested.
+    pub fn is_brisk(&self) -> bool {
+        let now = Coarse::get().millis();
+        self.lock()
+            .last()
+            .is_some_and(|waiting| now.saturating_sub(waiting.since) < BRISK)
+    }
+
     /// Keeps a connection for the next request, if one can be sent there and comes within `at_most`. The clock may be late by a tick.
     pub fn keep(&self, connection: Connection, at_most: Duration) {
         let at_most = u64::try_from(at_most.as_millis()).unwrap_or(u64::MAX);
         let mut waiting = self.lock();
         if connection.is_reusable() && waiting.len() < MOST {
-            let until = Coarse::get().millis().saturating_add(at_most);
-            waiting.push(Waiting { until, connection });
+            let since = Coarse::get().millis();
+            let until = since.saturating_add(at_most);
+            waiting.push(Waiting {
+                since,
+                until,
+                connection,
+            });
         }
     }
 
