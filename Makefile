@@ -24,7 +24,7 @@ lint: deps ## Format, clippy and documentation, all of them strict
 bench: deps ## Decisions in nanoseconds, and proxy CPU beside a bare Pingora proxy
 	$(CARGO) bench --locked --bench guard --bench selection --bench proxy
 
-lab: deps ## Faults under load: 3 instances, 200 requests a second; with `make peers`, its peers beside it
+lab: deps ## Faults under load: 3 instances, 200 requests a second; half an hour with its peers, which `make peers` installs
 	$(CARGO) bench --locked --bench faults --bench peers
 
 peers: ## The proxies to compare with: nginx, HAProxy, Envoy, Caddy
