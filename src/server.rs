@@ -329,7 +329,7 @@ async fn first_round(mut handle: Handle) {
     let _ = tokio::time::timeout(FIRST_ROUND, ready).await;
 }
 
-/// Moves the coarse clock, and ends lines on which something is overdue.
+/// Moves the coarse clock, ends lines on which something is overdue, and closes connections that nobody has used for long.
 async fn watch_lines(handle: Handle, clock: Clock) {
     let mut ticks = tokio::time::interval(TICK);
     loop {

@@ -25,6 +25,7 @@ use crate::proxy::request::content_length;
 use crate::proxy::tunnel;
 use crate::upstream::Endpoint;
 use crate::upstream::http1::{Connection, Head, WireError};
+use crate::upstream::idle::Kept;
 use crate::upstream::settings::Timeouts;
 
 /// A body up to this many bytes is received before the request is sent on; that of a prompt is far below it.
@@ -114,14 +115,12 @@ impl Gateway {
         };
         let (endpoint, timeouts) = (attempt.endpoint.owner().clone(), course.timeouts);
         let harmless = course.class == RetryClass::Idempotent;
-        // An endpoint closes what has rested for long; what it drops at once, it drops for a reason, and then another one is asked.
-        let forgives = harmless && !(endpoint.idle.is_brisk() && self.is_elsewhere(course));
         let mut kept = endpoint.idle.take();
         loop {
             let was_kept = kept.is_some();
-            let mut connection = match kept.take() {
-                Some(connection) => connection,
-                None => connect(socket, timeouts.connect).await?,
+            let (mut connection, brisk) = match kept.take() {
+                Some(Kept { connection, brisk }) => (connection, brisk),
+                None => (connect(socket, timeouts.connect).await?, false),
             };
             let sent = timeout(timeouts.first_byte, connection.send(request)).await;
             match sent.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
@@ -133,8 +132,10 @@ impl Gateway {
             let head = self.await_head(session, exchange, &endpoint, &mut connection).await;
             drop(wait);
             match head {
-                // It was closed while the request was on its way, as a kept connection may be at any time.
-                Err(Lost::Endpoint(AttemptFailure::Reset, _)) if was_kept && forgives && connection.is_silent() => {}
+                // It was closed while the request was on its way, as a connection that has rested may be. One that has not is dropped for a
+                // reason, and then another endpoint is asked.
+                Err(Lost::Endpoint(AttemptFailure::Reset, _))
+                    if was_kept && harmless && connection.is_silent() && !(brisk && self.is_elsewhere(exchange)) => {}
                 Err(e) => return Err(e),
                 Ok(head) => {
                     return Ok(Answered {

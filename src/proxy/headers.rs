@@ -4,15 +4,14 @@ use std::net::IpAddr;
 
 use http::StatusCode;
 use http::header::{
-    CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, TRANSFER_ENCODING,
-    UPGRADE,
+    CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue, TRANSFER_ENCODING,
 };
 use pingora::http::{RequestHeader, ResponseHeader};
 
 use crate::gate::client::Client;
 use crate::gate::hygiene;
 use crate::proxy::tunnel;
-use crate::upstream::http1::Head;
+use crate::upstream::http1::{Head, members};
 
 /// Who a request is from and where it came in.
 pub(crate) struct Origin<'a> {
@@ -45,15 +44,17 @@ pub(crate) fn forward(request: &mut RequestHeader, origin: &Origin<'_>) -> pingo
     outcome
 }
 
-/// Writes the whole head of a request without a body, to be sent on as it is.
+/// Writes the head of a request that is whole, to be sent on as it is.
 pub(crate) fn write_head(request: &RequestHeader, path: &str, origin: &Origin<'_>) -> Vec<u8> {
     let mut head = Vec::with_capacity(1024);
     for part in [request.method.as_str(), " ", path, " HTTP/1.1\r\n"] {
         head.extend_from_slice(part.as_bytes());
     }
-    let nominated: Vec<&str> = nominated(&request.headers).collect();
+    let nominated: Vec<&str> = nominated(request.headers.get_all(CONNECTION).iter()).collect();
     let stays_here = |name: &str| {
-        HOP_BY_HOP_REQUEST.contains(&name) || nominated.iter().any(|nominated| nominated.eq_ignore_ascii_case(name))
+        // Without its `Host` a request is none.
+        let is_nominated = name != "host" && nominated.iter().any(|nominated| nominated.eq_ignore_ascii_case(name));
+        HOP_BY_HOP_REQUEST.contains(&name) || is_nominated
     };
     onward(request, origin, stays_here, |_, spelled, value| {
         for part in [spelled, b": ", value.as_bytes(), b"\r\n"] {
@@ -161,8 +162,9 @@ const HOP_BY_HOP: [&str; 3] = ["keep-alive", "proxy-authenticate", "proxy-connec
 
 /// Makes an answer fit to be sent on. An event stream is marked so that no proxy further out holds its events back.
 pub(crate) fn answer(response: &mut ResponseHeader, request_id: &RequestId) -> pingora::Result<()> {
-    if response.status != http::StatusCode::SWITCHING_PROTOCOLS {
-        let nominated: Vec<String> = nominated(&response.headers).map(str::to_owned).collect();
+    if response.status != StatusCode::SWITCHING_PROTOCOLS {
+        let lines = response.headers.get_all(CONNECTION).iter();
+        let nominated: Vec<String> = nominated(lines).map(str::to_owned).collect();
         for name in HOP_BY_HOP.into_iter().chain(nominated.iter().map(String::as_str)) {
             response.remove_header(name);
         }
@@ -175,12 +177,13 @@ pub(crate) fn answer(response: &mut ResponseHeader, request_id: &RequestId) -> p
 pub(crate) fn relayed(head: Head, chunks: bool, request_id: &RequestId) -> pingora::Result<ResponseHeader> {
     let mut response = ResponseHeader::build_no_case(head.status, Some(head.headers.len() + OWN))?;
     let connection: Vec<HeaderValue> = head.all(CONNECTION).cloned().collect();
+    let nominated: Vec<&str> = nominated(connection.iter()).collect();
     let stays_here = |name: &HeaderName| {
-        HOP_BY_HOP.contains(&name.as_str())
-            || *name == CONNECTION
-            || *name == TRANSFER_ENCODING
-            || words(connection.iter())
-                .any(|word| word.eq_ignore_ascii_case(name.as_str()) && *name != CONTENT_LENGTH && *name != UPGRADE)
+        let is_framing = *name == CONNECTION || *name == TRANSFER_ENCODING;
+        let is_nominated = nominated
+            .iter()
+            .any(|nominated| nominated.eq_ignore_ascii_case(name.as_str()));
+        is_framing || is_nominated || HOP_BY_HOP.contains(&name.as_str())
     };
     let mut has_length = false;
     for (name, value) in head.headers {
@@ -212,22 +215,9 @@ fn mark(response: &mut ResponseHeader, request_id: &RequestId) -> pingora::Resul
 }
 
 /// The headers that `Connection` names as meant for the next hop alone; what frames a message is nobody's option.
-fn nominated(headers: &HeaderMap) -> impl Iterator<Item = &str> {
-    const KEPT: [&str; 6] = [
-        "close",
-        "keep-alive",
-        "upgrade",
-        "transfer-encoding",
-        "content-length",
-        "host",
-    ];
-    words(headers.get_all(CONNECTION).iter())
-        .filter(|word| !word.is_empty() && !KEPT.iter().any(|kept| kept.eq_ignore_ascii_case(word)))
-}
-
-fn words<'a>(lines: impl Iterator<Item = &'a HeaderValue>) -> impl Iterator<Item = &'a str> {
-    let lines = lines.filter_map(|line| line.to_str().ok());
-    lines.flat_map(|line| line.split(',')).map(str::trim)
+fn nominated<'a>(connection: impl Iterator<Item = &'a HeaderValue>) -> impl Iterator<Item = &'a str> {
+    const KEPT: [&str; 5] = ["close", "keep-alive", "upgrade", "transfer-encoding", "content-length"];
+    members(connection).filter(|word| !word.is_empty() && !KEPT.iter().any(|kept| kept.eq_ignore_ascii_case(word)))
 }
 
 /// Whether an answer streams events.

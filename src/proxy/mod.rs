@@ -37,7 +37,7 @@ use crate::gate::route::RouteTable;
 use crate::mailbox::Mailbox;
 use crate::metrics::Metrics;
 use crate::proxy::answer::Answer;
-use crate::proxy::context::{Attempt, Course, Exchange, OpenStream};
+use crate::proxy::context::{Attempt, Exchange, OpenStream};
 use crate::proxy::request::conn;
 use crate::upstream::snapshot::{Published, Routable};
 use crate::upstream::{Held, Retrying, Upstream};
@@ -367,7 +367,7 @@ impl Gateway {
     /// Whether the attempt under way may be made again elsewhere; if so it is given up.
     fn retry(&self, session: &Session, exchange: &mut Exchange, failure: AttemptFailure) -> bool {
         self.blame(exchange, witness::accusation(failure));
-        let Some(course) = &mut exchange.course else {
+        let Some(course) = &exchange.course else {
             return false;
         };
         let upstream = course.upstream.owner();
@@ -379,9 +379,13 @@ impl Gateway {
             in_flight: upstream.in_flight.get(),
             retrying: upstream.retrying.get(),
         });
-        if !(allowed && self.is_elsewhere(course)) {
+        if !(allowed && self.is_elsewhere(exchange)) {
             return false;
         }
+        let Some(course) = &mut exchange.course else {
+            return false;
+        };
+        let upstream = course.upstream.owner();
         let labels = [upstream.settings.name.as_str(), failure.as_str()];
         self.metrics.retries.with_label_values(&labels).inc();
         course.retrying = Some(Retrying::new(upstream.clone()));
@@ -391,16 +395,13 @@ impl Gateway {
         exchange.received = 0;
         true
     }
-}
 
-impl Gateway {
     /// Whether there is another endpoint than that of the attempt under way.
-    fn is_elsewhere(&self, course: &Course) -> bool {
-        let (world, attempt) = (self.published.load(), &course.attempt);
-        let others = world.routable.get(course.index).into_iter().flat_map(Routable::all);
-        attempt.as_ref().is_some_and(|tried| {
-            let mut others = others.map(|other| &other.endpoint);
-            others.any(|other| !Arc::ptr_eq(other, tried.endpoint.owner()))
+    fn is_elsewhere(&self, exchange: &Exchange) -> bool {
+        let world = self.published.load();
+        exchange.attempt().is_some_and(|(course, attempt)| {
+            let mut others = world.routable.get(course.index).into_iter().flat_map(Routable::all);
+            others.any(|other| !Arc::ptr_eq(&other.endpoint, attempt.endpoint.owner()))
         })
     }
 }

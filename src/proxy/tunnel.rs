@@ -13,18 +13,13 @@ use tokio::time::timeout;
 
 use crate::proxy::context::Exchange;
 use crate::proxy::direct::upstream_error;
-use crate::upstream::http1::{Connection, Passed};
+use crate::upstream::http1::{Connection, Passed, members};
 
 /// Whether a request asks for a WebSocket. Other upgrades are not passed on, and then the request is an ordinary one: `h2c` would open a
 /// connection on which nobody guards anything.
 pub(super) fn is_asked_for(request: &RequestHeader) -> bool {
-    let says = |name, word: &str| {
-        let lines = request.headers.get_all(name).iter();
-        let mut words = lines
-            .filter_map(|line| line.to_str().ok())
-            .flat_map(|line| line.split(','));
-        words.any(|given| given.trim().eq_ignore_ascii_case(word))
-    };
+    let says =
+        |name, word: &str| members(request.headers.get_all(name).iter()).any(|given| given.eq_ignore_ascii_case(word));
     request.version == Version::HTTP_11
         && request.headers.contains_key(UPGRADE)
         && says(UPGRADE, "websocket")

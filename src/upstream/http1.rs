@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::ops::Range;
 
 use bytes::{Buf, Bytes, BytesMut};
-use http::header::{CONNECTION, CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue, TRANSFER_ENCODING};
+use http::header::{CONNECTION, CONTENT_LENGTH, HeaderName, HeaderValue, TRANSFER_ENCODING};
 use http::{StatusCode, Version};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -325,11 +325,12 @@ impl Head {
             .filter(move |(given, _)| *given == name)
             .map(|(_, value)| value)
     }
+}
 
-    /// The headers as a map, for what needs one.
-    pub fn map(&self) -> HeaderMap {
-        self.headers.iter().cloned().collect()
-    }
+/// The members of a list that stands on one line or on several (RFC 9110 section 5.6.1).
+pub fn members<'a>(lines: impl Iterator<Item = &'a HeaderValue>) -> impl Iterator<Item = &'a str> {
+    let lines = lines.filter_map(|line| line.to_str().ok());
+    lines.flat_map(|line| line.split(',')).map(str::trim)
 }
 
 /// RFC 9112 section 6.3.
@@ -361,12 +362,7 @@ fn framing(head: &Head, version: Version, to_head: bool) -> Result<Body, WireErr
 }
 
 fn keeps_alive(head: &Head, version: Version) -> bool {
-    let says = |word: &str| {
-        let lines = head.all(CONNECTION).filter_map(|line| line.to_str().ok());
-        lines
-            .flat_map(|line| line.split(','))
-            .any(|option| option.trim().eq_ignore_ascii_case(word))
-    };
+    let says = |word: &str| members(head.all(CONNECTION)).any(|option| option.eq_ignore_ascii_case(word));
     !says("close") && (version == Version::HTTP_11 || says("keep-alive"))
 }
 

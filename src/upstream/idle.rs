@@ -24,25 +24,32 @@ struct Waiting {
     connection: Connection,
 }
 
+/// A connection that has waited.
+#[derive(Debug)]
+pub struct Kept {
+    /// The connection.
+    pub connection: Connection,
+    /// Whether it has hardly rested.
+    pub brisk: bool,
+}
+
 impl Idle {
     /// A connection that waits, if there is one. The youngest is taken, so that the others grow old and go.
-    pub fn take(&self) -> Option<Connection> {
+    pub fn take(&self) -> Option<Kept> {
         let now = Coarse::get().millis();
         let mut waiting = self.lock();
-        while let Some(Waiting { until, connection, .. }) = waiting.pop() {
+        while let Some(Waiting {
+            since,
+            until,
+            connection,
+        }) = waiting.pop()
+        {
             if until > now && !connection.is_stale() {
-                return Some(connection);
+                let brisk = now.saturating_sub(since) < BRISK;
+                return Some(Kept { connection, brisk });
             }
         }
         None
-    }
-
-    /// Whether the connection that would be taken next has hardly rested.
-    pub fn is_brisk(&self) -> bool {
-        let now = Coarse::get().millis();
-        self.lock()
-            .last()
-            .is_some_and(|waiting| now.saturating_sub(waiting.since) < BRISK)
     }
 
     /// Keeps a connection for the next request, if one can be sent there and comes within `at_most`. The clock may be late by a tick.

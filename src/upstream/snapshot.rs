@@ -61,21 +61,20 @@ impl Routable {
                 },
             )
         };
-        let was_tried = |index| {
-            !tried.is_empty()
-                && at(index).is_none_or(|candidate| tried.iter().any(|t| Arc::ptr_eq(t, &candidate.endpoint)))
-        };
+        let is_tried = |candidate: &Candidate| tried.iter().any(|tried| Arc::ptr_eq(tried, &candidate.endpoint));
+        let was_tried = |index| !tried.is_empty() && at(index).is_none_or(is_tried);
         // A share works on the choice rather than on the weight, since among idle endpoints the least weight would never be chosen.
         let passed_by = |index: usize| {
-            let chance = ((random.rotate_left(index as u32 * 7) >> 32) * 100) >> 32;
-            at(index).is_some_and(|candidate| u64::from(candidate.share) <= chance)
+            at(index).is_some_and(|candidate| {
+                let chance = ((random.rotate_left(index as u32 * 7) >> 32) * 100) >> 32;
+                candidate.share < 100 && u64::from(candidate.share) <= chance
+            })
         };
         let choose = |out: &dyn Fn(usize) -> bool| {
             selection::pick(upstream.settings.balance, self.candidates.len(), ticket, load, out)
         };
         let chosen = choose(&|index| was_tried(index) || passed_by(index)).or_else(|| choose(&was_tried));
-        let untried = |candidate: &&Candidate| !tried.iter().any(|tried| Arc::ptr_eq(tried, &candidate.endpoint));
-        chosen.map_or_else(|| self.reserve.iter().find(untried), at)
+        chosen.map_or_else(|| self.reserve.iter().find(|candidate| !is_tried(candidate)), at)
     }
 }
 
