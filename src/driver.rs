@@ -10,13 +10,11 @@ use tokio::time::MissedTickBehavior;
 use tracing::{info, warn};
 
 use crate::clock::Clock;
-use crate::gate::components::AllDown;
-use crate::gate::health::FailureClass;
 use crate::gate::keeper::{Effect, EndpointPlan, Keeper, Known, ProbeReport, Slot, Terms, Ticket};
 use crate::gate::names::EndpointId;
 use crate::gate::passive::TrafficFailure;
 use crate::gate::rhythm::{BEAT, Rhythm};
-use crate::gate::state::{Cause, Event, State, Tier};
+use crate::gate::state::{Event, State, Tier};
 use crate::mailbox::{Mailbox, Message};
 use crate::metrics::{Metrics, endpoint_labels};
 use crate::probe::Prober;
@@ -324,21 +322,9 @@ impl Driver {
 
     /// Whether requests go to endpoints of which none is fit.
     fn is_open(&self, upstream: usize) -> bool {
-        let silent = |known: &Known| {
-            matches!(
-                &known.cause,
-                Cause::Failed {
-                    class: FailureClass::Timeout,
-                    ..
-                }
-            )
-        };
-        let mut all = self.active(upstream).map(|(_, known)| known);
-        match self.upstreams.get(upstream).map(|upstream| upstream.settings.all_down) {
-            Some(AllDown::Open) => true,
-            Some(AllDown::Closed) | None => false,
-            Some(AllDown::Auto) => all.all(|known| !known.shared.is_empty() || silent(known)),
-        }
+        let refuses = self.active(upstream).any(|(_, known)| known.refuses());
+        let settings = self.upstreams.get(upstream).map(|upstream| &upstream.settings);
+        settings.is_some_and(|settings| settings.all_down.is_open(refuses))
     }
 
     fn publish(&self) {

@@ -93,6 +93,17 @@ pub enum AllDown {
     Open,
 }
 
+impl AllDown {
+    /// Whether requests go to endpoints of which none is fit, where one of them `refuses` or none does.
+    pub fn is_open(self, refuses: bool) -> bool {
+        match self {
+            Self::Open => true,
+            Self::Closed => false,
+            Self::Auto => !refuses,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -92,6 +92,11 @@ impl Outcome {
         matches!(self, Self::Pass)
     }
 
+    /// Whether it says anything about the endpoint.
+    pub fn is_evidence(&self) -> bool {
+        !matches!(self, Self::Unknown { .. })
+    }
+
     /// The class, where it failed.
     pub fn class(&self) -> Option<FailureClass> {
         match self {

@@ -233,16 +233,17 @@ impl Keeper {
 
     /// A probe path that no endpoint of a pool has is the configuration's fault: nobody is ejected for it.
     fn whole_pool_is_misconfigured(&self, ticket: Ticket) -> bool {
-        let Some(known) = self.known.get(ticket.slot.0) else {
-            return false;
-        };
-        let pool = (known.id.upstream.clone(), known.id.pool.clone());
-        self.pools.get(&pool).is_some_and(|slots| {
-            slots.iter().all(|slot| {
-                let track = self.tracks.get(slot.0).and_then(|tracks| tracks.get(ticket.probe));
-                track.is_some_and(|track| track.misconfigured)
-            })
+        self.pool_of(ticket.slot).iter().all(|slot| {
+            let track = self.tracks.get(slot.0).and_then(|tracks| tracks.get(ticket.probe));
+            track.is_some_and(|track| track.misconfigured)
         })
+    }
+
+    /// The endpoints of the pool that an endpoint is in, itself among them.
+    fn pool_of(&self, slot: Slot) -> &[Slot] {
+        let known = self.known.get(slot.0);
+        let pool = known.and_then(|known| self.pools.get(&(known.id.upstream.clone(), known.id.pool.clone())));
+        pool.map_or(&[], Vec::as_slice)
     }
 
     /// Remembers an answer, whatever it is worth.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::components::ComponentRules;
-use super::health::{Health, Outcome, ProbePlan};
+use super::health::{FailureClass, Health, Outcome, ProbePlan};
 use super::names::EndpointId;
 use super::passive::{Outlier, Passive, Standing, TrafficFailure};
 use super::ramp::{Ramp, SlowStart};
@@ -188,6 +188,12 @@ impl Known {
     /// Its share at `now`, in percent of its weight.
     pub fn share(&self, now: Instant) -> u32 {
         self.ramp.map_or(100, |ramp| ramp.share(now))
+    }
+
+    /// Whether it says itself that it is not fit: it is neither silent nor excused by a dependency that its pool shares.
+    pub fn refuses(&self) -> bool {
+        let silent = matches!(&self.cause, Cause::Failed { class, .. } if *class == FailureClass::Timeout);
+        self.shared.is_empty() && !silent
     }
 
     /// Whether it is to be tried with one request.

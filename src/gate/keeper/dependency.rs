@@ -19,16 +19,14 @@ impl Keeper {
             .components
             .weigh(&report.outcome, &report.components, &known.shared);
         match worth {
-            Worth::Face => {
-                known.degraded &= report.outcome.class().is_none() && !report.outcome.is_pass();
-                (worth, report.outcome.clone())
-            }
             Worth::Pass | Worth::Degraded => {
                 known.degraded = worth == Worth::Degraded;
-                (worth, Outcome::Pass)
+                return (worth, Outcome::Pass);
             }
-            Worth::Frozen => (worth, report.outcome.clone()),
+            Worth::Face if report.outcome.is_evidence() => known.degraded = false,
+            Worth::Face | Worth::Frozen => {}
         }
+        (worth, report.outcome.clone())
     }
 
     /// Looks at every shared component of the pool of `slot`: does it fail on most endpoints?
@@ -47,8 +45,7 @@ impl Keeper {
         if names.is_empty() {
             return;
         }
-        let pool = (known.id.upstream.clone(), known.id.pool.clone());
-        let (terms, slots) = (known.terms.clone(), self.pools.get(&pool).cloned().unwrap_or_default());
+        let (terms, slots) = (known.terms.clone(), self.pool_of(slot).to_vec());
         let before = known.shared.clone();
         let failing: BTreeSet<String> = names
             .into_iter()

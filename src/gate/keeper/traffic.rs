@@ -1,8 +1,8 @@
 //! The word of live traffic: it accuses at once, and a real request clears.
 //!
 //! Rules:
-//! - **Never the last one.** An endpoint is not ejected while no other is fit to serve, nor beyond a third of its pool, one at least: with two
-//!   to five endpoints a percentage would allow none or all of them (Envoy's `max_ejection_percent` of 10 % allows none).
+//! - **Never the last one.** An endpoint is not ejected while no other is fit to serve, nor beyond a share of its pool, a third by default. One
+//!   always may be: of two to five endpoints a share alone could allow none (as Envoy's `max_ejection_percent` of 10 % does).
 //! - **An endpoint that is out by its traffic comes back by its traffic.**
 
 use std::cmp::Reverse;
@@ -17,7 +17,6 @@ use crate::gate::state::Tier;
 impl Keeper {
     /// A request failed on an endpoint.
     pub fn handle_failure(&mut self, slot: Slot, failure: TrafficFailure, now: Instant) {
-        let may_eject = self.may_eject(slot);
         let Some(known) = self.known.get_mut(slot.0) else {
             return;
         };
@@ -25,18 +24,17 @@ impl Keeper {
             return;
         }
         let first = known.passive.witness(now);
-        let id = known.id.clone();
         let question = self.ask_now(slot, now);
-        if !may_eject {
-            if first {
-                self.effects.push_back(Effect::Spare(id, failure));
-            }
+        let may_eject = self.may_eject(slot);
+        let Some(known) = self.known.get_mut(slot.0) else {
             return;
-        }
-        if let Some(known) = self.known.get_mut(slot.0) {
+        };
+        if may_eject {
             known.passive.accuse(failure, question, now);
+            self.settle(slot, Cause::Traffic(failure), now);
+        } else if first {
+            self.effects.push_back(Effect::Spare(known.id.clone(), failure));
         }
-        self.settle(slot, Cause::Traffic(failure), now);
     }
 
     /// Requests wait on an endpoint for longer than they do elsewhere. That proves nothing, so it only asks, and agrees with a probe
@@ -74,8 +72,7 @@ impl Keeper {
     pub(super) fn eject(&mut self, slot: Slot, cause: Cause, now: Instant) {
         let random = self.dice.roll();
         if let Some(known) = self.known.get_mut(slot.0) {
-            let terms = known.terms.clone();
-            let until = known.passive.eject(now, random, &terms.outlier);
+            let until = known.passive.eject(now, random, &known.terms.outlier);
             self.timers.push(Reverse((until, Timer::Hold(slot))));
             self.settle(slot, cause, now);
         }
@@ -125,38 +122,32 @@ impl Keeper {
             .known
             .get(slot.0)
             .is_some_and(|known| matches!(known.state, State::Down | State::Suspect | State::Ejected));
-        was_out && self.neighbours(slot).any(|state| state.is_routable())
+        was_out && self.neighbours(slot).any(State::is_routable)
     }
 
     /// Notes whether an endpoint had no time for its probe.
     pub(super) fn weigh_busy(&mut self, slot: Slot, busy: bool, outcome: &Outcome) {
         if let Some(known) = self.known.get_mut(slot.0)
-            && (busy || outcome.is_pass() || outcome.class().is_some())
+            && (busy || outcome.is_evidence())
         {
             known.busy = busy;
         }
     }
 
     fn may_eject(&self, slot: Slot) -> bool {
-        let others: Vec<State> = self.neighbours(slot).collect();
-        let out = others
-            .iter()
+        let out = self
+            .neighbours(slot)
             .filter(|state| state.tier() == Some(Tier::Accused))
             .count();
-        let terms = self
-            .known
-            .get(slot.0)
-            .map(|known| known.terms.clone())
-            .unwrap_or_default();
-        let most = terms.outlier.most_of(others.len() + 1);
-        out < most && others.iter().any(|state| state.is_routable())
+        let all = self.pool_of(slot).len();
+        let known = self.known.get(slot.0);
+        known.is_some_and(|known| out < known.terms.outlier.most_of(all))
+            && self.neighbours(slot).any(State::is_routable)
     }
 
     /// The states of the other endpoints of a pool.
     fn neighbours(&self, slot: Slot) -> impl Iterator<Item = State> {
-        let known = self.known.get(slot.0);
-        let pool = known.and_then(|known| self.pools.get(&(known.id.upstream.clone(), known.id.pool.clone())));
-        let others = pool.into_iter().flatten().filter(move |other| **other != slot);
+        let others = self.pool_of(slot).iter().filter(move |other| **other != slot);
         others
             .filter_map(|other| self.known.get(other.0))
             .map(|known| known.state)
