@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::{BodyExt, Empty};
+use http_body_util::{BodyExt, Full};
 use hyper_util::rt::TokioIo;
 use thiserror::Error;
 use tokio::net::TcpStream;
@@ -51,6 +51,19 @@ const DEADLINE: Duration = Duration::from_secs(5);
 /// # Errors
 /// There is no answer; an answer of any status is none.
 pub async fn get(base: &str, path: &str) -> Result<(http::StatusCode, Bytes), ClientError> {
+    send(http::Method::GET, base, path, Bytes::new()).await
+}
+
+/// Sends a request with a JSON body to the service at `base`.
+///
+/// # Errors
+/// There is no answer; an answer of any status is none.
+pub async fn send(
+    method: http::Method,
+    base: &str,
+    path: &str,
+    body: Bytes,
+) -> Result<(http::StatusCode, Bytes), ClientError> {
     let url = format!("{}{path}", base.trim_end_matches('/'));
     let uri: http::Uri = url.parse().map_err(|_| ClientError::Url(url.clone()))?;
     let Some(authority) = uri.authority().filter(|_| uri.scheme_str() == Some("http")) else {
@@ -73,9 +86,12 @@ pub async fn get(base: &str, path: &str) -> Result<(http::StatusCode, Bytes), Cl
             .map_err(failed)?;
         tokio::spawn(connection);
         let target = uri.path_and_query().map_or("/", |target| target.as_str());
-        let request = http::Request::get(target)
+        let request = http::Request::builder()
+            .method(method)
+            .uri(target)
             .header(http::header::HOST, authority.as_str())
-            .body(Empty::<Bytes>::new())?;
+            .header(http::header::CONTENT_TYPE, "application/json")
+            .body(Full::new(body))?;
         let response = sender.send_request(request).await.map_err(failed)?;
         let status = response.status();
         let body = response.into_body().collect().await.map_err(failed)?.to_bytes();

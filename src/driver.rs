@@ -12,10 +12,11 @@ use tracing::{info, warn};
 use crate::clock::Clock;
 use crate::gate::keeper::{Effect, EndpointPlan, Keeper, Known, ProbeReport, Slot, Terms, Ticket};
 use crate::gate::names::EndpointId;
+use crate::gate::overrides::Override;
 use crate::gate::passive::TrafficFailure;
 use crate::gate::rhythm::{BEAT, Rhythm};
 use crate::gate::state::{Event, State, Tier};
-use crate::mailbox::{Mailbox, Message};
+use crate::mailbox::{Mailbox, Message, Pictures, Word};
 use crate::metrics::{Metrics, endpoint_labels};
 use crate::probe::Prober;
 use crate::probe::spec::ProbeSpec;
@@ -148,7 +149,39 @@ impl Driver {
             Message::Tried { slot, trial, at } => self.keeper.handle_trial(slot, trial, at),
             // Whoever asked may have gone; then nobody misses the answer.
             Message::Ask(reply) => drop(reply.send(self.keeper.known().to_vec())),
+            Message::Say(word, reply) => drop(reply.send(self.heed(&word))),
         }
+    }
+
+    /// Does what the operator says, or tells what it would do.
+    fn heed(&mut self, word: &Word) -> Pictures {
+        let now = self.clock.now();
+        let mut pictures = Vec::new();
+        for slot in self.keeper.at(&word.address) {
+            let Some(id) = self.keeper.known().get(slot.index()).map(|known| known.id.clone()) else {
+                continue;
+            };
+            let is_meant = |wanted: &Option<String>, name: &str| wanted.as_ref().is_none_or(|wanted| wanted == name);
+            if !is_meant(&word.upstream, id.upstream.as_str()) || !is_meant(&word.pool, id.pool.as_str()) {
+                continue;
+            }
+            let wish = word.wish.as_ref().map(|(wish, ..)| *wish);
+            pictures.extend(self.keeper.picture(slot, wish).map(|picture| (id, picture)));
+            match &word.wish {
+                _ if word.dry_run => {}
+                Some((wish, reason, lasts)) => {
+                    let word = Override {
+                        wish: *wish,
+                        reason: reason.clone(),
+                        since: now,
+                        until: lasts.map(|lasts| now + lasts),
+                    };
+                    self.keeper.handle_override(slot, word, now);
+                }
+                None => self.keeper.handle_enable(slot, now),
+            }
+        }
+        pictures
     }
 
     fn carry_out(&mut self) {
@@ -262,8 +295,8 @@ impl Driver {
         let labels = [upstream, pool, endpoint, event.to.as_str(), event.cause.label()];
         self.metrics.state_changes.with_label_values(&labels).inc();
         self.set_gauges(id, event.to);
-        // Where traffic alone accuses, what waits may yet be answered.
-        if matches!(event.to.tier(), None | Some(Tier::Spare)) {
+        // Where traffic alone accuses, what waits may yet be answered; where the operator speaks, it is let go on.
+        if matches!(event.to, State::Down | State::Busy | State::Degraded) {
             self.rescue(id);
         }
     }
@@ -322,7 +355,8 @@ impl Driver {
 
     /// Whether requests go to endpoints of which none is fit.
     fn is_open(&self, upstream: usize) -> bool {
-        let refuses = self.active(upstream).any(|(_, known)| known.refuses());
+        let mut heard = self.active(upstream).filter(|(_, known)| known.overridden.is_none());
+        let refuses = heard.any(|(_, known)| known.refuses());
         let settings = self.upstreams.get(upstream).map(|upstream| &upstream.settings);
         settings.is_some_and(|settings| settings.all_down.is_open(refuses))
     }

@@ -1,10 +1,12 @@
 //! Messages to the driver, the one writer, and its replies.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot};
 
 use crate::gate::keeper::{Known, ProbeReport, Slot, Ticket};
+use crate::gate::names::EndpointId;
+use crate::gate::overrides::{Picture, Wish};
 use crate::gate::passive::{TrafficFailure, Trial};
 
 /// What can be said to the driver.
@@ -39,7 +41,27 @@ pub enum Message {
     },
     /// Somebody wants to know everything.
     Ask(oneshot::Sender<Vec<Known>>),
+    /// The operator speaks.
+    Say(Word, oneshot::Sender<Pictures>),
 }
+
+/// The operator's word on the endpoints at an address.
+#[derive(Clone, Debug)]
+pub struct Word {
+    /// The address, as the configuration writes it.
+    pub address: String,
+    /// Only where it serves this upstream.
+    pub upstream: Option<String>,
+    /// Only where it is in a pool of this name.
+    pub pool: Option<String>,
+    /// What is wanted, why, and for how long; `None` takes an earlier word back.
+    pub wish: Option<(Wish, String, Option<Duration>)>,
+    /// Whether it is only asked what would happen.
+    pub dry_run: bool,
+}
+
+/// What a word does, endpoint by endpoint; empty where none is meant.
+pub type Pictures = Vec<(EndpointId, Picture)>;
 
 /// The way to the driver.
 #[derive(Clone, Debug)]
@@ -77,6 +99,13 @@ impl Mailbox {
     pub async fn known(&self) -> Option<Vec<Known>> {
         let (sender, receiver) = oneshot::channel();
         self.0.send(Message::Ask(sender)).ok()?;
+        receiver.await.ok()
+    }
+
+    /// Hands in an operator's word; tells what it did, or `None` if the driver has stopped.
+    pub async fn say(&self, word: Word) -> Option<Pictures> {
+        let (sender, receiver) = oneshot::channel();
+        self.0.send(Message::Say(word, sender)).ok()?;
         receiver.await.ok()
     }
 }

@@ -9,7 +9,9 @@
 //! | `/metrics` | Prometheus's text format |
 //! | `/api/v1/status` | upstreams, pools, endpoints |
 //! | `/api/v1/endpoints/{address}` | why an endpoint is in its state, with its last probes |
+//! | `/api/v1/overrides`, `/api/v1/overrides/{address}` | the operator's word on endpoints: GET, PUT, DELETE |
 
+pub mod overrides;
 pub mod view;
 
 use std::net::IpAddr;
@@ -21,7 +23,7 @@ use axum::extract::{Path, Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{Html, IntoResponse, Json, Response};
-use axum::routing::get;
+use axum::routing::{get, put};
 use serde_json::json;
 
 use crate::admin::view::{ConfigView, EndpointView, Explanation, Status, UpstreamView};
@@ -97,6 +99,11 @@ pub fn router(admin: Admin) -> Router {
         .route("/metrics", get(metrics))
         .route("/api/v1/status", get(status))
         .route("/api/v1/endpoints/{address}", get(explain))
+        .route("/api/v1/overrides", get(overrides::list))
+        .route(
+            "/api/v1/overrides/{address}",
+            put(overrides::put).delete(overrides::delete),
+        )
         .fallback(|| async {
             refusal(
                 StatusCode::NOT_FOUND,

@@ -65,7 +65,7 @@ pub struct PoolView {
 pub struct EndpointView {
     /// Where it listens.
     pub address: String,
-    /// `unknown`, `up`, `ramping`, `busy`, `degraded`, `suspect`, `ejected` or `down`.
+    /// `unknown`, `up`, `ramping`, `busy`, `degraded`, `suspect`, `ejected`, `down`, `draining` or `maintenance`.
     pub state: String,
     /// Whether requests may go there.
     pub routable: bool,
@@ -79,6 +79,44 @@ pub struct EndpointView {
     pub components: BTreeMap<String, bool>,
     /// The last probe.
     pub last_probe: Option<ProbeView>,
+    /// The operator's word on it, where there is one.
+    #[serde(rename = "override", default, skip_serializing_if = "Option::is_none")]
+    pub overridden: Option<OverrideView>,
+}
+
+/// An operator's word on an endpoint.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct OverrideView {
+    /// The endpoint's upstream.
+    pub upstream: String,
+    /// Its pool.
+    pub pool: String,
+    /// Where it listens.
+    pub address: String,
+    /// `draining` or `maintenance`.
+    pub state: String,
+    /// Why.
+    pub reason: String,
+    /// When it was said, RFC 3339.
+    pub since: String,
+    /// When it ends by itself, RFC 3339.
+    pub until: Option<String>,
+}
+
+impl OverrideView {
+    /// The word on an endpoint, if there is one.
+    pub fn of(known: &Known, clock: &Clock) -> Option<Self> {
+        let word = known.overridden.as_ref()?;
+        Some(Self {
+            upstream: known.id.upstream.to_string(),
+            pool: known.id.pool.to_string(),
+            address: known.id.address.to_string(),
+            state: word.wish.to_string(),
+            reason: word.reason.clone(),
+            since: clock.tell(word.since),
+            until: word.until.map(|until| clock.tell(until)),
+        })
+    }
 }
 
 /// One probe that was answered.
@@ -133,6 +171,7 @@ impl EndpointView {
             in_flight: endpoint.in_flight.get(),
             components: known.components.clone(),
             last_probe: known.history.back().map(|record| ProbeView::of(record, clock)),
+            overridden: OverrideView::of(known, clock),
         }
     }
 }
@@ -220,7 +259,18 @@ fn others(known: &Known, clock: &Clock) -> Vec<String> {
     let shared = known.shared.iter();
     let shared =
         shared.map(|component| format!("shared: nobody is ejected for `{component}` while most of the pool lacks it"));
-    [traffic, busy, ramp].into_iter().flatten().chain(shared).collect()
+    let operator = OverrideView::of(known, clock).map(|word| {
+        let until = word.until.map(|until| format!(" or until {until}")).unwrap_or_default();
+        format!(
+            "operator: {} until `difygate endpoint enable {}`{until}",
+            word.state, word.address
+        )
+    });
+    [operator, traffic, busy, ramp]
+        .into_iter()
+        .flatten()
+        .chain(shared)
+        .collect()
 }
 
 impl Explanation {

@@ -3,9 +3,11 @@
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use bytes::Bytes;
 use serde::de::DeserializeOwned;
 
-use super::{Exit, block_on, render, say};
+use super::{Exit, OverrideArgs, block_on, complain, render, say};
+use crate::admin::overrides::{Outcome, Put};
 use crate::admin::view::{Explanation, Status};
 use crate::client;
 
@@ -53,8 +55,44 @@ pub(super) fn explain(admin: &str, endpoint: &str, json: bool) -> anyhow::Result
     })?
 }
 
+/// Puts the operator's word on an endpoint, or takes it back.
+pub(super) fn endpoint(args: &OverrideArgs, put: Option<Put>) -> anyhow::Result<Exit> {
+    let pairs = [
+        ("upstream", args.upstream.as_deref()),
+        ("pool", args.pool.as_deref()),
+        ("dry_run", args.dry_run.then_some("true")),
+    ];
+    let query: Vec<String> = pairs
+        .iter()
+        .filter_map(|(key, value)| Some(format!("{key}={}", (*value)?)))
+        .collect();
+    let path = format!("/api/v1/overrides/{}?{}", args.endpoint, query.join("&"));
+    let (method, body) = match put {
+        Some(put) => (http::Method::PUT, serde_json::to_vec(&put)?),
+        None => (http::Method::DELETE, Vec::new()),
+    };
+    let admin = &args.admin.url;
+    block_on(async {
+        let answer = client::send(method, admin, &path, body.into()).await?;
+        let (raw, outcome) = read::<Outcome>(admin, answer)?;
+        for warning in &outcome.warnings {
+            complain(&format!("difygate: {warning}"));
+        }
+        if args.json {
+            return say(&raw);
+        }
+        say(&render::overridden(&outcome))
+    })?
+}
+
 async fn ask<T: DeserializeOwned>(admin: &str, path: &str) -> anyhow::Result<(String, T)> {
-    let (status, body) = client::get(admin, path).await?;
+    let answer = client::get(admin, path).await?;
+    read(admin, answer)
+}
+
+/// What the gate answered, unless it refused.
+fn read<T: DeserializeOwned>(admin: &str, answer: (http::StatusCode, Bytes)) -> anyhow::Result<(String, T)> {
+    let (status, body) = answer;
     let raw = String::from_utf8_lossy(&body).into_owned();
     if !status.is_success() {
         let answer: serde_json::Value = serde_json::from_str(&raw).unwrap_or_default();

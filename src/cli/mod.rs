@@ -12,6 +12,9 @@ use std::time::Duration;
 
 use clap::{CommandFactory, Parser, Subcommand};
 
+use crate::admin::overrides::Put;
+use crate::gate::overrides::Wish;
+
 /// Exit codes, as the manual lists them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
@@ -68,6 +71,9 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Drain an endpoint, put it in maintenance, or enable it again
+    #[command(subcommand)]
+    Endpoint(EndpointCommand),
     /// Send one probe to a URL and say what the gate would make of the answer, and why
     Probe(single::ProbeArgs),
     /// Run the gate before three simulated Dify instances and tell a story of faults
@@ -88,6 +94,69 @@ enum Command {
     },
     /// Print the manual page
     Man,
+}
+
+#[derive(Debug, Subcommand)]
+enum EndpointCommand {
+    /// No new request goes there; what it serves goes on, and it is still probed
+    Drain(WishArgs),
+    /// No new request goes there and it is not probed; afterwards it must pass a probe anew
+    Maintain(WishArgs),
+    /// Take `drain` or `maintain` back
+    Enable(OverrideArgs),
+}
+
+#[derive(clap::Args, Debug)]
+struct WishArgs {
+    #[command(flatten)]
+    to: OverrideArgs,
+    /// When it ends by itself, such as 30m; default: when it is enabled again
+    #[arg(long = "for", value_name = "TIME", value_parser = time)]
+    lasts: Option<String>,
+    /// Why, for the others who look
+    #[arg(long, value_name = "TEXT")]
+    reason: String,
+}
+
+/// Leaves a time as it is written, if it is one.
+fn time(text: &str) -> Result<String, String> {
+    crate::config::duration(text).map(|_| text.to_owned())
+}
+
+#[derive(clap::Args, Debug)]
+struct OverrideArgs {
+    /// The endpoint's address, host:port
+    endpoint: String,
+    /// Only where it serves this upstream; default: every one
+    #[arg(long, value_name = "NAME")]
+    upstream: Option<String>,
+    /// Only in this pool; default: every one
+    #[arg(long, value_name = "NAME")]
+    pool: Option<String>,
+    /// Only tell what would happen
+    #[arg(long)]
+    dry_run: bool,
+    #[command(flatten)]
+    admin: AdminUrl,
+    /// Print what the admin API says
+    #[arg(long)]
+    json: bool,
+}
+
+impl EndpointCommand {
+    fn run(self) -> anyhow::Result<Exit> {
+        let (args, wish) = match self {
+            Self::Drain(args) => (args, Wish::Drain),
+            Self::Maintain(args) => (args, Wish::Maintain),
+            Self::Enable(args) => return live::endpoint(&args, None),
+        };
+        let put = Put {
+            state: wish.to_string(),
+            reason: args.reason,
+            lasts: args.lasts,
+        };
+        live::endpoint(&args.to, Some(put))
+    }
 }
 
 #[derive(clap::Args, Debug)]
@@ -125,6 +194,7 @@ fn dispatch(command: Command) -> anyhow::Result<Exit> {
         Command::Check { config } => run::check(&config.path),
         Command::Status { admin, json, watch } => live::status(&admin.url, json, watch),
         Command::Explain { endpoint, admin, json } => live::explain(&admin.url, &endpoint, json),
+        Command::Endpoint(command) => command.run(),
         Command::Probe(args) => single::probe(&args),
         Command::Demo { once, json } => run::demo(once, json),
         Command::Schema => say(&serde_json::to_string_pretty(&crate::config::schema())?),

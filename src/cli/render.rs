@@ -3,6 +3,7 @@
 use comfy_table::Table;
 use comfy_table::presets::NOTHING;
 
+use crate::admin::overrides::Outcome;
 use crate::admin::view::{EndpointView, Explanation, ProbeView, Status, UpstreamView};
 
 fn table(header: &[&str]) -> Table {
@@ -61,6 +62,24 @@ fn took(probe: &ProbeView) -> String {
 
 fn time_of_day(rfc3339: &str) -> String {
     rfc3339.get(11..19).unwrap_or(rfc3339).to_owned()
+}
+
+/// What an operator's word did, a line an endpoint.
+pub(super) fn overridden(outcome: &Outcome) -> String {
+    let would = if outcome.dry_run { "would be" } else { "is" };
+    let lines = outcome.endpoints.iter().map(|endpoint| {
+        format!(
+            "{} in pool {} of upstream {} {would} {}: {} of its pool take traffic ({} before), {} requests under way",
+            endpoint.address,
+            endpoint.pool,
+            endpoint.upstream,
+            endpoint.state,
+            endpoint.routable_after,
+            endpoint.routable_before,
+            endpoint.in_flight
+        )
+    });
+    lines.collect::<Vec<_>>().join("\n")
 }
 
 /// An endpoint's state, what would change it, and its last probes.

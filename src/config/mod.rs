@@ -166,6 +166,14 @@ fn build(text: &str, path: &Path, environment: Environment<'_>, errors: &mut Vec
     Some(parse::config(path, raw, &mut parse::Findings { marks: &marks, errors }))
 }
 
+/// Reads a time such as `500ms`, `2s` or `30m`, as the file writes them.
+///
+/// # Errors
+/// The text is no time; the message says what one looks like.
+pub fn duration(text: &str) -> Result<std::time::Duration, String> {
+    text.parse::<scalars::Time>().map(|time| time.0)
+}
+
 /// The JSON Schema of the file, for editors.
 pub fn schema() -> serde_json::Value {
     schemars::schema_for!(raw::Raw).into()

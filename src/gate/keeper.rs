@@ -27,6 +27,7 @@ use super::schedule::{self, Dice};
 use super::state::{Cause, Event, State};
 
 mod dependency;
+mod operator;
 mod traffic;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -41,6 +42,8 @@ enum Timer {
     Hold(Slot),
     /// A returning endpoint's share grows.
     Ramp(Slot),
+    /// The time of an operator's word is over.
+    Override(Slot),
 }
 
 /// The clocks of one probe of one endpoint.
@@ -56,6 +59,8 @@ struct Track {
     started: Option<Instant>,
     /// Whether the last answer said that the probe itself is wrong.
     misconfigured: bool,
+    /// Whether its first answer has come, or nobody waits for it.
+    heard: bool,
 }
 
 /// See the module's own words.
@@ -117,6 +122,8 @@ impl Keeper {
             passive: Passive::default(),
             busy: false,
             ramp: None,
+            overridden: None,
+            newcomer: false,
         });
     }
 
@@ -152,6 +159,7 @@ impl Keeper {
                 Timer::Overlap(ticket) => self.overlap(ticket),
                 Timer::Hold(slot) => self.hold_ends(slot, now),
                 Timer::Ramp(slot) => self.grow(slot, now),
+                Timer::Override(slot) => self.override_ends(slot, now),
             }
         }
     }
@@ -164,10 +172,14 @@ impl Keeper {
         if ticket.sequence <= track.answered {
             return;
         }
-        let first = std::mem::replace(&mut track.answered, ticket.sequence) == 0;
+        track.answered = ticket.sequence;
+        let first = !std::mem::replace(&mut track.heard, true);
         let misconfigured = matches!(report.outcome, Outcome::Misconfigured { .. });
         track.misconfigured = misconfigured;
         self.unanswered -= usize::from(first);
+        if self.known.get(ticket.slot.0).is_some_and(Known::is_maintained) {
+            return;
+        }
         let busy = delivering && report.outcome.class() == Some(FailureClass::Timeout);
         let blameless = busy || (misconfigured && self.whole_pool_is_misconfigured(ticket));
         self.note(ticket, &report, now);
@@ -189,6 +201,9 @@ impl Keeper {
         let Some((terms, health)) = self.verdict(slot, probe) else {
             return;
         };
+        if self.known.get(slot.0).is_some_and(Known::is_maintained) {
+            return;
+        }
         let wait = terms.timeout * 4;
         let overlap = schedule::overlap(&terms);
         let Some(track) = self.track(slot, probe) else {
@@ -355,7 +370,7 @@ impl Keeper {
         }
         let to = known.verdict();
         if to == known.state {
-            if to != State::Up && cause != Cause::Passed {
+            if known.overridden.is_none() && to != State::Up && cause != Cause::Passed {
                 known.cause = cause;
             }
             return;

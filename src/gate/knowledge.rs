@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use super::components::ComponentRules;
 use super::health::{FailureClass, Health, Outcome, ProbePlan};
 use super::names::EndpointId;
+use super::overrides::{Override, Wish};
 use super::passive::{Outlier, Passive, Standing, TrafficFailure};
 use super::ramp::{Ramp, SlowStart};
 use super::state::{Cause, Event, State};
@@ -169,11 +170,23 @@ pub struct Known {
     pub busy: bool,
     /// Its return, while that is under way.
     pub ramp: Option<Ramp>,
+    /// The operator's word on it.
+    pub overridden: Option<Override>,
+    /// Whether it came to a pool that was already serving, so that its first pass is a return.
+    pub newcomer: bool,
 }
 
 impl Known {
-    /// Where it stands by all that is known.
+    /// Where it stands by all that is known and wanted.
     pub(super) fn verdict(&self) -> State {
+        match &self.overridden {
+            Some(overridden) => overridden.wish.state(),
+            None => self.evidence(),
+        }
+    }
+
+    /// Where it stands by its witnesses.
+    fn evidence(&self) -> State {
         let worst = self.verdicts.iter().map(|(_, health)| State::from(*health)).max();
         match (worst.unwrap_or(State::Unknown), self.passive.standing()) {
             (State::Up, Standing::Suspect { .. }) => State::Suspect,
@@ -183,6 +196,11 @@ impl Known {
             (State::Up, Standing::Clear) if self.ramp.is_some() => State::Ramping,
             (state, _) => state,
         }
+    }
+
+    /// Whether the operator works on it, so that it is not asked.
+    pub(super) fn is_maintained(&self) -> bool {
+        self.overridden.as_ref().is_some_and(|word| word.wish == Wish::Maintain)
     }
 
     /// Its share at `now`, in percent of its weight.

@@ -16,6 +16,7 @@ pub mod hygiene;
 pub mod keeper;
 pub mod knowledge;
 pub mod names;
+pub mod overrides;
 pub mod passive;
 pub mod path;
 pub mod ramp;

@@ -25,11 +25,15 @@ pub enum State {
     Unknown,
     /// A probe says that it is not fit to serve: it takes no traffic.
     Down,
+    /// The operator lets it run empty: it takes no new request.
+    Draining,
+    /// The operator works on it: it takes no new request and is not probed.
+    Maintenance,
 }
 
 impl State {
     /// Every state, in the order in which documents list them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 10] = [
         Self::Unknown,
         Self::Up,
         Self::Ramping,
@@ -38,6 +42,8 @@ impl State {
         Self::Suspect,
         Self::Ejected,
         Self::Down,
+        Self::Draining,
+        Self::Maintenance,
     ];
 
     /// The stable word for it.
@@ -51,6 +57,8 @@ impl State {
             Self::Ejected => "ejected",
             Self::Unknown => "unknown",
             Self::Down => "down",
+            Self::Draining => "draining",
+            Self::Maintenance => "maintenance",
         }
     }
 
@@ -66,7 +74,7 @@ impl State {
             Self::Busy | Self::Degraded => Some(Tier::Spare),
             // Its probes pass, so it is better than nobody.
             Self::Suspect | Self::Ejected => Some(Tier::Accused),
-            Self::Unknown | Self::Down => None,
+            Self::Unknown | Self::Down | Self::Draining | Self::Maintenance => None,
         }
     }
 }
@@ -140,6 +148,15 @@ pub enum Cause {
     Degraded(Vec<String>),
     /// It has its whole share again.
     Ramped,
+    /// The operator's word.
+    Operator {
+        /// Why, as the operator said.
+        reason: String,
+    },
+    /// The operator took the word back.
+    Enabled,
+    /// The time of the operator's word is over.
+    OverrideExpired,
     /// The gate could not ask.
     NoEvidence {
         /// What kept it from asking.
@@ -179,6 +196,9 @@ impl Cause {
             Self::Streaming => "streams_deliver",
             Self::Degraded(_) => "component_degraded",
             Self::Ramped => "slow_start_over",
+            Self::Operator { .. } => "operator",
+            Self::Enabled => "enabled",
+            Self::OverrideExpired => "override_expired",
             Self::NoEvidence { .. } => "no_evidence",
         }
     }
@@ -203,6 +223,9 @@ impl fmt::Display for Cause {
             Self::Streaming => f.write_str("the probe timed out while streams deliver"),
             Self::Degraded(components) => write!(f, "does without {}", components.join(", ")),
             Self::Ramped => f.write_str("slow start is over"),
+            Self::Operator { reason } => write!(f, "by the operator: {reason}"),
+            Self::Enabled => f.write_str("enabled by the operator"),
+            Self::OverrideExpired => f.write_str("the operator's time for it is over"),
             Self::NoEvidence { detail } => write!(f, "could not probe: {detail}"),
         }
     }

@@ -21,7 +21,7 @@ async fn admin_with(gate: &Gate, path: &str, host: &str, headers: &str) -> Answe
     wire.answer().await
 }
 
-async fn admin(gate: &Gate, path: &str) -> Answer {
+pub(crate) async fn admin(gate: &Gate, path: &str) -> Answer {
     admin_with(gate, path, "localhost", "").await
 }
 

@@ -21,7 +21,7 @@ fn difygate(arguments: &[&str]) -> Command {
     command
 }
 
-async fn run(arguments: &[&str]) -> (i32, String, String) {
+pub(crate) async fn run(arguments: &[&str]) -> (i32, String, String) {
     let output: Output = soon("the command to end", difygate(arguments).output()).await.unwrap();
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     (

@@ -5,6 +5,7 @@
 mod admin;
 mod cli;
 mod failover;
+mod overrides;
 mod probes;
 mod request_path;
 mod streaming;

@@ -4,6 +4,7 @@ use difygate::gate::state::State;
 use difygate::server::Gate;
 use difygate::simulated_dify::{Health, SimulatedDify, Traffic};
 
+use crate::admin;
 use crate::support::{QUICK, addresses, edge, gate_before, instances, known, until, until_state};
 use crate::wire::{Wire, ask, chat_request};
 
@@ -130,10 +131,7 @@ async fn a_database_that_all_share_takes_nobody_out() {
 }
 
 async fn admin(gate: &Gate, path: &str) -> serde_json::Value {
-    let mut wire = Wire::to(gate.admin()).await;
-    let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
-    wire.send(request).await;
-    wire.answer().await.json()
+    admin::admin(gate, path).await.json()
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -9,6 +9,7 @@ use crate::gate::names::{Address, EndpointId};
 
 mod dependency;
 mod invariants;
+mod operator;
 mod traffic;
 
 const MS: Duration = Duration::from_millis(1);
@@ -130,12 +131,15 @@ impl World {
                 }
             }
             let answer = self.waiting.iter().map(|(at, ..)| *at).min();
-            let timer = self.keeper.poll_timeout().unwrap();
-            let next = answer.map_or(timer, |at| at.min(timer));
-            if next > end {
+            let Some(next) = answer
+                .into_iter()
+                .chain(self.keeper.poll_timeout())
+                .min()
+                .filter(|at| *at <= end)
+            else {
                 self.now = end;
                 return;
-            }
+            };
             self.now = self.now.max(next);
             let (ready, rest) = std::mem::take(&mut self.waiting)
                 .into_iter()

@@ -118,10 +118,11 @@ impl Keeper {
     /// Whether an endpoint that becomes fit comes back to neighbours that can carry its load meanwhile. At the start of all nobody comes
     /// back, and the only one that is fit cannot be spared.
     pub(super) fn returns(&self, slot: Slot) -> bool {
-        let was_out = self
-            .known
-            .get(slot.0)
-            .is_some_and(|known| matches!(known.state, State::Down | State::Suspect | State::Ejected));
+        let was_out = self.known.get(slot.0).is_some_and(|known| match known.state {
+            State::Unknown => known.newcomer,
+            State::Down | State::Suspect | State::Ejected | State::Draining | State::Maintenance => true,
+            State::Up | State::Ramping | State::Busy | State::Degraded => false,
+        });
         was_out && self.neighbours(slot).any(State::is_routable)
     }
 
@@ -134,7 +135,7 @@ impl Keeper {
         }
     }
 
-    fn may_eject(&self, slot: Slot) -> bool {
+    pub(super) fn may_eject(&self, slot: Slot) -> bool {
         let out = self
             .neighbours(slot)
             .filter(|state| state.tier() == Some(Tier::Accused))
@@ -146,7 +147,7 @@ impl Keeper {
     }
 
     /// The states of the other endpoints of a pool.
-    fn neighbours(&self, slot: Slot) -> impl Iterator<Item = State> {
+    pub(super) fn neighbours(&self, slot: Slot) -> impl Iterator<Item = State> {
         let others = self.pool_of(slot).iter().filter(move |other| **other != slot);
         others
             .filter_map(|other| self.known.get(other.0))

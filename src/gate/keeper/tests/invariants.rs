@@ -6,6 +6,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::gate::components::{ComponentRule, ComponentRules, OnFailure};
+use crate::gate::overrides::Wish;
 use crate::gate::passive::{TrafficFailure, Trial};
 use crate::gate::state::Tier;
 
@@ -17,6 +18,8 @@ enum Step {
     Fails(usize, u8),
     Stalls(usize),
     Tried(usize, bool),
+    Says(usize, bool, Option<u64>),
+    Enables(usize),
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -27,6 +30,8 @@ fn step() -> impl Strategy<Value = Step> {
         3 => (0usize..6, 0u8..4).prop_map(|(endpoint, failure)| Step::Fails(endpoint, failure)),
         1 => (0usize..6).prop_map(Step::Stalls),
         2 => (0usize..6, any::<bool>()).prop_map(|(endpoint, passed)| Step::Tried(endpoint, passed)),
+        1 => (0usize..6, any::<bool>(), prop::option::of(1u64..60_000)).prop_map(|(endpoint, drain, lasts)| Step::Says(endpoint, drain, lasts)),
+        1 => (0usize..6).prop_map(Step::Enables),
     ]
 }
 
@@ -58,6 +63,11 @@ fn take(world: &mut World, step: &Step) {
         Step::Fails(endpoint, number) => world
             .keeper
             .handle_failure(Slot(endpoint % count), failure(number), now),
+        Step::Says(endpoint, drain, lasts) => {
+            let wish = if drain { Wish::Drain } else { Wish::Maintain };
+            world.say(endpoint % count, wish, lasts);
+        }
+        Step::Enables(endpoint) => world.keeper.handle_enable(Slot(endpoint % count), now),
         Step::Stalls(endpoint) => world.keeper.handle_stall(Slot(endpoint % count), now),
         Step::Tried(endpoint, passed) => {
             let trial = if passed {
@@ -97,6 +107,9 @@ fn look(world: &World) -> Result<(), TestCaseError> {
             "{} serves and does not pass",
             address
         );
+        if let Some(word) = &known.overridden {
+            prop_assert_eq!(known.state, word.wish.state(), "nothing undoes the operator's word");
+        }
         prop_assert!(known.history.len() <= HISTORY);
         prop_assert!((1..=100).contains(&known.share(world.now)));
     }
@@ -110,10 +123,9 @@ fn look(world: &World) -> Result<(), TestCaseError> {
         accused,
         known.len()
     );
-    prop_assert!(
-        world.keeper.poll_timeout().is_some_and(|at| at > world.now),
-        "a timer is late"
-    );
+    let idle = known.iter().all(Known::is_maintained);
+    let next = world.keeper.poll_timeout();
+    prop_assert!(next.map_or(idle, |at| at > world.now), "a timer is late or lost");
     let timers = world.keeper.timers.len();
     prop_assert!(
         timers <= 24 * known.len(),
@@ -149,6 +161,8 @@ proptest! {
         }
         world.answers = vec![Answer::Healthy; count];
         world.delivering = false;
+        let now = world.now;
+        (0..count).for_each(|endpoint| world.keeper.handle_enable(Slot(endpoint), now));
         // The longest hold, the patience for a trial, and a whole slow start.
         world.run(72_000 + 10_000 + 31_000 + 5_000);
         prop_assert_eq!(world.states(), vec![State::Up; count]);
