@@ -13,8 +13,10 @@ use criterion::{Criterion, criterion_group, criterion_main};
 use difygate::config;
 use difygate::gate::keeper::Slot;
 use difygate::gate::names::{Address, EndpointId};
+use difygate::gate::ring::Ring;
+use difygate::gate::state::Tier;
 use difygate::metrics::Metrics;
-use difygate::upstream::snapshot::{Candidate, Routable};
+use difygate::upstream::snapshot::{Candidate, Draw, Picked, Routable};
 use difygate::upstream::{Endpoint, Held, Upstream};
 
 const CONFIG: &str = "
@@ -40,9 +42,12 @@ fn candidates(count: usize, metrics: &Metrics) -> Vec<Candidate> {
             address: address.clone(),
         };
         Candidate {
-            endpoint: Arc::new(Endpoint::new(id, Slot::at(number), 1, metrics)),
+            endpoint: Arc::new(Endpoint::new(id, Slot::at(number), 1, Arc::default(), metrics)),
             socket: address.literal().expect("a literal"),
+            place: number,
+            tier: Tier::Fit,
             share: 100,
+            cap: u32::MAX,
             on_trial: false,
         }
     };
@@ -52,7 +57,7 @@ fn candidates(count: usize, metrics: &Metrics) -> Vec<Candidate> {
 fn choosing(c: &mut Criterion) {
     let metrics = Metrics::new().expect("metrics");
     let mut group = c.benchmark_group("choose");
-    for balance in ["least_request", "round_robin"] {
+    for balance in ["least_request", "round_robin", "ewma", "{hash: client}"] {
         for count in [3, 8, 100, 10_000] {
             let upstream = upstream(balance, &metrics);
             let candidates = candidates(count, &metrics);
@@ -61,14 +66,22 @@ fn choosing(c: &mut Criterion) {
                 .step_by(2)
                 .map(|c| Held::new(c.endpoint.clone()))
                 .collect();
+            let names: Vec<String> = candidates.iter().map(|c| c.endpoint.id.address.to_string()).collect();
+            let ring = Arc::new(Ring::new(names.iter().map(|name| (name.as_str(), 1))));
             let routable = Routable {
                 candidates: candidates.into(),
                 reserve: Box::default(),
+                ring: balance.contains("hash").then_some(ring),
             };
             let choose = || {
-                routable
-                    .pick(&upstream, fastrand::u64(..), &[])
-                    .map(|chosen| chosen.socket)
+                let draw = Draw {
+                    random: fastrand::u64(..),
+                    key: Some(fastrand::u64(..)),
+                };
+                match routable.pick(&upstream, draw, &[]) {
+                    Picked::Candidate(chosen) => Some(chosen.socket),
+                    Picked::Full | Picked::Nobody => None,
+                }
             };
             if balance == "round_robin" && count > 100 {
                 continue;

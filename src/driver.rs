@@ -1,8 +1,6 @@
 //! The one writer. It owns the keeper: answers come in, probes go out, and every change is told and published.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Instant;
 
 use arc_swap::ArcSwap;
 use tokio::sync::{mpsc, watch};
@@ -10,7 +8,7 @@ use tokio::time::MissedTickBehavior;
 use tracing::{info, warn};
 
 use crate::clock::Clock;
-use crate::gate::keeper::{Effect, EndpointPlan, Keeper, Known, ProbeReport, Slot, Terms, Ticket};
+use crate::gate::keeper::{Effect, EndpointPlan, Keeper, ProbeReport, Slot, Terms, Ticket};
 use crate::gate::names::EndpointId;
 use crate::gate::overrides::Override;
 use crate::gate::passive::TrafficFailure;
@@ -20,8 +18,12 @@ use crate::mailbox::{Mailbox, Message, Pictures, Word};
 use crate::metrics::{Metrics, endpoint_labels};
 use crate::probe::Prober;
 use crate::probe::spec::ProbeSpec;
-use crate::upstream::snapshot::{Candidate, Published, Routable, Snapshot};
+use crate::upstream::snapshot::{Published, Snapshot};
 use crate::upstream::{Endpoint, Upstream};
+
+mod world;
+
+use world::Serving;
 
 /// How far the first round of probes has come.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -44,7 +46,11 @@ pub struct Driver {
     upstreams: Vec<Arc<Upstream>>,
     /// By the keeper's slot.
     endpoints: Vec<Watched>,
+    /// By the upstream's position.
+    serving: Vec<Serving>,
     published: Published,
+    /// Whether a share has grown since it was published.
+    stale: bool,
     progress: watch::Sender<Progress>,
     mailbox: Mailbox,
     inbox: mpsc::UnboundedReceiver<Message>,
@@ -55,7 +61,10 @@ struct Watched {
     endpoint: Arc<Endpoint>,
     probes: Arc<[ProbeSpec]>,
     upstream: usize,
-    active: bool,
+    /// Its position in its pool.
+    place: usize,
+    /// How many requests filled it, while it is busy.
+    full: Option<u32>,
     terms: Arc<Terms>,
     rhythm: Rhythm,
 }
@@ -85,7 +94,10 @@ impl Driver {
         let keeper = Keeper::new(plans.collect(), seed, clock.now());
         let (mailbox, inbox) = Mailbox::new();
         let (progress, watching) = watch::channel(Progress::default());
-        let driver = Self {
+        let serving = upstreams.iter().map(|upstream| Serving::of(upstream)).collect();
+        let mut driver = Self {
+            serving,
+            stale: false,
             keeper,
             prober: Arc::new(Prober::new(clock)),
             clock,
@@ -185,21 +197,36 @@ impl Driver {
     }
 
     fn carry_out(&mut self) {
-        let (mut events, mut stale) = (Vec::new(), false);
+        let (mut events, mut urgent) = (Vec::new(), false);
         while let Some(effect) = self.keeper.poll_effect() {
             match effect {
                 Effect::Probe(ticket) => self.send(ticket),
                 Effect::Announce(event) => events.push(event),
-                Effect::Publish => stale = true,
+                Effect::Publish => urgent = true,
+                Effect::Grow => self.stale = true,
                 Effect::Shared { at, component, failing } => self.share(&at, &component, failing),
                 Effect::Spare(id, failure) => self.spare(&id, failure),
             }
         }
-        if stale || !events.is_empty() || self.progress.borrow().asked_everyone != self.keeper.has_asked_everyone() {
+        events.iter().for_each(|event| self.fill(event));
+        if urgent || !events.is_empty() || self.progress.borrow().asked_everyone != self.keeper.has_asked_everyone() {
             self.publish();
         }
         // Told after it is published, so that nothing is sent to an endpoint whose waiting requests were just taken back.
         events.iter().for_each(|event| self.announce(event));
+    }
+
+    /// Notes how much fills an endpoint that has become busy: what it answers by then. What still waits for its first byte is too much.
+    fn fill(&mut self, event: &Event) {
+        let watched = self
+            .endpoints
+            .iter_mut()
+            .find(|watched| watched.endpoint.id == event.endpoint);
+        if let Some(watched) = watched {
+            let waiting = u32::try_from(watched.endpoint.pulse.feel().waiting).unwrap_or(u32::MAX);
+            let answered = watched.endpoint.in_flight.get().saturating_sub(waiting);
+            watched.full = (event.to == State::Busy).then_some(answered.max(1));
+        }
     }
 
     /// Whether an endpoint's streams went on during the second half of a probe; what came before may be older than the silence.
@@ -237,6 +264,9 @@ impl Driver {
     /// Feels every pulse, and asks whoever fell silent.
     fn feel(&mut self) {
         let now = self.clock.now();
+        if self.stale || self.serving.iter().any(|serving| serving.is_due(now)) {
+            self.publish();
+        }
         for (index, watched) in self.endpoints.iter_mut().enumerate() {
             let beat = watched.endpoint.pulse.feel();
             if watched.rhythm.feel(beat.answered, beat.waiting) {
@@ -315,81 +345,6 @@ impl Driver {
         }
     }
 
-    /// The endpoints of an upstream's active pool.
-    fn active(&self, upstream: usize) -> impl Iterator<Item = (&Watched, &Known)> {
-        let all = self.endpoints.iter().zip(self.keeper.known());
-        all.filter(move |(watched, _)| watched.upstream == upstream && watched.active)
-    }
-
-    fn routable(&self, upstream: usize) -> impl Iterator<Item = (&Watched, &Known)> {
-        self.active(upstream).filter(|(_, known)| known.state.is_routable())
-    }
-
-    /// The endpoints of an upstream that may serve: the best there are, and the others in reserve.
-    fn fit(&self, upstream: usize, now: Instant) -> Routable {
-        let best = self.active(upstream).filter_map(|(_, known)| known.state.tier()).min();
-        let candidate = |(watched, known): (&Watched, &Known)| {
-            Some(Candidate {
-                endpoint: watched.endpoint.clone(),
-                socket: known.socket?,
-                share: known.share(now),
-                on_trial: known.wants_trial(),
-            })
-        };
-        let serves = |known: &Known| best.is_some() && known.state.tier() == best;
-        let fit = self.active(upstream).filter(|(_, known)| serves(known));
-        let worse = |known: &Known| !serves(known) && known.state.tier().is_some();
-        let reserve = self.active(upstream).filter(|(_, known)| worse(known));
-        if best.is_none() && self.is_open(upstream) {
-            let asked = self.active(upstream).filter(|(_, known)| known.state == State::Down);
-            return Routable {
-                candidates: asked.filter_map(candidate).collect(),
-                reserve: Box::default(),
-            };
-        }
-        Routable {
-            candidates: fit.filter_map(candidate).collect(),
-            reserve: reserve.filter_map(candidate).collect(),
-        }
-    }
-
-    /// Whether requests go to endpoints of which none is fit.
-    fn is_open(&self, upstream: usize) -> bool {
-        let mut heard = self.active(upstream).filter(|(_, known)| known.overridden.is_none());
-        let refuses = heard.any(|(_, known)| known.refuses());
-        let settings = self.upstreams.get(upstream).map(|upstream| &upstream.settings);
-        settings.is_some_and(|settings| settings.all_down.is_open(refuses))
-    }
-
-    fn publish(&self) {
-        let now = self.clock.now();
-        let routable: Vec<Routable> = (0..self.upstreams.len())
-            .map(|upstream| self.fit(upstream, now))
-            .collect();
-        let progress = Progress {
-            asked_everyone: self.keeper.has_asked_everyone(),
-            can_serve: routable.iter().all(|routable| !routable.candidates.is_empty()),
-        };
-        let failing = (0..self.upstreams.len())
-            .map(|upstream| self.failing(upstream).into())
-            .collect();
-        self.published.store(Arc::new(Snapshot { routable, failing }));
-        self.progress.send_replace(progress);
-    }
-
-    /// What is wrong with the endpoints of an upstream, in one line.
-    fn failing(&self, upstream: usize) -> String {
-        let mut by_state = BTreeMap::new();
-        for (_, known) in self.active(upstream).filter(|(_, known)| !known.state.is_routable()) {
-            *by_state.entry(known.state).or_insert(0) += 1;
-        }
-        let parts: Vec<String> = by_state
-            .iter()
-            .map(|(state, count)| format!("{count} {state}"))
-            .collect();
-        parts.join(", ")
-    }
-
     fn set_gauges(&self, id: &EndpointId, now: State) {
         let [upstream, pool, endpoint] = endpoint_labels(id);
         let routable = self
@@ -412,19 +367,26 @@ fn watched(upstreams: &[Arc<Upstream>], metrics: &Metrics) -> Vec<Watched> {
     for (index, upstream) in upstreams.iter().enumerate() {
         let settings = &upstream.settings;
         for pool in &settings.pools {
-            for endpoint in &pool.endpoints {
+            for (place, endpoint) in pool.endpoints.iter().enumerate() {
                 let id = EndpointId {
                     upstream: settings.name.clone(),
                     pool: pool.name.clone(),
                     address: endpoint.address.clone(),
                 };
                 endpoints.push(Watched {
-                    endpoint: Arc::new(Endpoint::new(id, Slot::at(endpoints.len()), endpoint.weight, metrics)),
+                    endpoint: Arc::new(Endpoint::new(
+                        id,
+                        Slot::at(endpoints.len()),
+                        endpoint.weight,
+                        upstream.queue.clone(),
+                        metrics,
+                    )),
                     terms: settings.terms.clone(),
                     rhythm: Rhythm::default(),
                     probes: endpoint.probes.clone(),
                     upstream: index,
-                    active: pool.name == settings.active,
+                    place,
+                    full: None,
                 });
             }
         }

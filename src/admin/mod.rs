@@ -189,6 +189,13 @@ async fn metrics(State(admin): State<Admin>) -> Response {
             .with_label_values(&endpoint_labels(&endpoint.id));
         gauge.set(endpoint.in_flight.get().into());
     }
+    for upstream in admin.upstreams.iter() {
+        let queued = admin
+            .metrics
+            .queued
+            .with_label_values(&[upstream.settings.name.as_str()]);
+        queued.set(upstream.queue.waiting().into());
+    }
     match admin.metrics.text() {
         Ok(text) => ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response(),
         Err(e) => refusal(StatusCode::INTERNAL_SERVER_ERROR, &e.to_string()),

@@ -21,8 +21,6 @@ const LATER: &[&str] = &[
     "listeners[].http2",
     "listeners[].client_ca",
     "upstreams.*.tls",
-    "upstreams.*.balance=ewma",
-    "upstreams.*.balance=hash",
     "upstreams.*.pools.*.dns",
     "upstreams.*.pools.*.file",
     "upstreams.*.pools.*.kubernetes",
@@ -129,9 +127,9 @@ impl<'a> Walk<'a> {
             .iter()
             .filter(|choice| choice.get("type").and_then(Value::as_str) != Some("null"))
             .collect();
-        let fitting = real
-            .iter()
-            .find(|choice| fits(node, choice) && (words(choice).is_none() || real.len() == 1));
+        // Any text fits what has no words of its own; where only words are wanted, it is one of them or wrong.
+        let plain = real.iter().find(|choice| fits(node, choice) && words(choice).is_none());
+        let fitting = plain.or_else(|| real.iter().find(|choice| fits(node, choice)));
         match (fitting, real.as_slice()) {
             (Some(choice), _) => self.value(node, mark, choice, place),
             (None, [only]) => self.value(node, mark, only, place),

@@ -146,6 +146,10 @@ pub(super) struct Upstream {
     pub(super) slow_start: Option<SlowStart>,
     /// Whether to serve when no endpoint is fit to. Default: auto.
     pub(super) all_down: Option<AllDown>,
+    /// Pools that serve, the first one first, while the active one has no endpoint that may. Default: none.
+    pub(super) fallback: Option<Vec<String>>,
+    /// How much an endpoint takes on, and who waits.
+    pub(super) limits: Option<Limits>,
     /// What may be sent again after a failure.
     pub(super) retry: Option<Retry>,
     /// How long the gate waits.
@@ -154,11 +158,59 @@ pub(super) struct Upstream {
     pub(super) pools: IndexMap<String, Pool>,
 }
 
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub(super) enum Balance {
+    Word(BalanceWord),
+    Hash(BalanceHash),
+}
+
 #[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
-pub(super) enum Balance {
+pub(super) enum BalanceWord {
     LeastRequest,
     RoundRobin,
+    Ewma,
+}
+
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct BalanceHash {
+    /// The same endpoint for the same key: `client`, `{header: NAME}` or `{cookie: NAME}`.
+    pub(super) hash: HashKey,
+}
+
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub(super) enum HashKey {
+    Word(HashWord),
+    Of(HashOf),
+}
+
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum HashWord {
+    Client,
+}
+
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct HashOf {
+    /// The header whose value is the key.
+    pub(super) header: Option<String>,
+    /// The cookie whose value is the key.
+    pub(super) cookie: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Limits {
+    /// Requests under way on one endpoint, streams included. Default: 0, no limit.
+    pub(super) in_flight: Option<u32>,
+    /// Requests that may wait for an endpoint to have room. Default: 100.
+    pub(super) queue: Option<u32>,
+    /// How long each may wait; then it is refused with 503. Default: 1s.
+    pub(super) queue_timeout: Option<Time>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]

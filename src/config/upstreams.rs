@@ -14,7 +14,8 @@ use crate::gate::names::{Address, PoolName, UpstreamName};
 use crate::gate::passive::Outlier;
 use crate::gate::ramp::SlowStart;
 use crate::gate::retry::RetryRules;
-use crate::gate::selection::Balance;
+use crate::gate::selection::{Balance, HashKey};
+use crate::upstream::queue::Limits;
 use crate::upstream::settings::{EndpointSettings, PoolSettings, Timeouts, UpstreamSettings};
 
 pub(super) fn upstreams(
@@ -60,6 +61,8 @@ fn upstream(name: &str, raw: raw::Upstream, own: &[SocketAddr], findings: &mut F
         Timeouts::default(),
         findings,
     );
+    let balance = balance(&format!("{key}.balance"), raw.balance, findings);
+    let fallback = fallback(&key, &active, &names, raw.fallback.unwrap_or_default(), findings);
     let pools = raw
         .pools
         .into_iter()
@@ -67,10 +70,9 @@ fn upstream(name: &str, raw: raw::Upstream, own: &[SocketAddr], findings: &mut F
     UpstreamSettings {
         name: UpstreamName::new(name),
         active: PoolName::new(&active),
-        balance: match raw.balance.unwrap_or(raw::Balance::LeastRequest) {
-            raw::Balance::LeastRequest => Balance::LeastRequest,
-            raw::Balance::RoundRobin => Balance::RoundRobin,
-        },
+        balance,
+        fallback,
+        limits: limits(raw.limits.unwrap_or_default()),
         pools: pools.collect(),
         terms: Arc::new(Terms {
             components: components(raw.components.unwrap_or_default()),
@@ -84,6 +86,71 @@ fn upstream(name: &str, raw: raw::Upstream, own: &[SocketAddr], findings: &mut F
         },
         retry: retry(raw.retry.unwrap_or_default()),
         timeouts,
+    }
+}
+
+/// The pools that stand in for the active one.
+fn fallback(key: &str, active: &str, names: &[&str], pools: Vec<String>, findings: &mut Findings<'_>) -> Vec<PoolName> {
+    for (index, pool) in pools.iter().enumerate() {
+        let key = format!("{key}.fallback[{index}]");
+        if !names.contains(&pool.as_str()) {
+            let all = names.join(", ");
+            findings.error(
+                &key,
+                format!("there is no pool `{pool}`; there are: {all}{}", meant(pool, names)),
+            );
+        } else if pool == active {
+            findings.error(
+                &key,
+                format!("`{pool}` is the active pool; name those that stand in for it"),
+            );
+        }
+    }
+    pools.iter().map(|pool| PoolName::new(pool)).collect()
+}
+
+fn balance(key: &str, raw: Option<raw::Balance>, findings: &mut Findings<'_>) -> Balance {
+    let of = match raw {
+        None => return Balance::default(),
+        Some(raw::Balance::Word(word)) => {
+            return match word {
+                raw::BalanceWord::LeastRequest => Balance::LeastRequest,
+                raw::BalanceWord::RoundRobin => Balance::RoundRobin,
+                raw::BalanceWord::Ewma => Balance::Ewma,
+            };
+        }
+        Some(raw::Balance::Hash(raw::BalanceHash { hash })) => hash,
+    };
+    let key = format!("{key}.hash");
+    let token = |name: &str| {
+        !name.is_empty()
+            && name
+                .bytes()
+                .all(|b| b.is_ascii_graphic() && !br#"()<>@,;:\"/[]?={}"#.contains(&b))
+    };
+    Balance::Hash(match of {
+        raw::HashKey::Word(raw::HashWord::Client) => HashKey::Client,
+        raw::HashKey::Of(raw::HashOf {
+            header: Some(name),
+            cookie: None,
+        }) if token(&name) => HashKey::Header(name.to_ascii_lowercase()),
+        raw::HashKey::Of(raw::HashOf {
+            header: None,
+            cookie: Some(name),
+        }) if token(&name) => HashKey::Cookie(name),
+        raw::HashKey::Of(_) => {
+            findings.error(&key, "names one key: client, {header: NAME} or {cookie: NAME}");
+            HashKey::Client
+        }
+    })
+}
+
+fn limits(raw: raw::Limits) -> Limits {
+    let defaults = Limits::default();
+    Limits {
+        in_flight: raw.in_flight.filter(|most| *most > 0),
+        queue: raw.queue.unwrap_or(defaults.queue),
+        queue_timeout: raw.queue_timeout.map_or(defaults.queue_timeout, |time| time.0),
     }
 }
 

@@ -5,6 +5,7 @@
 //! outage of the service, so a component that is marked as shared and fails on most of a pool is one failure of one dependency.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
 
 use super::health::{FailureClass, Outcome};
 
@@ -100,6 +101,33 @@ impl AllDown {
             Self::Open => true,
             Self::Closed => false,
             Self::Auto => !refuses,
+        }
+    }
+}
+
+/// How long such a decision stands, so that requests do not flap between an answer and a refusal.
+const STANDS: Duration = Duration::from_secs(5);
+
+/// Whether requests go to endpoints of which none is fit, decided once in a while.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Openness(Option<(bool, Instant)>);
+
+impl Openness {
+    /// Whether a decision has stood for its time.
+    pub fn is_due(self, now: Instant) -> bool {
+        self.0
+            .is_some_and(|(_, since)| now.saturating_duration_since(since) >= STANDS)
+    }
+
+    /// The decision at `now`; an earlier one stands for five seconds.
+    pub fn decide(&mut self, rule: AllDown, refuses: bool, now: Instant) -> bool {
+        match self.0 {
+            Some((open, since)) if now.saturating_duration_since(since) < STANDS => open,
+            _ => {
+                let open = rule.is_open(refuses);
+                self.0 = Some((open, now));
+                open
+            }
         }
     }
 }

@@ -71,8 +71,10 @@ pub enum Effect {
     Probe(Ticket),
     /// Tell of a change; routable endpoints may be others than before.
     Announce(Event),
-    /// Publish anew: nobody's state has changed, but a share or a trial has.
+    /// Publish anew: nobody's state has changed, but a trial has begun or ended.
     Publish,
+    /// Publish anew within a moment: a share has grown.
+    Grow,
     /// Tell that a dependency which a pool shares fails, or does no longer.
     Shared {
         /// An endpoint of the pool.

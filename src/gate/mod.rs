@@ -1,7 +1,7 @@
 //! Floor 1: every decision of the gate, and nothing else.
 //!
-//! Who may ask for what (`path`, `guard`, `client`, `hygiene`, `alarm`, `route`), who may serve (`health`, `components`, `passive`, `rhythm`, `ramp`, `schedule`, `state`, `knowledge`, `keeper`),
-//! who takes the next request (`selection`), and whether it may be sent again (`retry`).
+//! Who may ask for what (`path`, `guard`, `client`, `hygiene`, `alarm`, `route`), who may serve (`health`, `components`, `passive`, `rhythm`, `ramp`, `schedule`, `state`, `overrides`, `knowledge`, `keeper`),
+//! who takes the next request (`selection`, `ring`), and whether it may be sent again (`retry`).
 //!
 //! **Invariant.** Nothing here does I/O, reads a clock, draws a random number or names a framework: time comes in as `now`, chance
 //! as a `ticket` or a seed. So every rule can be tested in a moment, and the whole folder could move to another proxy.
@@ -22,6 +22,7 @@ pub mod path;
 pub mod ramp;
 pub mod retry;
 pub mod rhythm;
+pub mod ring;
 pub mod route;
 pub mod schedule;
 pub mod selection;

@@ -1,7 +1,7 @@
 //! Which endpoint takes the next request. Reads numbers, draws nothing itself, allocates nothing.
 
 /// How an endpoint is chosen among those that may serve.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Balance {
     /// The one with the fewest requests in flight for its weight: of all when there are at most eight, else of two drawn
     /// at random (Mitzenmacher, "The Power of Two Choices in Randomized Load Balancing", 2001).
@@ -9,21 +9,42 @@ pub enum Balance {
     LeastRequest,
     /// One after the other, each as often as its weight says.
     RoundRobin,
+    /// The one whose requests under way, times its usual time to the first byte, are the least; drawn as in
+    /// [`Balance::LeastRequest`] (Finagle's Peak EWMA).
+    Ewma,
+    /// The same one for the same key, while it is fit and not far above the others; see [`super::ring`]. A request without the key is
+    /// balanced by [`Balance::LeastRequest`].
+    Hash(HashKey),
+}
+
+/// What of a request is its key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum HashKey {
+    /// The client's address.
+    Client,
+    /// A header's value.
+    Header(String),
+    /// A cookie's value.
+    Cookie(String),
 }
 
 /// What a choice looks at.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Load {
-    /// Requests that it is serving, streams included.
+    /// Requests that it is serving, streams included; recent failures count as some more, for who fails fast looks idle.
     pub in_flight: u32,
     /// Its share relative to its neighbours; at least 1.
     pub weight: u32,
+    /// What one request there costs: its usual time to the first byte for [`Balance::Ewma`], else 1.
+    pub cost: f32,
 }
 
 impl Load {
     /// Whether one more request would weigh less here than on `other`.
     fn is_lighter_than(self, other: Self) -> bool {
-        let cost = |load: Self, other: Self| (u64::from(load.in_flight) + 1) * u64::from(other.weight);
+        let cost = |load: Self, other: Self| {
+            (f64::from(load.in_flight) + 1.0) * f64::from(load.cost) * f64::from(other.weight)
+        };
         cost(self, other) < cost(other, self)
     }
 }
@@ -33,10 +54,9 @@ const COMPARE_ALL: usize = 8;
 
 /// Chooses one of `count` endpoints, or none when all were `tried`.
 ///
-/// `ticket` is a random number for [`Balance::LeastRequest`], where it also breaks ties, and a running number for
-/// [`Balance::RoundRobin`].
+/// `ticket` is a running number for [`Balance::RoundRobin`], and for the others a random one, which also breaks ties.
 pub fn pick(
-    balance: Balance,
+    balance: &Balance,
     count: usize,
     ticket: u64,
     load: impl Fn(usize) -> Load,
@@ -46,8 +66,10 @@ pub fn pick(
         return None;
     }
     match balance {
-        Balance::LeastRequest if count <= COMPARE_ALL => lightest(count, ticket, load, tried),
-        Balance::LeastRequest => {
+        Balance::LeastRequest | Balance::Ewma | Balance::Hash(_) if count <= COMPARE_ALL => {
+            lightest(count, ticket, load, tried)
+        }
+        Balance::LeastRequest | Balance::Ewma | Balance::Hash(_) => {
             lighter_of_two(count, ticket, load, &tried).or_else(|| first_untried(count, reduce(ticket, count), tried))
         }
         Balance::RoundRobin => {
@@ -120,6 +142,7 @@ mod tests {
         move |index| Load {
             in_flight: in_flight[index],
             weight: 1,
+            cost: 1.0,
         }
     }
 
@@ -137,7 +160,7 @@ mod tests {
     #[test]
     fn a_small_pool_always_gives_its_idlest_endpoint() {
         for ticket in tickets() {
-            let chosen = pick(Balance::LeastRequest, 3, ticket, loads(&[4, 1, 9]), |_| false);
+            let chosen = pick(&Balance::LeastRequest, 3, ticket, loads(&[4, 1, 9]), |_| false);
             assert_eq!(chosen, Some(1));
         }
     }
@@ -146,7 +169,7 @@ mod tests {
     fn ties_are_spread_evenly() {
         let mut counts = [0u32; 3];
         for ticket in tickets() {
-            counts[pick(Balance::LeastRequest, 3, ticket, loads(&[0, 0, 0]), |_| false).unwrap()] += 1;
+            counts[pick(&Balance::LeastRequest, 3, ticket, loads(&[0, 0, 0]), |_| false).unwrap()] += 1;
         }
         assert!(counts.iter().all(|&n| (3_000..3_700).contains(&n)), "{counts:?}");
     }
@@ -156,15 +179,16 @@ mod tests {
         let load = |index: usize| Load {
             in_flight: [3, 6][index],
             weight: [1, 2][index],
+            cost: 1.0,
         };
-        assert_eq!(pick(Balance::LeastRequest, 2, 0, load, |_| false), Some(1));
+        assert_eq!(pick(&Balance::LeastRequest, 2, 0, load, |_| false), Some(1));
     }
 
     #[test]
     fn the_only_untried_endpoint_of_a_large_pool_is_found() {
         for ticket in tickets().take(200) {
-            for balance in [Balance::LeastRequest, Balance::RoundRobin] {
-                let chosen = pick(balance, 100, ticket, loads(&[0; 100]), |index| index != 73);
+            for balance in [Balance::LeastRequest, Balance::RoundRobin, Balance::Ewma] {
+                let chosen = pick(&balance, 100, ticket, loads(&[0; 100]), |index| index != 73);
                 assert_eq!(chosen, Some(73));
             }
         }
@@ -175,7 +199,7 @@ mod tests {
         let mut busy = vec![0; 20];
         busy[5] = 1_000;
         let chosen = tickets()
-            .filter(|&t| pick(Balance::LeastRequest, 20, t, loads(&busy), |_| false) == Some(5))
+            .filter(|&t| pick(&Balance::LeastRequest, 20, t, loads(&busy), |_| false) == Some(5))
             .count();
         assert_eq!(
             chosen, 0,
@@ -184,20 +208,31 @@ mod tests {
     }
 
     #[test]
+    fn who_answers_twice_as_fast_takes_twice_as_many() {
+        let load = |index: usize| Load {
+            in_flight: [4, 9][index],
+            weight: 1,
+            cost: [20.0, 9.0][index],
+        };
+        assert_eq!(pick(&Balance::Ewma, 2, 0, load, |_| false), Some(1));
+    }
+
+    #[test]
     fn round_robin_follows_the_weights() {
         let load = |index: usize| Load {
             in_flight: 0,
             weight: [1, 3][index],
+            cost: 1.0,
         };
         let turns: Vec<_> = (0..8)
-            .filter_map(|t| pick(Balance::RoundRobin, 2, t, load, |_| false))
+            .filter_map(|t| pick(&Balance::RoundRobin, 2, t, load, |_| false))
             .collect();
         assert_eq!(turns, [0, 1, 1, 1, 0, 1, 1, 1]);
     }
 
     #[test]
     fn nothing_is_chosen_from_nothing() {
-        assert_eq!(pick(Balance::LeastRequest, 0, 1, loads(&[]), |_| false), None);
-        assert_eq!(pick(Balance::LeastRequest, 3, 1, loads(&[0; 3]), |_| true), None);
+        assert_eq!(pick(&Balance::LeastRequest, 0, 1, loads(&[]), |_| false), None);
+        assert_eq!(pick(&Balance::LeastRequest, 3, 1, loads(&[0; 3]), |_| true), None);
     }
 }

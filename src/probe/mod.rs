@@ -233,7 +233,7 @@ async fn drive<C: Future, T>(connection: C, exchange: impl Future<Output = T>) -
 }
 
 fn connect_failed(e: &io::Error) -> Failed {
-    if is_ours(e) {
+    if is_own_fault(e) {
         return Outcome::Unknown {
             detail: format!("no connection could be made from here: {e}"),
         };
@@ -245,7 +245,7 @@ fn http_failed(e: &hyper::Error) -> Failed {
     use std::error::Error as _;
     let io = e.source().and_then(|source| source.downcast_ref::<io::Error>());
     match io {
-        Some(e) if is_ours(e) => connect_failed(e),
+        Some(e) if is_own_fault(e) => connect_failed(e),
         Some(e) if e.kind() == io::ErrorKind::ConnectionReset || e.kind() == io::ErrorKind::BrokenPipe => {
             failed(FailureClass::Connect, "the connection was reset before the answer")
         }
@@ -259,7 +259,7 @@ fn http_failed(e: &hyper::Error) -> Failed {
 }
 
 /// Whether an error is about this machine and not about the endpoint: EMFILE, ENFILE, ENOMEM, ENOBUFS, EADDRNOTAVAIL.
-fn is_ours(e: &io::Error) -> bool {
+pub(crate) fn is_own_fault(e: &io::Error) -> bool {
     const OURS: [i32; 5] = [24, 23, 12, 105, 99];
     e.raw_os_error().is_some_and(|code| OURS.contains(&code)) || e.kind() == io::ErrorKind::AddrNotAvailable
 }

@@ -53,6 +53,18 @@ impl Answer {
         }
     }
 
+    /// Every endpoint has its hands full.
+    pub(crate) fn overloaded(upstream: &str) -> Self {
+        Self {
+            retry_after: Some(RETRY_AFTER),
+            ..Self::new(
+                503,
+                "overloaded",
+                format!("Every instance of {upstream} has its hands full. Try again shortly."),
+            )
+        }
+    }
+
     /// The endpoint that was asked failed.
     pub(crate) fn upstream_failed() -> Self {
         Self::new(

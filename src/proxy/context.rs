@@ -43,6 +43,8 @@ pub(crate) struct Course {
     pub(crate) timeouts: Timeouts,
     pub(crate) body_limit: u64,
     pub(crate) class: RetryClass,
+    /// What decides who serves it, where keys decide.
+    pub(crate) key: Option<u64>,
     pub(crate) attempt: Option<Attempt>,
     /// Endpoints that failed it.
     pub(crate) tried: Vec<Arc<Endpoint>>,

@@ -18,6 +18,7 @@ use tokio::time::timeout;
 
 use crate::gate::passive::TrafficFailure;
 use crate::gate::retry::{AttemptFailure, RetryClass};
+use crate::probe::is_own_fault;
 use crate::proxy::Gateway;
 use crate::proxy::context::Exchange;
 use crate::proxy::headers;
@@ -109,7 +110,7 @@ impl Gateway {
 
     /// One attempt, until the head of its answer.
     async fn attempt(&self, session: &mut Session, exchange: &mut Exchange, request: &[u8]) -> Result<Answered, Lost> {
-        let socket = self.choose(exchange)?;
+        let socket = self.choose(exchange).await?;
         let Some((course, attempt)) = exchange.attempt() else {
             return Err(Error::explain(ErrorType::InternalError, "no attempt was made").into());
         };
@@ -264,17 +265,24 @@ async fn connect(socket: SocketAddr, within: Duration) -> Result<Connection, Los
     let connected = timeout(within, Connection::open(socket)).await;
     let connected = connected.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
     connected.map_err(|e| {
-        let refused = e.kind() == io::ErrorKind::ConnectionRefused;
-        let kind = if refused {
+        let kind = if e.kind() == io::ErrorKind::ConnectionRefused {
             ErrorType::ConnectRefused
+        } else if e.kind() == io::ErrorKind::TimedOut {
+            ErrorType::ConnectTimedout
         } else {
             ErrorType::ConnectError
         };
-        Lost::Endpoint(
-            AttemptFailure::Connect,
-            Error::because(kind, socket.to_string(), e).into_up(),
-        )
+        Lost::Endpoint(unconnected(&e), Error::because(kind, socket.to_string(), e).into_up())
     })
+}
+
+/// What a connection that did not come about says. Where the gate itself lacks descriptors or ports, the endpoint is not to blame.
+pub(super) fn unconnected(e: &io::Error) -> AttemptFailure {
+    if is_own_fault(e) {
+        AttemptFailure::Unsent
+    } else {
+        AttemptFailure::Connect
+    }
 }
 
 fn lost(failure: AttemptFailure, e: WireError) -> Lost {

@@ -4,6 +4,7 @@
 //! a tunnel's first bytes may be read before they run.
 
 mod answer;
+mod choice;
 mod context;
 mod direct;
 mod headers;
@@ -12,7 +13,6 @@ mod request;
 mod tunnel;
 mod witness;
 
-use std::net::SocketAddr;
 use std::os::fd::RawFd;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -32,15 +32,15 @@ use crate::gate::alarm::Alarm;
 use crate::gate::cidr::CidrSet;
 use crate::gate::guard::Guard;
 use crate::gate::passive::TrafficFailure;
-use crate::gate::retry::{self, AttemptFailure, RetryClass};
+use crate::gate::retry::AttemptFailure;
 use crate::gate::route::RouteTable;
 use crate::mailbox::Mailbox;
 use crate::metrics::Metrics;
 use crate::proxy::answer::Answer;
-use crate::proxy::context::{Attempt, Exchange, OpenStream};
+use crate::proxy::context::Exchange;
 use crate::proxy::request::conn;
-use crate::upstream::snapshot::{Published, Routable};
-use crate::upstream::{Held, Retrying, Upstream};
+use crate::upstream::Upstream;
+use crate::upstream::snapshot::Published;
 
 /// The proxy of all listeners.
 pub(crate) struct Gateway {
@@ -133,7 +133,7 @@ impl ProxyHttp for Gateway {
     }
 
     async fn upstream_peer(&self, _session: &mut Session, exchange: &mut Exchange) -> pingora::Result<Box<HttpPeer>> {
-        let socket = self.choose(exchange)?;
+        let socket = self.choose(exchange).await?;
         let Some((course, attempt)) = exchange.attempt() else {
             return Error::e_explain(ErrorType::InternalError, "a request without an attempt");
         };
@@ -181,7 +181,12 @@ impl ProxyHttp for Gateway {
         exchange: &mut Exchange,
         mut e: Box<Error>,
     ) -> Box<Error> {
-        let again = self.retry(session, exchange, AttemptFailure::Connect);
+        let cause = e
+            .cause
+            .as_ref()
+            .and_then(|cause| cause.downcast_ref::<std::io::Error>());
+        let failure = cause.map_or(AttemptFailure::Connect, direct::unconnected);
+        let again = self.retry(session, exchange, failure);
         e.set_retry(again);
         e.as_up();
         e
@@ -308,101 +313,6 @@ impl ProxyHttp for Gateway {
 
     fn request_summary(&self, _session: &Session, exchange: &Exchange) -> String {
         exchange.request_id.as_str().to_owned()
-    }
-}
-
-impl Gateway {
-    /// Chooses the endpoint of the next attempt, and counts it there.
-    fn choose(&self, exchange: &mut Exchange) -> pingora::Result<SocketAddr> {
-        let Exchange {
-            course, world, answer, ..
-        } = exchange;
-        let (Some(course), Some(world)) = (course, world) else {
-            return Error::e_explain(ErrorType::InternalError, "a request without a route");
-        };
-        // A retry must see who may serve by then; the verdict that caused it is younger than the request.
-        if course.made > 0 {
-            *world = self.published.load_full();
-        }
-        let upstream = course.upstream.owner();
-        let routable = world.routable.get(course.index);
-        // A trial is for a request that can be sent again, so that nobody pays for it.
-        let may_try = course.made == 0 && course.class == RetryClass::Idempotent;
-        let trial = routable.filter(|_| may_try).and_then(Routable::trial);
-        let (candidate, trial) = match trial {
-            Some((candidate, trial)) => (Some(candidate), Some(trial)),
-            None => (
-                routable.and_then(|routable| routable.pick(upstream, fastrand::u64(..), &course.tried)),
-                None,
-            ),
-        };
-        let Some(candidate) = candidate else {
-            let failing = world.failing.get(course.index).map_or("", |failing| failing);
-            *answer = Some(match course.made {
-                0 => Answer::no_endpoint(upstream.settings.name.as_str(), failing),
-                _ => Answer::upstream_failed(),
-            });
-            return Err(Error::new_up(ErrorType::HTTPStatus(503)));
-        };
-        course.made += 1;
-        course.attempt = Some(Attempt {
-            endpoint: Held::new(candidate.endpoint.clone()),
-            line: None,
-            trial,
-        });
-        Ok(candidate.socket)
-    }
-
-    /// The first byte of an answer that goes to the client is there.
-    fn begun(&self, exchange: &mut Exchange, streams: bool) {
-        exchange.first_byte.get_or_insert(self.clock.now() - exchange.start);
-        if let Some(course) = &mut exchange.course {
-            course.retrying = None;
-            if streams {
-                exchange.stream = Some(OpenStream::new(course.upstream.owner().times.streams_open.clone()));
-            }
-        }
-    }
-
-    /// Whether the attempt under way may be made again elsewhere; if so it is given up.
-    fn retry(&self, session: &Session, exchange: &mut Exchange, failure: AttemptFailure) -> bool {
-        self.blame(exchange, witness::accusation(failure));
-        let Some(course) = &exchange.course else {
-            return false;
-        };
-        let upstream = course.upstream.owner();
-        let allowed = upstream.settings.retry.allow(retry::Attempt {
-            class: course.class,
-            failure,
-            made: course.made,
-            replayable: !session.as_ref().retry_buffer_truncated() && !session.is_upgrade_req(),
-            in_flight: upstream.in_flight.get(),
-            retrying: upstream.retrying.get(),
-        });
-        if !(allowed && self.is_elsewhere(exchange)) {
-            return false;
-        }
-        let Some(course) = &mut exchange.course else {
-            return false;
-        };
-        let upstream = course.upstream.owner();
-        let labels = [upstream.settings.name.as_str(), failure.as_str()];
-        self.metrics.retries.with_label_values(&labels).inc();
-        course.retrying = Some(Retrying::new(upstream.clone()));
-        if let Some(attempt) = course.attempt.take() {
-            course.tried.push(attempt.endpoint.owner().clone());
-        }
-        exchange.received = 0;
-        true
-    }
-
-    /// Whether there is another endpoint than that of the attempt under way.
-    fn is_elsewhere(&self, exchange: &Exchange) -> bool {
-        let world = self.published.load();
-        exchange.attempt().is_some_and(|(course, attempt)| {
-            let mut others = world.routable.get(course.index).into_iter().flat_map(Routable::all);
-            others.any(|other| !Arc::ptr_eq(&other.endpoint, attempt.endpoint.owner()))
-        })
     }
 }
 

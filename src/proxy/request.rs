@@ -18,6 +18,7 @@ use crate::gate::hygiene::{self, HttpVersion};
 use crate::gate::path::{Form, OriginForm, canonical};
 use crate::proxy::Gateway;
 use crate::proxy::answer::Answer;
+use crate::proxy::choice;
 use crate::proxy::context::{Course, Exchange};
 use crate::proxy::headers::{self, Origin, RequestId};
 use crate::upstream::Held;
@@ -128,6 +129,11 @@ impl Gateway {
         exchange.course = Some(Course {
             // In the reading that routes take, so that no spelling of a webhook is taken for a harmless GET.
             class: upstream.settings.retry.class(request.method.as_str(), &canonical(path)),
+            key: choice::key(
+                &upstream.settings.balance,
+                request,
+                &exchange.client.unwrap_or(Client::UNKNOWN),
+            ),
             upstream: Held::new(upstream.clone()),
             index: *index,
             timeouts: route.timeouts,

@@ -24,6 +24,7 @@ impl Gateway {
         let (Some(attempt), Some(failure)) = (attempt, failure) else {
             return;
         };
+        attempt.endpoint.owner().pulse.fail();
         let slot = attempt.endpoint.owner().slot;
         if attempt.trial.take().is_some() {
             self.mailbox.tried(slot, Trial::Failed(failure), self.clock.now());

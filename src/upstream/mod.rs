@@ -4,6 +4,7 @@ pub mod http1;
 pub mod idle;
 pub mod line;
 pub mod pulse;
+pub mod queue;
 pub mod recall;
 pub mod settings;
 pub mod snapshot;
@@ -20,6 +21,7 @@ use crate::metrics::{Metrics, RequestTimes, endpoint_labels};
 use crate::upstream::idle::Idle;
 use crate::upstream::line::Lines;
 use crate::upstream::pulse::Pulse;
+use crate::upstream::queue::Queue;
 use crate::upstream::recall::Recall;
 use crate::upstream::settings::UpstreamSettings;
 
@@ -34,6 +36,8 @@ pub struct Upstream {
     pub in_flight: Gauge,
     /// Retries under way.
     pub retrying: Gauge,
+    /// Requests that wait for an endpoint with room.
+    pub queue: Arc<Queue>,
     turn: AtomicU64,
 }
 
@@ -45,6 +49,7 @@ impl Upstream {
             settings,
             in_flight: Gauge::default(),
             retrying: Gauge::default(),
+            queue: Arc::default(),
             turn: AtomicU64::new(0),
         }
     }
@@ -76,6 +81,8 @@ pub struct Endpoint {
     pub recall: Recall,
     /// Whether it answers.
     pub pulse: Pulse,
+    /// Who waits for it to have room.
+    queue: Arc<Queue>,
     on_trial: AtomicBool,
     requests: IntCounterVec,
     common: [OnceLock<IntCounter>; COMMON.len()],
@@ -85,8 +92,8 @@ pub struct Endpoint {
 const COMMON: [u16; 10] = [200, 201, 204, 304, 400, 401, 404, 500, 502, 503];
 
 impl Endpoint {
-    /// An endpoint with nothing under way.
-    pub fn new(id: EndpointId, slot: Slot, weight: u32, metrics: &Metrics) -> Self {
+    /// An endpoint with nothing under way, which tells `queue` when it has room again.
+    pub fn new(id: EndpointId, slot: Slot, weight: u32, queue: Arc<Queue>, metrics: &Metrics) -> Self {
         let lines = Lines::default();
         Self {
             id,
@@ -98,6 +105,7 @@ impl Endpoint {
             idle: Idle::default(),
             recall: Recall::default(),
             pulse: Pulse::default(),
+            queue,
             on_trial: AtomicBool::new(false),
             requests: metrics.requests.clone(),
             common: Default::default(),
@@ -152,11 +160,17 @@ impl Gauge {
 pub trait Counted: Send + Sync {
     /// The gauge.
     fn gauge(&self) -> &Gauge;
+    /// There is one less.
+    fn released(&self) {}
 }
 
 impl Counted for Endpoint {
     fn gauge(&self) -> &Gauge {
         &self.in_flight
+    }
+
+    fn released(&self) {
+        self.queue.vacate();
     }
 }
 
@@ -177,6 +191,18 @@ impl<T: Counted> Held<T> {
         Self(owner)
     }
 
+    /// Counts one more, unless there are `cap` already.
+    pub fn claim(owner: &Arc<T>, cap: u32) -> Option<Self> {
+        if cap == u32::MAX {
+            return Some(Self::new(owner.clone()));
+        }
+        let gauge = &owner.gauge().0;
+        let claimed = gauge.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |count| {
+            (count < cap).then_some(count + 1)
+        });
+        claimed.ok().map(|_| Self(owner.clone()))
+    }
+
     /// Whose it is.
     pub fn owner(&self) -> &Arc<T> {
         &self.0
@@ -185,7 +211,8 @@ impl<T: Counted> Held<T> {
 
 impl<T: Counted> Drop for Held<T> {
     fn drop(&mut self) {
-        self.0.gauge().0.fetch_sub(1, Ordering::Relaxed);
+        self.0.gauge().0.fetch_sub(1, Ordering::SeqCst);
+        self.0.released();
     }
 }
 

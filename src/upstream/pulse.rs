@@ -1,6 +1,7 @@
 //! The pulse of an endpoint: whether it answers, and whether its streams go on. Requests bump it, the driver feels it.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::time::Duration;
 
 use crate::clock::Coarse;
 
@@ -11,7 +12,18 @@ pub struct Pulse {
     answered: AtomicU64,
     /// Of the coarse clock.
     delivered: AtomicU64,
+    /// The usual time to the first byte in milliseconds, as the bits of an `f32`, and when it was last felt by the coarse clock.
+    first_byte: AtomicU32,
+    felt: AtomicU64,
+    /// When a request last failed, by the coarse clock.
+    failed: AtomicU64,
 }
+
+/// A failure counts as so many requests under way at first, and as nothing after [`FORGETS`]: who fails fast looks idle, and would
+/// draw all traffic on itself.
+const PENALTY: u64 = 16;
+/// After so many milliseconds a failure is forgotten, and two thirds of what was felt of the first byte.
+const FORGETS: u64 = 10_000;
 
 /// A request that waits for its first byte; it waits no longer when this is dropped.
 #[derive(Debug)]
@@ -36,6 +48,42 @@ impl Pulse {
     /// A part of a body came.
     pub fn deliver(&self) {
         self.delivered.store(Coarse::get().millis(), Ordering::Relaxed);
+    }
+
+    /// A first byte came after this time. A slow one counts at once, a fast one bit by bit (Finagle's Peak EWMA).
+    pub fn feel_first_byte(&self, after: Duration) {
+        let (fresh, now) = (after.as_secs_f32() * 1e3, Coarse::get().millis());
+        let usual = self.first_byte_ms();
+        let smoothed = if fresh > usual {
+            fresh
+        } else {
+            usual + (fresh - usual) * 0.1
+        };
+        self.first_byte.store(smoothed.to_bits(), Ordering::Relaxed);
+        self.felt.store(now, Ordering::Relaxed);
+    }
+
+    /// The usual time to the first byte in milliseconds, never quite zero. It fades while nothing comes, so that a slow endpoint is tried
+    /// again.
+    pub fn first_byte_ms(&self) -> f32 {
+        let usual = f32::from_bits(self.first_byte.load(Ordering::Relaxed));
+        let age = Coarse::get().millis().saturating_sub(self.felt.load(Ordering::Relaxed));
+        (usual * (-(age as f32) / FORGETS as f32).exp()).max(0.01)
+    }
+
+    /// A request failed.
+    pub fn fail(&self) {
+        self.failed.store(Coarse::get().millis(), Ordering::Relaxed);
+    }
+
+    /// As how many requests under way its failures count.
+    pub fn penalty(&self) -> u32 {
+        let failed = self.failed.load(Ordering::Relaxed);
+        if failed == 0 {
+            return 0;
+        }
+        let age = Coarse::get().millis().saturating_sub(failed).min(FORGETS);
+        u32::try_from(PENALTY * (FORGETS - age) / FORGETS).unwrap_or(0)
     }
 
     /// What is to be felt.

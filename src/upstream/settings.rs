@@ -9,6 +9,7 @@ use crate::gate::names::{Address, PoolName, UpstreamName};
 use crate::gate::retry::RetryRules;
 use crate::gate::selection::Balance;
 use crate::probe::spec::ProbeSpec;
+use crate::upstream::queue::Limits;
 
 /// One upstream: its pools, and how requests to it are sent.
 #[derive(Clone, Debug)]
@@ -25,6 +26,10 @@ pub struct UpstreamSettings {
     pub all_down: AllDown,
     /// What may be sent again.
     pub retry: RetryRules,
+    /// How much its endpoints take on.
+    pub limits: Limits,
+    /// Pools that serve, the first one first, while the active one has nobody who may.
+    pub fallback: Vec<PoolName>,
     /// How long the gate waits, where a route says nothing else.
     pub timeouts: Timeouts,
     /// Its pools, in the order of the file; never empty.

@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 
-use crate::gate::selection::{self, Load};
+use crate::gate::ring::{self, Ring};
+use crate::gate::selection::{self, Balance, Load};
+use crate::gate::state::Tier;
 use crate::upstream::{Endpoint, OnTrial, Upstream};
 
 /// An endpoint that may serve, and where it was last found fit.
@@ -13,21 +15,55 @@ use crate::upstream::{Endpoint, OnTrial, Upstream};
 pub struct Candidate {
     /// The endpoint.
     pub endpoint: Arc<Endpoint>,
+    /// Its position in its pool, which is its place on the pool's ring.
+    pub place: usize,
     /// The socket address that passed its last probe.
     pub socket: SocketAddr,
+    /// How good a choice it is.
+    pub tier: Tier,
     /// Of so many requests in a hundred it is a choice; the others pass it by while it is in its slow start.
     pub share: u32,
+    /// Requests under way that it takes at the most, streams included.
+    pub cap: u32,
     /// Whether it was held back and is to be tried with one request.
     pub on_trial: bool,
 }
 
-/// The endpoints of one upstream's active pool that may serve.
+impl Candidate {
+    fn is_full(&self) -> bool {
+        self.endpoint.in_flight.get() >= self.cap
+    }
+}
+
+/// The endpoints of one upstream that may serve.
 #[derive(Clone, Debug, Default)]
 pub struct Routable {
-    /// The best there are, all of them equally fit.
+    /// The best there are, all of them equally fit, in the order of their places.
     pub candidates: Box<[Candidate]>,
     /// Those that are worse and better than nobody: a request that has failed on the best goes there.
     pub reserve: Box<[Candidate]>,
+    /// The pool's ring, where keys decide.
+    pub ring: Option<Arc<Ring>>,
+}
+
+/// What a choice is made by.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Draw {
+    /// A random number.
+    pub random: u64,
+    /// The request's key, where keys decide and it has one.
+    pub key: Option<u64>,
+}
+
+/// What a choice comes to.
+#[derive(Clone, Copy, Debug)]
+pub enum Picked<'a> {
+    /// This one.
+    Candidate(&'a Candidate),
+    /// There are some, and none has room.
+    Full,
+    /// There is none.
+    Nobody,
 }
 
 impl Routable {
@@ -42,39 +78,70 @@ impl Routable {
         self.candidates.iter().chain(&self.reserve)
     }
 
-    /// Chooses one that is not among those `tried`.
-    pub fn pick(&self, upstream: &Upstream, random: u64, tried: &[Arc<Endpoint>]) -> Option<&Candidate> {
-        let ticket = match upstream.settings.balance {
-            selection::Balance::LeastRequest => random,
-            selection::Balance::RoundRobin => upstream.next_turn(),
+    /// Chooses one that is not among those `tried` and has room.
+    pub fn pick(&self, upstream: &Upstream, draw: Draw, tried: &[Arc<Endpoint>]) -> Picked<'_> {
+        let was_tried = |candidate: &Candidate| {
+            !tried.is_empty() && tried.iter().any(|tried| Arc::ptr_eq(tried, &candidate.endpoint))
         };
+        let out = |candidate: &Candidate| candidate.is_full() || was_tried(candidate);
+        // A share works on the choice rather than on the weight, since among idle endpoints the least weight would never be chosen.
+        let passed_by = |candidate: &Candidate| {
+            let chance = ((draw.random.rotate_left(candidate.place as u32 * 7) >> 32) * 100) >> 32;
+            candidate.share < 100 && u64::from(candidate.share) <= chance
+        };
+        let mut chosen = self.choose(upstream, draw, &|candidate| out(candidate) || passed_by(candidate));
+        if chosen.is_none() {
+            chosen = self.choose(upstream, draw, &out);
+        }
+        // The overflow goes to those whose hands are full or who lack something; to those whose traffic fails goes only what has failed already.
+        let takes = |candidate: &Candidate| candidate.tier != Tier::Accused || !tried.is_empty();
+        let chosen = chosen.or_else(|| self.reserve.iter().find(|other| takes(other) && !out(other)));
+        match chosen {
+            Some(candidate) => Picked::Candidate(candidate),
+            None if self.candidates.iter().any(|candidate| !was_tried(candidate)) => Picked::Full,
+            None => Picked::Nobody,
+        }
+    }
+
+    fn choose(&self, upstream: &Upstream, draw: Draw, out: &dyn Fn(&Candidate) -> bool) -> Option<&Candidate> {
+        let balance = &upstream.settings.balance;
         let at = |index: usize| self.candidates.get(index);
+        let is_out = |index| at(index).is_none_or(out);
+        if let (Some(ring), Some(key)) = (&self.ring, draw.key) {
+            let bound = ring::bound(upstream.in_flight.get(), self.candidates.len());
+            let mut met = ring.walk(key).filter_map(|place| self.at_place(place));
+            let home = met.find(|candidate| candidate.endpoint.in_flight.get() < bound && !out(candidate));
+            if home.is_some() {
+                return home;
+            }
+        }
+        let by_time = *balance == Balance::Ewma;
         let load = |index| {
-            at(index).map_or(
-                Load {
+            let Some(Candidate { endpoint, .. }) = at(index) else {
+                return Load {
                     in_flight: u32::MAX,
                     weight: 1,
-                },
-                |candidate| Load {
-                    in_flight: candidate.endpoint.in_flight.get(),
-                    weight: candidate.endpoint.weight,
-                },
-            )
+                    cost: 1.0,
+                };
+            };
+            Load {
+                in_flight: endpoint.in_flight.get() + endpoint.pulse.penalty(),
+                weight: endpoint.weight,
+                cost: if by_time { endpoint.pulse.first_byte_ms() } else { 1.0 },
+            }
         };
-        let is_tried = |candidate: &Candidate| tried.iter().any(|tried| Arc::ptr_eq(tried, &candidate.endpoint));
-        let was_tried = |index| !tried.is_empty() && at(index).is_none_or(is_tried);
-        // A share works on the choice rather than on the weight, since among idle endpoints the least weight would never be chosen.
-        let passed_by = |index: usize| {
-            at(index).is_some_and(|candidate| {
-                let chance = ((random.rotate_left(index as u32 * 7) >> 32) * 100) >> 32;
-                candidate.share < 100 && u64::from(candidate.share) <= chance
-            })
+        let ticket = match balance {
+            Balance::RoundRobin => upstream.next_turn(),
+            Balance::LeastRequest | Balance::Ewma | Balance::Hash(_) => draw.random,
         };
-        let choose = |out: &dyn Fn(usize) -> bool| {
-            selection::pick(upstream.settings.balance, self.candidates.len(), ticket, load, out)
-        };
-        let chosen = choose(&|index| was_tried(index) || passed_by(index)).or_else(|| choose(&was_tried));
-        chosen.map_or_else(|| self.reserve.iter().find(|candidate| !is_tried(candidate)), at)
+        selection::pick(balance, self.candidates.len(), ticket, load, is_out).and_then(at)
+    }
+
+    fn at_place(&self, place: usize) -> Option<&Candidate> {
+        let found = self
+            .candidates
+            .binary_search_by_key(&place, |candidate| candidate.place);
+        self.candidates.get(found.ok()?)
     }
 }
 

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod admin;
+mod balance;
 mod cli;
 mod failover;
 mod overrides;

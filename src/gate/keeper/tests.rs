@@ -122,7 +122,7 @@ impl World {
                     Effect::Announce(event) => self
                         .events
                         .push((at, format!("{} {}", event.endpoint.address, event.to))),
-                    Effect::Publish => {}
+                    Effect::Publish | Effect::Grow => {}
                     Effect::Shared { component, failing, .. } => {
                         let word = if failing { "fails" } else { "is well" };
                         self.events.push((at, format!("{component} {word}")));

@@ -110,7 +110,7 @@ impl Keeper {
             }
             Some(_) => {
                 self.timers.push(Reverse((now + ramp::STEP, Timer::Ramp(slot))));
-                self.effects.push_back(Effect::Publish);
+                self.effects.push_back(Effect::Grow);
             }
         }
     }

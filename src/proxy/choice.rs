@@ -1,0 +1,215 @@
+//! Where a request goes, and where it goes next when that fails.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use http::header::COOKIE;
+use pingora::http::RequestHeader;
+use pingora::proxy::Session;
+use pingora::{Error, ErrorType};
+use tokio::time::{Instant, timeout_at};
+
+use crate::gate::client::Client;
+use crate::gate::retry::{self, AttemptFailure, RetryClass};
+use crate::gate::ring;
+use crate::gate::selection::{Balance, HashKey};
+use crate::proxy::Gateway;
+use crate::proxy::answer::Answer;
+use crate::proxy::context::{Attempt, Exchange, OpenStream};
+use crate::proxy::witness;
+use crate::upstream::snapshot::{Draw, Picked, Routable};
+use crate::upstream::{Held, Retrying};
+
+/// The key of a request where keys decide who serves it; `None` where it has none.
+pub(super) fn key(balance: &Balance, request: &RequestHeader, client: &Client) -> Option<u64> {
+    let Balance::Hash(key) = balance else {
+        return None;
+    };
+    match key {
+        HashKey::Client => client.address.map(|address| ring::hash(address.to_string().as_bytes())),
+        HashKey::Header(name) => {
+            let value = request.headers.get(name.as_str())?;
+            Some(ring::hash(value.as_bytes()))
+        }
+        HashKey::Cookie(name) => {
+            let cookies = request.headers.get_all(COOKIE).into_iter();
+            let mut pairs = cookies.flat_map(|line| line.as_bytes().split(|byte| *byte == b';'));
+            pairs.find_map(|pair| {
+                let value = pair.trim_ascii().strip_prefix(name.as_bytes())?.strip_prefix(b"=")?;
+                Some(ring::hash(value))
+            })
+        }
+    }
+}
+
+/// What one look at the endpoints comes to.
+enum Choice {
+    Made(SocketAddr),
+    Full,
+    Nobody,
+}
+
+impl Gateway {
+    /// Chooses the endpoint of the next attempt, and counts it there. Where every one is full it waits a moment for room.
+    pub(super) async fn choose(&self, exchange: &mut Exchange) -> pingora::Result<SocketAddr> {
+        match self.look(exchange)? {
+            Choice::Made(socket) => Ok(socket),
+            Choice::Nobody => Err(self.nobody(exchange)),
+            Choice::Full => self.queue(exchange).await,
+        }
+    }
+
+    async fn queue(&self, exchange: &mut Exchange) -> pingora::Result<SocketAddr> {
+        let Some(course) = &exchange.course else {
+            return Error::e_explain(ErrorType::InternalError, "a request without a route");
+        };
+        let upstream = course.upstream.owner().clone();
+        let limits = upstream.settings.limits;
+        let Some(place) = upstream.queue.join(limits.queue) else {
+            return Err(self.overflow(exchange, "queue_full"));
+        };
+        let until = Instant::from_std(self.clock.now()) + limits.queue_timeout;
+        loop {
+            let mut room = std::pin::pin!(place.room());
+            room.as_mut().enable();
+            exchange.world = Some(self.published.load_full());
+            match self.look(exchange)? {
+                Choice::Made(socket) => return Ok(socket),
+                Choice::Nobody => return Err(self.nobody(exchange)),
+                Choice::Full => {}
+            }
+            if timeout_at(until, room).await.is_err() {
+                return Err(self.overflow(exchange, "queue_timeout"));
+            }
+        }
+    }
+
+    /// Takes an endpoint, if one may serve and has room.
+    fn look(&self, exchange: &mut Exchange) -> pingora::Result<Choice> {
+        let Exchange { course, world, .. } = exchange;
+        let (Some(course), Some(world)) = (course, world) else {
+            return Error::e_explain(ErrorType::InternalError, "a request without a route");
+        };
+        // A retry must see who may serve by then; the verdict that caused it is younger than the request.
+        if course.made > 0 {
+            *world = self.published.load_full();
+        }
+        let upstream = course.upstream.owner();
+        let Some(routable) = world.routable.get(course.index) else {
+            return Ok(Choice::Nobody);
+        };
+        // A trial is for a request that can be sent again, so that nobody pays for it.
+        let may_try = course.made == 0 && course.class == RetryClass::Idempotent;
+        let trial = may_try.then(|| routable.trial()).flatten();
+        let (candidate, trial, cap) = match trial {
+            Some((candidate, trial)) => (candidate, Some(trial), u32::MAX),
+            None => {
+                let draw = Draw {
+                    random: fastrand::u64(..),
+                    key: course.key,
+                };
+                match routable.pick(upstream, draw, &course.tried) {
+                    Picked::Candidate(candidate) => (candidate, None, candidate.cap),
+                    Picked::Full => return Ok(Choice::Full),
+                    Picked::Nobody => return Ok(Choice::Nobody),
+                }
+            }
+        };
+        // Another request may have taken the last room meanwhile.
+        let Some(endpoint) = Held::claim(&candidate.endpoint, cap) else {
+            return Ok(Choice::Full);
+        };
+        course.made += 1;
+        course.attempt = Some(Attempt {
+            endpoint,
+            line: None,
+            trial,
+        });
+        Ok(Choice::Made(candidate.socket))
+    }
+
+    fn nobody(&self, exchange: &mut Exchange) -> Box<Error> {
+        let course = exchange.course.as_ref();
+        let first = course.is_some_and(|course| course.made == 0);
+        exchange.answer = Some(match course.filter(|_| first) {
+            None => Answer::upstream_failed(),
+            Some(course) => {
+                let failing = exchange
+                    .world
+                    .as_ref()
+                    .and_then(|world| world.failing.get(course.index));
+                let name = course.upstream.owner().settings.name.as_str();
+                Answer::no_endpoint(name, failing.map_or("", |failing| failing))
+            }
+        });
+        Error::new_up(ErrorType::HTTPStatus(503))
+    }
+
+    fn overflow(&self, exchange: &mut Exchange, reason: &'static str) -> Box<Error> {
+        let name = exchange
+            .course
+            .as_ref()
+            .map(|course| course.upstream.owner().settings.name.as_str());
+        let name = name.unwrap_or_default();
+        self.metrics.overflows.with_label_values(&[name, reason]).inc();
+        exchange.answer = Some(Answer::overloaded(name));
+        Error::new_up(ErrorType::HTTPStatus(503))
+    }
+
+    /// The first byte of an answer that goes to the client is there.
+    pub(super) fn begun(&self, exchange: &mut Exchange, streams: bool) {
+        let after = self.clock.now() - exchange.start;
+        exchange.first_byte.get_or_insert(after);
+        if let Some(course) = &mut exchange.course {
+            course.retrying = None;
+            // Of a request that was tried elsewhere before, nobody knows what this endpoint took.
+            if let Some(attempt) = course.attempt.as_ref().filter(|_| course.made == 1) {
+                attempt.endpoint.owner().pulse.feel_first_byte(after);
+            }
+            if streams {
+                exchange.stream = Some(OpenStream::new(course.upstream.owner().times.streams_open.clone()));
+            }
+        }
+    }
+
+    /// Whether the attempt under way may be made again elsewhere; if so it is given up.
+    pub(super) fn retry(&self, session: &Session, exchange: &mut Exchange, failure: AttemptFailure) -> bool {
+        self.blame(exchange, witness::accusation(failure));
+        let Some(course) = &exchange.course else {
+            return false;
+        };
+        let upstream = course.upstream.owner();
+        let allowed = upstream.settings.retry.allow(retry::Attempt {
+            class: course.class,
+            failure,
+            made: course.made,
+            replayable: !session.as_ref().retry_buffer_truncated() && !session.is_upgrade_req(),
+            in_flight: upstream.in_flight.get(),
+            retrying: upstream.retrying.get(),
+        });
+        if !(allowed && self.is_elsewhere(exchange)) {
+            return false;
+        }
+        let Some(course) = &mut exchange.course else {
+            return false;
+        };
+        let upstream = course.upstream.owner();
+        let labels = [upstream.settings.name.as_str(), failure.as_str()];
+        self.metrics.retries.with_label_values(&labels).inc();
+        course.retrying = Some(Retrying::new(upstream.clone()));
+        if let Some(attempt) = course.attempt.take() {
+            course.tried.push(attempt.endpoint.owner().clone());
+        }
+        exchange.received = 0;
+        true
+    }
+
+    /// Whether there is another endpoint than that of the attempt under way.
+    pub(super) fn is_elsewhere(&self, exchange: &Exchange) -> bool {
+        let world = self.published.load();
+        exchange.attempt().is_some_and(|(course, attempt)| {
+            let mut others = world.routable.get(course.index).into_iter().flat_map(Routable::all);
+            others.any(|other| !Arc::ptr_eq(&other.endpoint, attempt.endpoint.owner()))
+        })
+    }
+}
