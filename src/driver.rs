@@ -1,6 +1,7 @@
 //! The one writer. It owns the keeper: answers come in, probes go out, and every change is told and published.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use arc_swap::ArcSwap;
 use tokio::sync::{mpsc, watch};
@@ -8,19 +9,21 @@ use tokio::time::MissedTickBehavior;
 use tracing::{info, warn};
 
 use crate::clock::Clock;
+use crate::gate::health::{FailureClass, Outcome};
 use crate::gate::keeper::{Effect, EndpointPlan, Keeper, ProbeReport, Slot, Terms, Ticket};
+use crate::gate::lapse::Lapses;
 use crate::gate::names::EndpointId;
 use crate::gate::overrides::Override;
-use crate::gate::passive::TrafficFailure;
 use crate::gate::rhythm::{BEAT, Rhythm};
-use crate::gate::state::{Event, State, Tier};
+use crate::gate::state::{Event, State};
 use crate::mailbox::{Mailbox, Message, Pictures, Word};
-use crate::metrics::{Metrics, endpoint_labels};
+use crate::metrics::Metrics;
 use crate::probe::Prober;
 use crate::probe::spec::ProbeSpec;
 use crate::upstream::snapshot::{Published, Snapshot};
 use crate::upstream::{Endpoint, Upstream};
 
+mod telling;
 mod world;
 
 use world::Serving;
@@ -42,6 +45,7 @@ pub struct Driver {
     keeper: Keeper,
     prober: Arc<Prober>,
     clock: Clock,
+    lapses: Lapses,
     metrics: Metrics,
     upstreams: Vec<Arc<Upstream>>,
     /// By the keeper's slot.
@@ -63,6 +67,8 @@ struct Watched {
     upstream: usize,
     /// Its position in its pool.
     place: usize,
+    /// Requests that it had answered at the last beat.
+    answered: u64,
     /// How many requests filled it, while it is busy.
     full: Option<u32>,
     terms: Arc<Terms>,
@@ -101,6 +107,7 @@ impl Driver {
             keeper,
             prober: Arc::new(Prober::new(clock)),
             clock,
+            lapses: Lapses::since(clock.now()),
             metrics,
             upstreams,
             endpoints,
@@ -129,6 +136,7 @@ impl Driver {
     /// Probes for ever.
     pub async fn run(mut self) {
         let mut messages = Vec::with_capacity(BATCH);
+        self.lapses = Lapses::since(self.clock.now());
         let mut ticks = tokio::time::interval(BEAT);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -142,22 +150,59 @@ impl Driver {
             };
             tokio::select! {
                 _ = self.inbox.recv_many(&mut messages, BATCH) => {
+                    self.awake();
                     messages.drain(..).for_each(|message| self.handle(message));
                 }
-                () = sleep => self.keeper.handle_timeout(self.clock.now()),
-                _ = ticks.tick() => self.feel(),
+                () = sleep => {
+                    self.awake();
+                    self.keeper.handle_timeout(self.clock.now());
+                }
+                _ = ticks.tick() => {
+                    self.awake();
+                    self.feel();
+                }
             }
         }
+    }
+
+    /// Notes that the gate runs, and tells when it did not.
+    fn awake(&mut self) {
+        if let Some(gap) = self.lapses.beat(self.clock.now()) {
+            self.metrics.lapses.inc();
+            let ms = u64::try_from(gap.as_millis()).unwrap_or(u64::MAX);
+            warn!(
+                ms,
+                "the gate itself did not run; deadlines that passed meanwhile are no evidence"
+            );
+        }
+    }
+
+    /// What an answer is worth that had to wait for the gate itself: silence is none.
+    fn excused(&self, mut report: ProbeReport, at: Instant) -> ProbeReport {
+        let since = at.checked_sub(report.phases.total).unwrap_or(at);
+        let lapse = self.lapses.within(since, at);
+        if let Some(lapse) = lapse.filter(|_| report.outcome.class() == Some(FailureClass::Timeout)) {
+            report.outcome = Outcome::Unknown {
+                detail: format!("the gate itself did not run for {:.1} s meanwhile", lapse.as_secs_f64()),
+            };
+        }
+        report
     }
 
     fn handle(&mut self, message: Message) {
         match message {
             Message::Probed { ticket, report, at } => {
+                let report = self.excused(*report, at);
                 self.count(ticket, &report);
                 let delivering = self.is_delivering(ticket, &report);
-                self.keeper.handle_probe(ticket, *report, delivering, at);
+                self.keeper.handle_probe(ticket, report, delivering, at);
             }
-            Message::Failed { slot, failure, at } => self.keeper.handle_failure(slot, failure, at),
+            Message::Failed {
+                slot,
+                failure,
+                streak,
+                at,
+            } => self.keeper.handle_failure(slot, failure, streak, at),
             Message::Tried { slot, trial, at } => self.keeper.handle_trial(slot, trial, at),
             // Whoever asked may have gone; then nobody misses the answer.
             Message::Ask(reply) => drop(reply.send(self.keeper.known().to_vec())),
@@ -205,7 +250,10 @@ impl Driver {
                 Effect::Publish => urgent = true,
                 Effect::Grow => self.stale = true,
                 Effect::Shared { at, component, failing } => self.share(&at, &component, failing),
-                Effect::Spare(id, failure) => self.spare(&id, failure),
+                Effect::Spare(id, failure, why) => self.spare(&id, failure, why),
+                Effect::Flaps(id) => {
+                    warn!(endpoint = %id, "endpoint comes and goes too often, and is held down for a while")
+                }
             }
         }
         events.iter().for_each(|event| self.fill(event));
@@ -213,7 +261,13 @@ impl Driver {
             self.publish();
         }
         // Told after it is published, so that nothing is sent to an endpoint whose waiting requests were just taken back.
-        events.iter().for_each(|event| self.announce(event));
+        for event in &events {
+            self.announce(event);
+            // Where traffic alone accuses, what waits may yet be answered; where the operator speaks, it is let go on.
+            if matches!(event.to, State::Down | State::Busy | State::Degraded) {
+                self.rescue(&event.endpoint);
+            }
+        }
     }
 
     /// Notes how much fills an endpoint that has become busy: what it answers by then. What still waits for its first byte is too much.
@@ -236,31 +290,6 @@ impl Driver {
         watched.is_some_and(|watched| watched.endpoint.pulse.delivered_within(within))
     }
 
-    fn share(&self, at: &EndpointId, component: &str, failing: bool) {
-        let (upstream, pool) = (at.upstream.as_str(), at.pool.as_str());
-        if failing {
-            warn!(
-                upstream,
-                pool, component, "a dependency that instances share fails: nobody is ejected for it"
-            );
-        } else {
-            info!(
-                upstream,
-                pool, component, "a dependency that instances share is well again"
-            );
-        }
-        let gauge = self.metrics.shared_failure.with_label_values(&[upstream, component]);
-        gauge.set(i64::from(failing));
-    }
-
-    fn spare(&self, id: &EndpointId, failure: TrafficFailure) {
-        warn!(endpoint = %id, failure = %failure, "requests fail, and too few would be left without it");
-        self.metrics
-            .ejections_refused
-            .with_label_values(&endpoint_labels(id))
-            .inc();
-    }
-
     /// Feels every pulse, and asks whoever fell silent.
     fn feel(&mut self) {
         let now = self.clock.now();
@@ -269,6 +298,12 @@ impl Driver {
         }
         for (index, watched) in self.endpoints.iter_mut().enumerate() {
             let beat = watched.endpoint.pulse.feel();
+            let answered = beat.answered.saturating_sub(watched.answered);
+            if answered > 0 {
+                watched.answered = beat.answered;
+                let answered = u32::try_from(answered).unwrap_or(u32::MAX);
+                self.keeper.handle_answers(Slot::at(index), answered, now);
+            }
             if watched.rhythm.feel(beat.answered, beat.waiting) {
                 self.keeper.handle_stall(Slot::at(index), now);
             }
@@ -289,48 +324,6 @@ impl Driver {
         });
     }
 
-    fn count(&self, ticket: Ticket, report: &ProbeReport) {
-        let Some(watched) = self.endpoints.get(ticket.slot.index()) else {
-            return;
-        };
-        let [upstream, pool, endpoint] = endpoint_labels(&watched.endpoint.id);
-        let outcome = report.outcome.as_str();
-        let class = report.outcome.class().map_or("", |class| class.as_str());
-        let labels = [upstream, pool, endpoint, outcome, class];
-        self.metrics.probes.with_label_values(&labels).inc();
-        let took = report.phases.total.as_secs_f64();
-        self.metrics
-            .probe_duration
-            .with_label_values(&labels[..3])
-            .observe(took);
-        for (component, up) in &report.components {
-            let labels = [upstream, pool, endpoint, component];
-            self.metrics.component_up.with_label_values(&labels).set(i64::from(*up));
-        }
-    }
-
-    fn announce(&self, event: &Event) {
-        let id = &event.endpoint;
-        let cause = event.cause.to_string();
-        match event.to.tier() {
-            Some(Tier::Fit) => {
-                info!(endpoint = %id, from = %event.from, to = %event.to, cause, "endpoint takes traffic")
-            }
-            Some(Tier::Spare) => warn!(endpoint = %id, from = %event.from, to = %event.to, cause, "endpoint is spared"),
-            Some(Tier::Accused) | None => {
-                warn!(endpoint = %id, from = %event.from, to = %event.to, cause, "endpoint takes no traffic");
-            }
-        }
-        let [upstream, pool, endpoint] = endpoint_labels(id);
-        let labels = [upstream, pool, endpoint, event.to.as_str(), event.cause.label()];
-        self.metrics.state_changes.with_label_values(&labels).inc();
-        self.set_gauges(id, event.to);
-        // Where traffic alone accuses, what waits may yet be answered; where the operator speaks, it is let go on.
-        if matches!(event.to, State::Down | State::Busy | State::Degraded) {
-            self.rescue(id);
-        }
-    }
-
     /// What waits on the endpoint for its first byte, and may go elsewhere, goes elsewhere at once.
     fn rescue(&self, id: &EndpointId) {
         let Some(watched) = self.endpoints.iter().find(|watched| watched.endpoint.id == *id) else {
@@ -342,22 +335,6 @@ impl Driver {
         let rescued = if elsewhere { watched.endpoint.recall.call() } else { 0 };
         if rescued > 0 {
             info!(endpoint = %id, requests = rescued, "waiting requests are sent elsewhere");
-        }
-    }
-
-    fn set_gauges(&self, id: &EndpointId, now: State) {
-        let [upstream, pool, endpoint] = endpoint_labels(id);
-        let routable = self
-            .metrics
-            .endpoint_routable
-            .with_label_values(&[upstream, pool, endpoint]);
-        routable.set(i64::from(now.is_routable()));
-        for state in State::ALL {
-            let labels = [upstream, pool, endpoint, state.as_str()];
-            self.metrics
-                .endpoint_state
-                .with_label_values(&labels)
-                .set(i64::from(now == state));
         }
     }
 }
@@ -386,6 +363,7 @@ fn watched(upstreams: &[Arc<Upstream>], metrics: &Metrics) -> Vec<Watched> {
                     probes: endpoint.probes.clone(),
                     upstream: index,
                     place,
+                    answered: 0,
                     full: None,
                 });
             }

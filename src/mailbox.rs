@@ -27,6 +27,8 @@ pub enum Message {
         slot: Slot,
         /// How.
         failure: TrafficFailure,
+        /// The last of so many in a row.
+        streak: u32,
         /// When.
         at: Instant,
     },
@@ -86,8 +88,13 @@ impl Mailbox {
     }
 
     /// Tells of a request that failed on an endpoint.
-    pub fn failed(&self, slot: Slot, failure: TrafficFailure, at: Instant) {
-        let _ = self.0.send(Message::Failed { slot, failure, at });
+    pub fn failed(&self, slot: Slot, failure: TrafficFailure, streak: u32, at: Instant) {
+        let _ = self.0.send(Message::Failed {
+            slot,
+            failure,
+            streak,
+            at,
+        });
     }
 
     /// Tells how the request ended that tried an endpoint.

@@ -24,6 +24,7 @@ use crate::clock::{Clock, Coarse, TICK};
 use crate::config::{AccessSink, Config, ServerSettings};
 use crate::driver::{Driver, Handle};
 use crate::edge::Listener;
+use crate::edge::crowd::Crowd;
 use crate::gate::alarm::Alarm;
 use crate::gate::names::UpstreamName;
 use crate::gate::route::{RouteRow, RouteTable};
@@ -217,8 +218,10 @@ impl Drop for Gate {
 }
 
 fn bind(config: &Config, metrics: &Metrics) -> Result<Vec<Listener>, StartError> {
+    let pools = config.upstreams.iter().flat_map(|upstream| &upstream.pools);
+    let crowd = Crowd::before(pools.map(|pool| pool.endpoints.len()).sum());
     let listeners = config.listeners.iter().map(|settings| {
-        Listener::bind(*settings, metrics).map_err(|source| StartError::Listen {
+        Listener::bind(*settings, crowd.clone(), metrics).map_err(|source| StartError::Listen {
             address: settings.address,
             source,
         })

@@ -266,7 +266,22 @@ fn others(known: &Known, clock: &Clock) -> Vec<String> {
             word.state, word.address
         )
     });
-    [operator, traffic, busy, ramp]
+    let flaps = known.flapping.until().map(|until| {
+        format!(
+            "flapping: held down until {}, and then {} passes in a row take it back",
+            clock.tell(until),
+            known.terms.flapping.rise
+        )
+    });
+    let turn = known.turn.map(|turn| {
+        format!(
+            "return: its turn comes at {}, for a pool comes back one by one",
+            clock.tell(turn)
+        )
+    });
+    let (answered, failed) = known.window.sums(clock.now());
+    let window = (answered > 0).then(|| format!("traffic: {failed} of {answered} requests failed within 10 s"));
+    [operator, window, traffic, busy, flaps, turn, ramp]
         .into_iter()
         .flatten()
         .chain(shared)

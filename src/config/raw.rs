@@ -144,6 +144,8 @@ pub(super) struct Upstream {
     pub(super) outlier: Option<Outlier>,
     /// How an endpoint comes back.
     pub(super) slow_start: Option<SlowStart>,
+    /// When an endpoint comes and goes too often.
+    pub(super) flapping: Option<Flapping>,
     /// Whether to serve when no endpoint is fit to. Default: auto.
     pub(super) all_down: Option<AllDown>,
     /// Pools that serve, the first one first, while the active one has no endpoint that may. Default: none.
@@ -237,6 +239,19 @@ pub(super) struct SlowStart {
     /// The share that it begins with, in percent. Default: 10.
     #[schemars(range(min = 1, max = 100))]
     pub(super) floor: Option<u32>,
+}
+
+#[derive(Clone, Copy, Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Flapping {
+    /// So many changes between serving and down are too many. Default: 4; 0 turns it off.
+    pub(super) changes: Option<u16>,
+    /// Within this time. Default: 300s.
+    pub(super) within: Option<Time>,
+    /// How long the endpoint stays down then, while others serve. Default: 60s.
+    pub(super) hold: Option<Time>,
+    /// Passes in a row that take it back afterwards. Default: 5.
+    pub(super) rise: Option<NonZeroU32>,
 }
 
 #[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]

@@ -9,6 +9,7 @@ use super::check::meant;
 use super::parse::{Findings, reaches, timeouts};
 use super::{probes, raw};
 use crate::gate::components::{AllDown, ComponentRule, ComponentRules, OnFailure};
+use crate::gate::flapping::FlapRules;
 use crate::gate::keeper::Terms;
 use crate::gate::names::{Address, PoolName, UpstreamName};
 use crate::gate::passive::Outlier;
@@ -78,6 +79,7 @@ fn upstream(name: &str, raw: raw::Upstream, own: &[SocketAddr], findings: &mut F
             components: components(raw.components.unwrap_or_default()),
             outlier: outlier(&format!("{key}.outlier"), raw.outlier.unwrap_or_default(), findings),
             slow_start: slow_start(raw.slow_start.unwrap_or_default()),
+            flapping: flapping(raw.flapping.unwrap_or_default()),
         }),
         all_down: match raw.all_down.unwrap_or(raw::AllDown::Auto) {
             raw::AllDown::Auto => AllDown::Auto,
@@ -280,6 +282,16 @@ fn slow_start(raw: raw::SlowStart) -> SlowStart {
     SlowStart {
         window: raw.window.map_or(defaults.window, |time| time.0),
         floor: raw.floor.unwrap_or(defaults.floor),
+    }
+}
+
+fn flapping(raw: raw::Flapping) -> FlapRules {
+    let defaults = FlapRules::default();
+    FlapRules {
+        changes: raw.changes.map_or(defaults.changes, Into::into),
+        within: raw.within.map_or(defaults.within, |time| time.0),
+        hold: raw.hold.map_or(defaults.hold, |time| time.0),
+        rise: raw.rise.unwrap_or(defaults.rise),
     }
 }
 

@@ -18,10 +18,9 @@ use pingora::protocols::{
 };
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, Sleep};
 
-use crate::edge::Door;
+use crate::edge::{Door, Permit};
 
 /// Small writes are gathered up to this many bytes.
 const GATHER: usize = 8 * 1024;
@@ -45,17 +44,12 @@ pub(crate) struct Conn {
     timer: Option<Pin<Box<Sleep>>>,
     gathered: Vec<u8>,
     /// Its place under the listener's limit, given back when it is dropped.
-    _permit: Option<OwnedSemaphorePermit>,
+    _permit: Permit,
 }
 
 impl Conn {
     #[allow(clippy::disallowed_methods)]
-    pub(crate) fn new(
-        stream: TcpStream,
-        peer: SocketAddr,
-        door: Arc<Door>,
-        permit: Option<OwnedSemaphorePermit>,
-    ) -> Self {
+    pub(crate) fn new(stream: TcpStream, peer: SocketAddr, door: Arc<Door>, permit: Permit) -> Self {
         let digest = SocketDigest::from_raw_fd(stream.as_raw_fd());
         // The cell is fresh, so it takes the address.
         let _ = digest.peer_addr.set(Some(peer.into()));

@@ -2,6 +2,7 @@
 //! connection to the proxy.
 
 pub(crate) mod conn;
+pub(crate) mod crowd;
 
 use std::io;
 use std::net::SocketAddr;
@@ -18,6 +19,7 @@ use tracing::warn;
 
 use crate::config::ListenerSettings;
 use crate::edge::conn::Conn;
+use crate::edge::crowd::Crowd;
 use crate::metrics::Metrics;
 
 /// Connections that may wait to be accepted; the kernel caps it at `net.core.somaxconn`.
@@ -34,12 +36,20 @@ pub(crate) struct Door {
     pub(crate) connections: IntGauge,
 }
 
+/// Room for one connection, given back when it is dropped.
+#[derive(Debug)]
+pub(crate) struct Permit {
+    _own: Option<OwnedSemaphorePermit>,
+    _crowd: OwnedSemaphorePermit,
+}
+
 /// A bound listener.
 #[derive(Debug)]
 pub struct Listener {
     listener: TcpListener,
     door: Arc<Door>,
     room: Option<Arc<Semaphore>>,
+    crowd: Crowd,
     metrics: Metrics,
 }
 
@@ -48,7 +58,7 @@ impl Listener {
     ///
     /// # Errors
     /// The address is in use or not this machine's.
-    pub fn bind(settings: ListenerSettings, metrics: &Metrics) -> io::Result<Self> {
+    pub(crate) fn bind(settings: ListenerSettings, crowd: Crowd, metrics: &Metrics) -> io::Result<Self> {
         let socket = match settings.address {
             SocketAddr::V4(_) => TcpSocket::new_v4()?,
             SocketAddr::V6(_) => TcpSocket::new_v6()?,
@@ -67,6 +77,7 @@ impl Listener {
                 settings,
             }),
             room: (limit > 0).then(|| Arc::new(Semaphore::new(limit.min(Semaphore::MAX_PERMITS)))),
+            crowd,
             metrics: metrics.clone(),
             listener,
         })
@@ -99,7 +110,7 @@ impl Listener {
         app: &Arc<A>,
         shutdown: &ShutdownWatch,
     ) {
-        let Ok(permit) = self.permit() else {
+        let Some(permit) = self.permit() else {
             self.metrics
                 .connections_refused
                 .with_label_values(&[&self.door.name])
@@ -118,11 +129,16 @@ impl Listener {
         });
     }
 
-    fn permit(&self) -> Result<Option<OwnedSemaphorePermit>, ()> {
-        match &self.room {
-            None => Ok(None),
-            Some(room) => room.clone().try_acquire_owned().map(Some).map_err(|_| ()),
-        }
+    /// Room for one more connection, here and in the process.
+    fn permit(&self) -> Option<Permit> {
+        let own = match &self.room {
+            None => None,
+            Some(room) => Some(room.clone().try_acquire_owned().ok()?),
+        };
+        Some(Permit {
+            _own: own,
+            _crowd: self.crowd.join()?,
+        })
     }
 
     /// A client that gave up is no trouble; without descriptors a pause lets some be closed.

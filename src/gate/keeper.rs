@@ -14,18 +14,25 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
 use std::net::SocketAddr;
-use std::time::Instant;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use super::components::Worth;
+use super::flapping::Flapping;
 use super::health::{FailureClass, Health, Outcome, ProbePlan};
 use super::knowledge::HISTORY;
-pub use super::knowledge::{Effect, EndpointPlan, Known, Phases, ProbeRecord, ProbeReport, Slot, Terms, Ticket};
+pub use super::knowledge::{
+    Effect, EndpointPlan, Known, Phases, ProbeRecord, ProbeReport, Slot, Spared, Terms, Ticket,
+};
 use super::names::{PoolName, UpstreamName};
 use super::passive::{Passive, Standing};
 use super::ramp::{self, Ramp};
-use super::schedule::{self, Dice};
+use super::schedule::Dice;
 use super::state::{Cause, Event, State};
+use super::window::Window;
 
+mod asking;
+mod comeback;
 mod dependency;
 mod operator;
 mod traffic;
@@ -44,6 +51,8 @@ enum Timer {
     Ramp(Slot),
     /// The time of an operator's word is over.
     Override(Slot),
+    /// It is an endpoint's turn to come back.
+    Turn(Slot),
 }
 
 /// The clocks of one probe of one endpoint.
@@ -57,10 +66,21 @@ struct Track {
     cycle: u64,
     /// When the current cycle's question was put.
     started: Option<Instant>,
+    /// The last wait of an endpoint that is down.
+    wait: Duration,
     /// Whether the last answer said that the probe itself is wrong.
     misconfigured: bool,
     /// Whether its first answer has come, or nobody waits for it.
     heard: bool,
+}
+
+/// The endpoints of one pool, which are held against each other.
+#[derive(Debug)]
+struct Pool {
+    name: (UpstreamName, PoolName),
+    members: Vec<Slot>,
+    /// When the last of them that was down came back, or will.
+    turn: Option<Instant>,
 }
 
 /// See the module's own words.
@@ -68,7 +88,9 @@ struct Track {
 pub struct Keeper {
     known: Vec<Known>,
     tracks: Vec<Vec<Track>>,
-    pools: BTreeMap<(UpstreamName, PoolName), Vec<Slot>>,
+    /// The pool of each endpoint, by its position in `pools`.
+    seats: Vec<usize>,
+    pools: Vec<Pool>,
     timers: BinaryHeap<Reverse<(Instant, Timer)>>,
     effects: VecDeque<Effect>,
     /// Probes that have never been answered.
@@ -83,7 +105,8 @@ impl Keeper {
         let mut keeper = Self {
             known: Vec::with_capacity(plans.len()),
             tracks: Vec::with_capacity(plans.len()),
-            pools: BTreeMap::new(),
+            seats: Vec::with_capacity(plans.len()),
+            pools: Vec::new(),
             timers: BinaryHeap::new(),
             effects: VecDeque::new(),
             unanswered: 0,
@@ -98,8 +121,11 @@ impl Keeper {
 
     fn admit(&mut self, plan: EndpointPlan, now: Instant) {
         let slot = Slot(self.known.len());
-        let pool = (plan.id.upstream.clone(), plan.id.pool.clone());
-        self.pools.entry(pool).or_default().push(slot);
+        let pool = self.pool_named((plan.id.upstream.clone(), plan.id.pool.clone()));
+        self.seats.push(pool);
+        if let Some(pool) = self.pools.get_mut(pool) {
+            pool.members.push(slot);
+        }
         for (probe, terms) in plan.probes.iter().enumerate() {
             let timer = Timer::Due { slot, probe, cycle: 0 };
             self.timers.push(Reverse((now + terms.initial_delay, timer)));
@@ -124,7 +150,24 @@ impl Keeper {
             ramp: None,
             overridden: None,
             newcomer: false,
+            window: Window::new(now),
+            flapping: Flapping::default(),
+            turn: None,
         });
+    }
+
+    /// The position of a pool, which is new if nobody has named it before.
+    fn pool_named(&mut self, name: (UpstreamName, PoolName)) -> usize {
+        // Endpoints come pool by pool, so it is the last one or a new one.
+        if let Some(at) = self.pools.iter().rposition(|pool| pool.name == name) {
+            return at;
+        }
+        self.pools.push(Pool {
+            name,
+            members: Vec::new(),
+            turn: None,
+        });
+        self.pools.len() - 1
     }
 
     /// When [`Keeper::handle_timeout`] is to be called next.
@@ -160,6 +203,7 @@ impl Keeper {
                 Timer::Hold(slot) => self.hold_ends(slot, now),
                 Timer::Ramp(slot) => self.grow(slot, now),
                 Timer::Override(slot) => self.override_ends(slot, now),
+                Timer::Turn(slot) => self.settle(slot, Cause::Passed, now),
             }
         }
     }
@@ -197,55 +241,6 @@ impl Keeper {
         }
     }
 
-    fn due(&mut self, slot: Slot, probe: usize, cycle: u64, now: Instant) {
-        let Some((terms, health)) = self.verdict(slot, probe) else {
-            return;
-        };
-        if self.known.get(slot.0).is_some_and(Known::is_maintained) {
-            return;
-        }
-        let wait = terms.timeout * 4;
-        let overlap = schedule::overlap(&terms);
-        let Some(track) = self.track(slot, probe) else {
-            return;
-        };
-        if track.cycle != cycle {
-            return;
-        }
-        track.cycle += 1;
-        track.started = Some(now);
-        let lost = Timer::Due {
-            slot,
-            probe,
-            cycle: cycle + 1,
-        };
-        let ticket = self.ask(slot, probe);
-        // An answer always comes, for a probe has a deadline; should its task die, the endpoint is asked again all the same.
-        self.timers.push(Reverse((now + wait, lost)));
-        if !matches!(health, Health::Down { .. }) {
-            self.timers.push(Reverse((now + overlap, Timer::Overlap(ticket))));
-        }
-    }
-
-    fn overlap(&mut self, ticket: Ticket) {
-        let waiting = self
-            .track(ticket.slot, ticket.probe)
-            .is_some_and(|track| track.answered < ticket.sequence && track.asked == ticket.sequence);
-        if waiting {
-            self.ask(ticket.slot, ticket.probe);
-        }
-    }
-
-    fn ask(&mut self, slot: Slot, probe: usize) -> Ticket {
-        let sequence = self.track(slot, probe).map_or(0, |track| {
-            track.asked += 1;
-            track.asked
-        });
-        let ticket = Ticket { slot, probe, sequence };
-        self.effects.push_back(Effect::Probe(ticket));
-        ticket
-    }
-
     /// A probe path that no endpoint of a pool has is the configuration's fault: nobody is ejected for it.
     fn whole_pool_is_misconfigured(&self, ticket: Ticket) -> bool {
         self.pool_of(ticket.slot).iter().all(|slot| {
@@ -256,9 +251,8 @@ impl Keeper {
 
     /// The endpoints of the pool that an endpoint is in, itself among them.
     fn pool_of(&self, slot: Slot) -> &[Slot] {
-        let known = self.known.get(slot.0);
-        let pool = known.and_then(|known| self.pools.get(&(known.id.upstream.clone(), known.id.pool.clone())));
-        pool.map_or(&[], Vec::as_slice)
+        let pool = self.seats.get(slot.0).and_then(|pool| self.pools.get(*pool));
+        pool.map_or(&[], |pool| &pool.members)
     }
 
     /// Remembers an answer, whatever it is worth.
@@ -275,7 +269,7 @@ impl Keeper {
         known.history.push_back(ProbeRecord {
             probe: terms.name.clone(),
             at: now,
-            report: report.clone(),
+            report: Arc::new(report.clone()),
         });
         known.components.extend(report.components.clone());
         if report.version.is_some() {
@@ -291,13 +285,21 @@ impl Keeper {
 
     /// Lets an answer count.
     fn learn(&mut self, ticket: Ticket, outcome: &Outcome, now: Instant) {
-        let Some(known) = self.known.get_mut(ticket.slot.0) else {
+        let Some((plan, health)) = self.verdict(ticket.slot, ticket.probe) else {
             return;
         };
-        let Some((terms, health)) = known.verdicts.get_mut(ticket.probe) else {
+        let plan = if outcome.is_pass() {
+            self.damped(ticket.slot, &plan, health, now)
+        } else {
+            Some(plan)
+        };
+        let (Some(known), Some(plan)) = (self.known.get_mut(ticket.slot.0), plan) else {
             return;
         };
-        *health = health.observe(outcome, terms);
+        let Some((_, health)) = known.verdicts.get_mut(ticket.probe) else {
+            return;
+        };
+        *health = health.observe(outcome, &plan);
         if outcome.class().is_some() && known.passive.agrees(now) {
             *health = Health::Down { passes: 0 };
         }
@@ -305,35 +307,6 @@ impl Keeper {
             // The probe has accused it as well, so a rise clears it.
             known.passive.clear(now);
         }
-    }
-
-    fn schedule_next(&mut self, ticket: Ticket, now: Instant) {
-        let (slot, probe) = (ticket.slot, ticket.probe);
-        let Some((terms, health)) = self.verdict(slot, probe) else {
-            return;
-        };
-        let random = self.dice.roll();
-        let Some(track) = self.track(slot, probe).copied() else {
-            return;
-        };
-        let started = track.started.unwrap_or(now);
-        let at = if track.misconfigured {
-            // By then every neighbour has been asked once more, whatever its jitter.
-            started + terms.interval * 5 / 4
-        } else if health.is_unsure() {
-            now + schedule::next(&terms, health, random)
-        } else if track.answered <= 2 && track.cycle == 1 {
-            let identity = self.known.get(slot.0).map(|known| &known.id);
-            started + schedule::phase(&(identity, probe), self.seed, terms.interval)
-        } else {
-            started + schedule::next(&terms, health, random)
-        };
-        let cycle = track.cycle + 1;
-        if let Some(track) = self.track(slot, probe) {
-            track.cycle = cycle;
-        }
-        let timer = Timer::Due { slot, probe, cycle };
-        self.timers.push(Reverse((at.max(now), timer)));
     }
 
     fn judge(&mut self, ticket: Ticket, outcome: &Outcome, now: Instant) {
@@ -358,6 +331,9 @@ impl Keeper {
 
     /// Brings the state in line with all that is known, and tells of a change.
     fn settle(&mut self, slot: Slot, cause: Cause, now: Instant) {
+        if self.waits(slot, now) {
+            return;
+        }
         let returns = self.returns(slot);
         let Some(known) = self.known.get_mut(slot.0) else {
             return;
@@ -384,6 +360,7 @@ impl Keeper {
             to,
             cause,
         }));
+        self.note_flap(slot, from, now);
     }
 
     fn track(&mut self, slot: Slot, probe: usize) -> Option<&mut Track> {

@@ -6,12 +6,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::components::ComponentRules;
+use super::flapping::{FlapRules, Flapping};
 use super::health::{FailureClass, Health, Outcome, ProbePlan};
 use super::names::EndpointId;
 use super::overrides::{Override, Wish};
 use super::passive::{Outlier, Passive, Standing, TrafficFailure};
 use super::ramp::{Ramp, SlowStart};
 use super::state::{Cause, Event, State};
+use super::window::Window;
 
 /// Probes of an endpoint that are remembered for `explain`.
 pub(super) const HISTORY: usize = 20;
@@ -36,6 +38,8 @@ pub struct Terms {
     pub outlier: Outlier,
     /// How an endpoint comes back.
     pub slow_start: SlowStart,
+    /// When it comes and goes too often.
+    pub flapping: FlapRules,
 }
 
 /// An endpoint's number within the keeper.
@@ -84,8 +88,19 @@ pub enum Effect {
         /// Whether it fails.
         failing: bool,
     },
-    /// Tell that an endpoint was not ejected, since too many are out already or it is the last.
-    Spare(EndpointId, TrafficFailure),
+    /// Tell that an endpoint was not ejected.
+    Spare(EndpointId, TrafficFailure, Spared),
+    /// Tell that an endpoint comes and goes too often, and is held down for a while.
+    Flaps(EndpointId),
+}
+
+/// Why an endpoint was not ejected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Spared {
+    /// Too many are out already, or it is the last.
+    TooFew,
+    /// The others fail as often.
+    LikeTheOthers,
 }
 
 /// What a probe found out.
@@ -136,7 +151,7 @@ pub struct ProbeRecord {
     /// When the answer was there.
     pub at: Instant,
     /// What it said.
-    pub report: ProbeReport,
+    pub report: Arc<ProbeReport>,
 }
 
 /// All that is known about one endpoint.
@@ -174,6 +189,12 @@ pub struct Known {
     pub ramp: Option<Ramp>,
     /// The operator's word on it.
     pub overridden: Option<Override>,
+    /// What its latest requests say.
+    pub window: Window,
+    /// How often it came and went.
+    pub flapping: Flapping,
+    /// When its turn is to come back, while it waits for it.
+    pub turn: Option<Instant>,
     /// Whether it came to a pool that was already serving, so that its first pass is a return.
     pub newcomer: bool,
 }

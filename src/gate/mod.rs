@@ -1,6 +1,7 @@
 //! Floor 1: every decision of the gate, and nothing else.
 //!
-//! Who may ask for what (`path`, `guard`, `client`, `hygiene`, `alarm`, `route`), who may serve (`health`, `components`, `passive`, `rhythm`, `ramp`, `schedule`, `state`, `overrides`, `knowledge`, `keeper`),
+//! Who may ask for what (`path`, `guard`, `client`, `hygiene`, `alarm`, `route`), who may serve (`health`, `components`, `passive`, `window`,
+//! `rhythm`, `lapse`, `flapping`, `ramp`, `schedule`, `state`, `overrides`, `knowledge`, `keeper`),
 //! who takes the next request (`selection`, `ring`), and whether it may be sent again (`retry`).
 //!
 //! **Invariant.** Nothing here does I/O, reads a clock, draws a random number or names a framework: time comes in as `now`, chance
@@ -10,11 +11,13 @@ pub mod alarm;
 pub mod cidr;
 pub mod client;
 pub mod components;
+pub mod flapping;
 pub mod guard;
 pub mod health;
 pub mod hygiene;
 pub mod keeper;
 pub mod knowledge;
+pub mod lapse;
 pub mod names;
 pub mod overrides;
 pub mod passive;
@@ -27,3 +30,4 @@ pub mod route;
 pub mod schedule;
 pub mod selection;
 pub mod state;
+pub mod window;

@@ -32,6 +32,14 @@ pub fn next(plan: &ProbePlan, health: Health, random: u64) -> Duration {
     plan.interval - swing / 2 + fraction(swing, random)
 }
 
+/// The time to the next probe of an endpoint that is down, from its last answer: at first soon, for most are back in a moment, then at the
+/// interval, by decorrelated jitter (Brooker, "Exponential Backoff And Jitter", 2015). `last` is the wait before, zero at first.
+pub fn again(last: Duration, interval: Duration, random: u64) -> Duration {
+    let least = CONFIRM.min(interval);
+    let most = (last.max(least) * 3).min(interval.max(least) * 3);
+    (least + fraction(most - least, random)).min(interval)
+}
+
 /// When an unanswered probe is joined by a second one on a connection of its own: at half of its deadline, so that a hang
 /// has two witnesses after one and a half deadlines rather than two.
 pub fn overlap(plan: &ProbePlan) -> Duration {

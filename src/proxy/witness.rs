@@ -24,12 +24,12 @@ impl Gateway {
         let (Some(attempt), Some(failure)) = (attempt, failure) else {
             return;
         };
-        attempt.endpoint.owner().pulse.fail();
+        let streak = attempt.endpoint.owner().pulse.fail();
         let slot = attempt.endpoint.owner().slot;
         if attempt.trial.take().is_some() {
             self.mailbox.tried(slot, Trial::Failed(failure), self.clock.now());
         } else {
-            self.mailbox.failed(slot, failure, self.clock.now());
+            self.mailbox.failed(slot, failure, streak, self.clock.now());
         }
     }
 
@@ -37,11 +37,15 @@ impl Gateway {
     pub(super) fn hear(&self, exchange: &mut Exchange, status: u16) {
         let course = exchange.course.as_ref();
         let failure = course.and_then(|course| course.upstream.owner().settings.terms.outlier.failure(status));
-        self.blame(exchange, failure);
+        if failure.is_some() {
+            return self.blame(exchange, failure);
+        }
         let attempt = exchange.course.as_mut().and_then(|course| course.attempt.as_mut());
-        if let Some(attempt) = attempt
-            && attempt.trial.take().is_some()
-        {
+        let Some(attempt) = attempt else {
+            return;
+        };
+        attempt.endpoint.owner().pulse.succeed();
+        if attempt.trial.take().is_some() {
             let slot = attempt.endpoint.owner().slot;
             self.mailbox.tried(slot, Trial::Passed, self.clock.now());
         }

@@ -15,8 +15,9 @@ pub struct Pulse {
     /// The usual time to the first byte in milliseconds, as the bits of an `f32`, and when it was last felt by the coarse clock.
     first_byte: AtomicU32,
     felt: AtomicU64,
-    /// When a request last failed, by the coarse clock.
+    /// When a request last failed, by the coarse clock, and how many have in a row.
     failed: AtomicU64,
+    streak: AtomicU32,
 }
 
 /// A failure counts as so many requests under way at first, and as nothing after [`FORGETS`]: who fails fast looks idle, and would
@@ -71,9 +72,17 @@ impl Pulse {
         (usual * (-(age as f32) / FORGETS as f32).exp()).max(0.01)
     }
 
-    /// A request failed.
-    pub fn fail(&self) {
+    /// A request failed; tells how many have in a row.
+    pub fn fail(&self) -> u32 {
         self.failed.store(Coarse::get().millis(), Ordering::Relaxed);
+        self.streak.fetch_add(1, Ordering::Relaxed).saturating_add(1)
+    }
+
+    /// A request was answered well.
+    pub fn succeed(&self) {
+        if self.streak.load(Ordering::Relaxed) > 0 {
+            self.streak.store(0, Ordering::Relaxed);
+        }
     }
 
     /// As how many requests under way its failures count.

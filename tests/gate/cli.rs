@@ -14,7 +14,7 @@ use tokio::process::Command;
 use crate::support::{QUICK, addresses, dify_upstream, gate_before, instances, nobody, soon, until, until_state};
 use crate::wire::ask;
 
-fn difygate(arguments: &[&str]) -> Command {
+pub(crate) fn difygate(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_difygate"));
     command.args(arguments).stdin(Stdio::null()).kill_on_drop(true);
     command.env_remove("DIFYGATE_CONFIG").env_remove("DIFYGATE_ADMIN");
@@ -32,7 +32,7 @@ pub(crate) async fn run(arguments: &[&str]) -> (i32, String, String) {
 }
 
 /// A file of this text in a folder that goes with the test.
-fn file(folder: &tempfile::TempDir, text: &str) -> String {
+pub(crate) fn file(folder: &tempfile::TempDir, text: &str) -> String {
     let path = folder.path().join("difygate.yaml");
     std::fs::write(&path, text).unwrap();
     path.display().to_string()

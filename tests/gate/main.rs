@@ -7,6 +7,7 @@ mod balance;
 mod cli;
 mod failover;
 mod overrides;
+mod own_faults;
 mod probes;
 mod request_path;
 mod streaming;

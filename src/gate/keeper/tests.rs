@@ -7,6 +7,7 @@ use super::*;
 use crate::gate::health::FailureClass;
 use crate::gate::names::{Address, EndpointId};
 
+mod comeback;
 mod dependency;
 mod invariants;
 mod operator;
@@ -123,11 +124,12 @@ impl World {
                         .events
                         .push((at, format!("{} {}", event.endpoint.address, event.to))),
                     Effect::Publish | Effect::Grow => {}
+                    Effect::Flaps(id) => self.events.push((at, format!("{} flaps", id.address))),
                     Effect::Shared { component, failing, .. } => {
                         let word = if failing { "fails" } else { "is well" };
                         self.events.push((at, format!("{component} {word}")));
                     }
-                    Effect::Spare(id, _) => self.events.push((at, format!("{} spared", id.address))),
+                    Effect::Spare(id, ..) => self.events.push((at, format!("{} spared", id.address))),
                 }
             }
             let answer = self.waiting.iter().map(|(at, ..)| *at).min();

@@ -8,33 +8,63 @@
 use std::cmp::Reverse;
 use std::time::Instant;
 
-use super::{Cause, Effect, Keeper, Outcome, Slot, State, Timer};
+use super::{Cause, Effect, Keeper, Outcome, Slot, Spared, State, Timer};
 use crate::gate::passive::{PATIENCE, Standing, TrafficFailure, Trial};
 use crate::gate::ramp;
 use crate::gate::schedule::CONFIRM;
 use crate::gate::state::Tier;
+use crate::gate::window;
 
 impl Keeper {
-    /// A request failed on an endpoint.
-    pub fn handle_failure(&mut self, slot: Slot, failure: TrafficFailure, now: Instant) {
+    /// Requests have been answered by an endpoint, or have failed there.
+    pub fn handle_answers(&mut self, slot: Slot, answered: u32, now: Instant) {
+        if let Some(known) = self.known.get_mut(slot.0) {
+            known.window.note(answered, 0, now);
+        }
+    }
+
+    /// A request failed on an endpoint, the last of `streak` in a row.
+    pub fn handle_failure(&mut self, slot: Slot, failure: TrafficFailure, streak: u32, now: Instant) {
+        let stands_out = self.stands_out(slot, streak, now);
         let Some(known) = self.known.get_mut(slot.0) else {
             return;
         };
+        known.window.note(0, 1, now);
         if !known.terms.outlier.eject || known.state.tier().is_none_or(|tier| tier == Tier::Accused) {
             return;
         }
         let first = known.passive.witness(now);
-        let question = self.ask_now(slot, now);
+        let question = if stands_out || first {
+            self.ask_now(slot, now)
+        } else {
+            0
+        };
         let may_eject = self.may_eject(slot);
         let Some(known) = self.known.get_mut(slot.0) else {
             return;
         };
-        if may_eject {
+        if stands_out && may_eject {
             known.passive.accuse(failure, question, now);
             self.settle(slot, Cause::Traffic(failure), now);
         } else if first {
-            self.effects.push_back(Effect::Spare(known.id.clone(), failure));
+            let why = if may_eject {
+                Spared::LikeTheOthers
+            } else {
+                Spared::TooFew
+            };
+            self.effects.push_back(Effect::Spare(known.id.clone(), failure, why));
         }
+    }
+
+    /// Whether an endpoint's failures are its own rather than everyone's.
+    fn stands_out(&self, slot: Slot, streak: u32, now: Instant) -> bool {
+        let others = self.pool_of(slot).iter().filter(|other| **other != slot);
+        let serving = others
+            .filter_map(|other| self.known.get(other.0))
+            .filter(|known| known.state.is_routable());
+        let shares = serving.filter_map(|known| known.window.share(now)).collect();
+        let share = self.known.get(slot.0).and_then(|known| known.window.share(now));
+        window::stands_out(streak, share, shares)
     }
 
     /// Requests wait on an endpoint for longer than they do elsewhere. That proves nothing, so it only asks, and agrees with a probe

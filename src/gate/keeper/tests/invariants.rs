@@ -15,7 +15,8 @@ enum Step {
     Pass(u64),
     Answers(usize, u8),
     Delivers(bool),
-    Fails(usize, u8),
+    Fails(usize, u8, u32),
+    Serves(usize, u32),
     Stalls(usize),
     Tried(usize, bool),
     Says(usize, bool, Option<u64>),
@@ -27,7 +28,8 @@ fn step() -> impl Strategy<Value = Step> {
         3 => (1u64..20_000).prop_map(Step::Pass),
         2 => (0usize..6, 0u8..6).prop_map(|(endpoint, answer)| Step::Answers(endpoint, answer)),
         1 => any::<bool>().prop_map(Step::Delivers),
-        3 => (0usize..6, 0u8..4).prop_map(|(endpoint, failure)| Step::Fails(endpoint, failure)),
+        3 => (0usize..6, 0u8..4, 1u32..5).prop_map(|(endpoint, failure, streak)| Step::Fails(endpoint, failure, streak)),
+        1 => (0usize..6, 1u32..200).prop_map(|(endpoint, answered)| Step::Serves(endpoint, answered)),
         1 => (0usize..6).prop_map(Step::Stalls),
         2 => (0usize..6, any::<bool>()).prop_map(|(endpoint, passed)| Step::Tried(endpoint, passed)),
         1 => (0usize..6, any::<bool>(), prop::option::of(1u64..60_000)).prop_map(|(endpoint, drain, lasts)| Step::Says(endpoint, drain, lasts)),
@@ -60,9 +62,12 @@ fn take(world: &mut World, step: &Step) {
             };
         }
         Step::Delivers(delivering) => world.delivering = delivering,
-        Step::Fails(endpoint, number) => world
-            .keeper
-            .handle_failure(Slot(endpoint % count), failure(number), now),
+        Step::Fails(endpoint, number, streak) => {
+            world
+                .keeper
+                .handle_failure(Slot(endpoint % count), failure(number), streak, now);
+        }
+        Step::Serves(endpoint, answered) => world.keeper.handle_answers(Slot(endpoint % count), answered, now),
         Step::Says(endpoint, drain, lasts) => {
             let wish = if drain { Wish::Drain } else { Wish::Maintain };
             world.say(endpoint % count, wish, lasts);
@@ -85,7 +90,7 @@ fn told(world: &World) -> HashMap<String, String> {
     let changes = world.events.iter().filter_map(|(_, event)| event.split_once(' '));
     let changes = changes
         .filter(|(endpoint, _)| endpoint.contains(':'))
-        .filter(|(_, to)| *to != "spared");
+        .filter(|(_, to)| !matches!(*to, "spared" | "flaps"));
     changes
         .map(|(endpoint, to)| (endpoint.to_owned(), to.to_owned()))
         .collect()

@@ -32,7 +32,7 @@ fn no_probe_and_no_traffic_undoes_a_drain() {
         world.answers[1] = answer;
         world.run(10_000);
         let now = world.now;
-        world.keeper.handle_failure(Slot(1), TrafficFailure::Reset, now);
+        world.keeper.handle_failure(Slot(1), TrafficFailure::Reset, 1, now);
         assert_eq!(world.states()[1], State::Draining);
         assert_eq!(world.keeper.known()[1].cause.to_string(), "by the operator: a new disk");
     }

@@ -15,7 +15,7 @@ fn fit(count: usize) -> World {
 
 impl World {
     fn fails(&mut self, endpoint: usize, failure: TrafficFailure) {
-        self.keeper.handle_failure(Slot(endpoint), failure, self.now);
+        self.keeper.handle_failure(Slot(endpoint), failure, 1, self.now);
     }
 
     fn tried(&mut self, endpoint: usize, trial: Trial) {
@@ -197,4 +197,39 @@ fn an_endpoint_that_never_passed_is_not_accused() {
     world.run(100);
     world.fails(0, REFUSED);
     assert_eq!(world.states()[0], State::Unknown);
+}
+
+#[test]
+fn who_fails_like_all_the_others_is_spared_and_who_stands_out_is_not() {
+    let mut world = fit(3);
+    let fails = |world: &mut World, endpoint: usize, streak: u32| {
+        let now = world.now;
+        world.keeper.handle_failure(Slot(endpoint), REFUSED, streak, now);
+        world.run(10);
+    };
+    // Each of them fails two requests in a hundred, far apart: the first is held back, for until then nobody else has failed.
+    for endpoint in 0..3 {
+        let now = world.now;
+        world.keeper.handle_answers(Slot(endpoint), 100, now);
+    }
+    fails(&mut world, 0, 1);
+    assert_eq!(world.states()[0], State::Ejected);
+    world.held(0);
+    world.tried(0, Trial::Passed);
+    world.run(31_000);
+    assert_eq!(world.states(), [State::Up; 3]);
+    let now = world.now;
+    for endpoint in 0..3 {
+        world.keeper.handle_answers(Slot(endpoint), 100, now);
+    }
+    world.keeper.known[0].window.note(0, 2, now);
+    world.keeper.known[1].window.note(0, 2, now);
+    world.keeper.known[2].window.note(0, 2, now);
+    for endpoint in 0..3 {
+        fails(&mut world, endpoint, 1);
+    }
+    assert_eq!(world.states(), [State::Up; 3], "they fail alike");
+    fails(&mut world, 2, 2);
+    fails(&mut world, 2, 3);
+    assert_eq!(world.states(), [State::Up, State::Up, State::Ejected], "three in a row");
 }
