@@ -17,7 +17,7 @@ use crate::gate::overrides::Override;
 use crate::gate::rhythm::{BEAT, Rhythm};
 use crate::gate::state::{Event, State};
 use crate::mailbox::{Mailbox, Message, Pictures, Word};
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, ProbeCounts};
 use crate::probe::Prober;
 use crate::probe::spec::ProbeSpec;
 use crate::upstream::snapshot::{Published, Snapshot};
@@ -72,6 +72,7 @@ struct Watched {
     /// How many requests filled it, while it is busy.
     full: Option<u32>,
     terms: Arc<Terms>,
+    counts: ProbeCounts,
     rhythm: Rhythm,
 }
 
@@ -351,6 +352,7 @@ fn watched(upstreams: &[Arc<Upstream>], metrics: &Metrics) -> Vec<Watched> {
                     address: endpoint.address.clone(),
                 };
                 endpoints.push(Watched {
+                    counts: ProbeCounts::of(metrics, &id),
                     endpoint: Arc::new(Endpoint::new(
                         id,
                         Slot::at(endpoints.len()),

@@ -11,7 +11,7 @@
 //! | 5 | [`server`]: builds a gate and stops it | everything below |
 //! | 4 | [`driver`] (the one writer), `proxy` (the request path), [`admin`] (the API), [`edge`] (listeners) | floors below, not each other; but `proxy` knows the connections of [`edge`] |
 //! | 3 | [`config`]: a file becomes settings, or all of its errors | settings of floors 1 and 2 |
-//! | 2 | [`probe`], [`upstream`], [`mailbox`], [`metrics`], [`access_log`], [`clock`], [`client`] | floor 1, and each other in that order |
+//! | 2 | [`http1`], [`probe`], [`upstream`], [`mailbox`], [`metrics`], [`access_log`], [`clock`], [`client`] | floor 1, and each other in that order |
 //! | 1 | [`gate`]: every decision, pure | nothing |
 //!
 //! [`simulated_dify`] stands aside: a Dify for demos, tests and benches, which the gate meets only over sockets.
@@ -47,6 +47,7 @@ pub mod demo;
 pub mod driver;
 pub mod edge;
 pub mod gate;
+pub mod http1;
 pub mod mailbox;
 pub mod metrics;
 pub mod probe;

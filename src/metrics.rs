@@ -173,3 +173,25 @@ impl RequestTimes {
         }
     }
 }
+
+/// The metrics that every probe of an endpoint touches, found once.
+#[derive(Clone, Debug)]
+pub struct ProbeCounts {
+    /// Probes that passed.
+    pub passed: IntCounter,
+    /// How long probes took.
+    pub duration: Histogram,
+}
+
+impl ProbeCounts {
+    /// Those of the endpoint `id`.
+    pub fn of(metrics: &Metrics, id: &EndpointId) -> Self {
+        let [upstream, pool, endpoint] = endpoint_labels(id);
+        Self {
+            passed: metrics
+                .probes
+                .with_label_values(&[upstream, pool, endpoint, "pass", ""]),
+            duration: metrics.probe_duration.with_label_values(&[upstream, pool, endpoint]),
+        }
+    }
+}

@@ -12,6 +12,7 @@ const ROOMS: &[&str] = &[
     "metrics",
     "client",
     "access_log",
+    "http1",
     "probe",
     "upstream",
     "mailbox",

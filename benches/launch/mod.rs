@@ -145,3 +145,29 @@ pub(crate) fn caddy(folder: &Path, listener: SocketAddr, origins: &[SocketAddr],
             .arg(&path),
     )
 }
+
+/// Nanoseconds of CPU that all threads of the process and of its children have used.
+pub(crate) fn cpu(of: &Process) -> u64 {
+    let mut processes = vec![of.0.id()];
+    let mut used = 0;
+    while let Some(process) = processes.pop() {
+        let tasks = std::fs::read_dir(format!("/proc/{process}/task"))
+            .into_iter()
+            .flatten()
+            .flatten();
+        for task in tasks {
+            let read = |file| std::fs::read_to_string(task.path().join(file)).unwrap_or_default();
+            used += read("schedstat")
+                .split(' ')
+                .next()
+                .and_then(|time| time.parse().ok())
+                .unwrap_or(0);
+            processes.extend(
+                read("children")
+                    .split_whitespace()
+                    .filter_map(|child| child.parse::<u32>().ok()),
+            );
+        }
+    }
+    used
+}

@@ -26,7 +26,7 @@ use pingora::upstreams::peer::HttpPeer;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-use launch::{Process, free_port};
+use launch::{Process, cpu, free_port};
 
 const ROUNDS: usize = 9;
 const ROUND: Duration = Duration::from_secs(2);
@@ -119,32 +119,6 @@ fn bare(arguments: &[String]) {
 }
 
 // ---- the comparison
-
-/// Nanoseconds of CPU that all threads of the process and of its children have used.
-fn cpu(of: &Process) -> u64 {
-    let mut processes = vec![of.0.id()];
-    let mut used = 0;
-    while let Some(process) = processes.pop() {
-        let tasks = std::fs::read_dir(format!("/proc/{process}/task"))
-            .into_iter()
-            .flatten()
-            .flatten();
-        for task in tasks {
-            let read = |file| std::fs::read_to_string(task.path().join(file)).unwrap_or_default();
-            used += read("schedstat")
-                .split(' ')
-                .next()
-                .and_then(|time| time.parse().ok())
-                .unwrap_or(0);
-            processes.extend(
-                read("children")
-                    .split_whitespace()
-                    .filter_map(|child| child.parse::<u32>().ok()),
-            );
-        }
-    }
-    used
-}
 
 fn spawn(program: &str, arguments: &[String]) -> Child {
     Command::new(program)

@@ -43,16 +43,17 @@ impl Driver {
             return;
         };
         let [upstream, pool, endpoint] = endpoint_labels(&watched.endpoint.id);
-        let outcome = report.outcome.as_str();
-        let class = report.outcome.class().map_or("", |class| class.as_str());
-        let labels = [upstream, pool, endpoint, outcome, class];
-        self.metrics.probes.with_label_values(&labels).inc();
-        let took = report.phases.total.as_secs_f64();
-        self.metrics
-            .probe_duration
-            .with_label_values(&labels[..3])
-            .observe(took);
-        for (component, up) in &report.components {
+        if report.outcome.is_pass() {
+            watched.counts.passed.inc();
+        } else {
+            let class = report.outcome.class().map_or("", |class| class.as_str());
+            let labels = [upstream, pool, endpoint, report.outcome.as_str(), class];
+            self.metrics.probes.with_label_values(&labels).inc();
+        }
+        watched.counts.duration.observe(report.phases.total.as_secs_f64());
+        let known = self.keeper.known().get(ticket.slot.index());
+        let told = |component: &str| known.and_then(|known| known.components.get(component));
+        for (component, up) in report.components.iter().filter(|(name, up)| told(name) != Some(up)) {
             let labels = [upstream, pool, endpoint, component];
             self.metrics.component_up.with_label_values(&labels).set(i64::from(*up));
         }

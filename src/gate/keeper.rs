@@ -27,7 +27,7 @@ pub use super::knowledge::{
 use super::names::{PoolName, UpstreamName};
 use super::passive::{Passive, Standing};
 use super::ramp::{self, Ramp};
-use super::schedule::Dice;
+use super::schedule::{self, Dice};
 use super::state::{Cause, Event, State};
 use super::window::Window;
 
@@ -128,7 +128,8 @@ impl Keeper {
         }
         for (probe, terms) in plan.probes.iter().enumerate() {
             let timer = Timer::Due { slot, probe, cycle: 0 };
-            self.timers.push(Reverse((now + terms.initial_delay, timer)));
+            let wave = schedule::WAVE * u32::try_from(slot.0 / schedule::AT_ONCE).unwrap_or(u32::MAX);
+            self.timers.push(Reverse((now + terms.initial_delay + wave, timer)));
         }
         self.unanswered += plan.probes.len();
         self.tracks.push(vec![Track::default(); plan.probes.len()]);
@@ -271,8 +272,12 @@ impl Keeper {
             at: now,
             report: Arc::new(report.clone()),
         });
-        known.components.extend(report.components.clone());
-        if report.version.is_some() {
+        for (component, up) in &report.components {
+            if known.components.get(component) != Some(up) {
+                known.components.insert(component.clone(), *up);
+            }
+        }
+        if report.version.is_some() && known.version != report.version {
             known.version.clone_from(&report.version);
         }
         if report.outcome.is_pass() || known.socket.is_none() {

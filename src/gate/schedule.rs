@@ -11,6 +11,11 @@ use super::health::{Health, ProbePlan};
 /// leave a refusing endpoint in rotation.
 pub const CONFIRM: Duration = Duration::from_millis(250);
 
+/// Of very many endpoints so many are asked at the same moment for the first time ...
+pub const AT_ONCE: usize = 256;
+/// ... and as many again after this, so that the questions do not wait for each other in the kernel's queues.
+pub const WAVE: Duration = Duration::from_millis(25);
+
 /// The share by which an interval may be longer or shorter, so that many gates do not fall into step.
 const JITTER_PERCENT: u64 = 10;
 

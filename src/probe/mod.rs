@@ -12,11 +12,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use http_body_util::{BodyExt, Empty};
-use hyper::body::{Body, Incoming};
-use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
+use http::{Method, StatusCode};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
@@ -24,6 +20,7 @@ use crate::clock::Clock;
 use crate::gate::health::{FailureClass, Outcome};
 use crate::gate::keeper::{Phases, ProbeReport};
 use crate::gate::names::Address;
+use crate::http1::{Connection, WireError};
 use crate::probe::bounded::Bounded;
 use crate::probe::judge::{Judgement, MAX_BODY, judge};
 use crate::probe::spec::ProbeSpec;
@@ -92,8 +89,6 @@ impl Prober {
         course.phases.resolved = Some(self.clock.now() - course.start);
         let stream = TcpStream::connect(at).await.map_err(|e| connect_failed(&e))?;
         course.phases.connected = Some(self.clock.now() - course.start);
-        // Without it the request waits for the acknowledgement of the handshake on some systems; failing to set it harms nothing.
-        let _ = stream.set_nodelay(true);
         let Some(terms) = &spec.tls else {
             return self.converse(stream, address, spec, course).await;
         };
@@ -112,25 +107,26 @@ impl Prober {
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
-        let mut builder = http1::Builder::new();
-        builder.max_buf_size(MAX_BODY);
-        let (mut sender, connection) = builder
-            .handshake(TokioIo::new(Bounded::new(stream, MAX_ANSWER)))
+        let mut connection = Connection::over(Bounded::new(stream, MAX_ANSWER));
+        let sent = connection.send(&request(address, spec)).await;
+        sent.map_err(|e| wire_failed(e.into()))?;
+        let mut head = connection
+            .head(spec.method == Method::HEAD)
             .await
-            .map_err(|e| http_failed(&e))?;
-        let request = request(address, spec)?;
-        let exchange = async {
-            let response = sender.send_request(request).await.map_err(|e| http_failed(&e))?;
-            let (head, body) = response.into_parts();
-            course.phases.headers = Some(self.clock.now() - course.start);
-            course.status = Some(head.status.as_u16());
-            if head.status == http::StatusCode::SWITCHING_PROTOCOLS {
-                return Err(failed(FailureClass::Protocol, "status 101, which was not asked for"));
-            }
-            let body = read(body).await?;
-            Ok(judge(spec, &head, body.as_deref()))
-        };
-        drive(connection, exchange).await
+            .map_err(wire_failed)?;
+        while head.status.is_informational() && head.status != StatusCode::SWITCHING_PROTOCOLS {
+            head = connection
+                .head(spec.method == Method::HEAD)
+                .await
+                .map_err(wire_failed)?;
+        }
+        course.phases.headers = Some(self.clock.now() - course.start);
+        course.status = Some(head.status.as_u16());
+        if head.status == StatusCode::SWITCHING_PROTOCOLS {
+            return Err(failed(FailureClass::Protocol, "status 101, which was not asked for"));
+        }
+        let body = read(&mut connection).await?;
+        Ok(judge(spec, &head, body.as_deref()))
     }
 }
 
@@ -182,54 +178,38 @@ async fn resolve(address: &Address, port: u16) -> Result<SocketAddr, Failed> {
     found.next().ok_or_else(|| unknown("it has no address".to_owned()))
 }
 
-fn request(address: &Address, spec: &ProbeSpec) -> Result<http::Request<Empty<Bytes>>, Failed> {
+fn request(address: &Address, spec: &ProbeSpec) -> Vec<u8> {
     let host = spec.host.as_deref().unwrap_or(address.as_str());
-    let mut request = http::Request::builder()
-        .method(spec.method.clone())
-        .uri(&spec.path)
-        .header(http::header::HOST, host)
-        .header(
-            http::header::USER_AGENT,
-            concat!("difygate/", env!("CARGO_PKG_VERSION"), " (probe)"),
-        )
-        .header(http::header::CONNECTION, "close");
+    let mut request = format!(
+        "{} {} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: difygate/{} (probe)\r\nConnection: close\r\n",
+        spec.method,
+        spec.path,
+        env!("CARGO_PKG_VERSION"),
+    )
+    .into_bytes();
     for (name, value) in &spec.headers {
-        request = request.header(name, value);
+        request.extend_from_slice(name.as_str().as_bytes());
+        request.extend_from_slice(b": ");
+        request.extend_from_slice(value.as_bytes());
+        request.extend_from_slice(b"\r\n");
     }
-    request.body(Empty::new()).map_err(|e| Outcome::Unknown {
-        detail: format!("the probe request cannot be written: {e}"),
-    })
+    request.extend_from_slice(b"\r\n");
+    request
 }
 
 /// The body, or `None` if it is too large.
-async fn read(mut body: Incoming) -> Result<Option<Vec<u8>>, Failed> {
+async fn read<S>(connection: &mut Connection<S>) -> Result<Option<Vec<u8>>, Failed>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
     let mut whole = Vec::new();
-    if body.is_end_stream() {
-        return Ok(Some(whole));
-    }
-    while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|e| http_failed(&e))?;
-        if let Some(data) = frame.data_ref() {
-            if whole.len() + data.len() > MAX_BODY {
-                return Ok(None);
-            }
-            whole.extend_from_slice(data);
+    while let Some(part) = connection.part().await.map_err(wire_failed)? {
+        if whole.len() + part.len() > MAX_BODY {
+            return Ok(None);
         }
+        whole.extend_from_slice(&part);
     }
     Ok(Some(whole))
-}
-
-/// Runs `exchange` while `connection` moves its bytes, on this task.
-async fn drive<C: Future, T>(connection: C, exchange: impl Future<Output = T>) -> T {
-    let connection = async {
-        connection.await;
-        std::future::pending::<std::convert::Infallible>().await
-    };
-    tokio::select! {
-        biased;
-        done = exchange => done,
-        never = connection => match never {},
-    }
 }
 
 fn connect_failed(e: &io::Error) -> Failed {
@@ -241,20 +221,14 @@ fn connect_failed(e: &io::Error) -> Failed {
     failed(FailureClass::Connect, &e.to_string())
 }
 
-fn http_failed(e: &hyper::Error) -> Failed {
-    use std::error::Error as _;
-    let io = e.source().and_then(|source| source.downcast_ref::<io::Error>());
-    match io {
-        Some(e) if is_own_fault(e) => connect_failed(e),
-        Some(e) if e.kind() == io::ErrorKind::ConnectionReset || e.kind() == io::ErrorKind::BrokenPipe => {
+fn wire_failed(e: WireError) -> Failed {
+    match e {
+        WireError::Broken(e) if is_own_fault(&e) => connect_failed(&e),
+        WireError::Broken(e) if matches!(e.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe) => {
             failed(FailureClass::Connect, "the connection was reset before the answer")
         }
-        Some(e) => failed(FailureClass::Protocol, &e.to_string()),
-        None if e.is_incomplete_message() => failed(
-            FailureClass::Protocol,
-            "the connection was closed before the end of the answer",
-        ),
-        None => failed(FailureClass::Protocol, &e.to_string()),
+        WireError::Broken(e) => failed(FailureClass::Protocol, &e.to_string()),
+        e @ (WireError::Closed | WireError::Malformed(_)) => failed(FailureClass::Protocol, &e.to_string()),
     }
 }
 

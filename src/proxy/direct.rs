@@ -18,6 +18,7 @@ use tokio::time::timeout;
 
 use crate::gate::passive::TrafficFailure;
 use crate::gate::retry::{AttemptFailure, RetryClass};
+use crate::http1::{Connection, Head, WireError};
 use crate::probe::is_own_fault;
 use crate::proxy::Gateway;
 use crate::proxy::context::Exchange;
@@ -25,7 +26,6 @@ use crate::proxy::headers;
 use crate::proxy::request::content_length;
 use crate::proxy::tunnel;
 use crate::upstream::Endpoint;
-use crate::upstream::http1::{Connection, Head, WireError};
 use crate::upstream::idle::Kept;
 use crate::upstream::settings::Timeouts;
 

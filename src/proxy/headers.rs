@@ -10,8 +10,8 @@ use pingora::http::{RequestHeader, ResponseHeader};
 
 use crate::gate::client::Client;
 use crate::gate::hygiene;
+use crate::http1::{Head, members};
 use crate::proxy::tunnel;
-use crate::upstream::http1::{Head, members};
 
 /// Who a request is from and where it came in.
 pub(crate) struct Origin<'a> {

@@ -11,9 +11,9 @@ use pingora::proxy::Session;
 use pingora::{Error, ErrorType};
 use tokio::time::timeout;
 
+use crate::http1::{Connection, Passed, members};
 use crate::proxy::context::Exchange;
 use crate::proxy::direct::upstream_error;
-use crate::upstream::http1::{Connection, Passed, members};
 
 /// Whether a request asks for a WebSocket. Other upgrades are not passed on, and then the request is an ordinary one: `h2c` would open a
 /// connection on which nobody guards anything.

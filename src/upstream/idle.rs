@@ -4,7 +4,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::clock::Coarse;
-use crate::upstream::http1::Connection;
+use crate::http1::Connection;
 
 /// No more than this many wait for each endpoint; what comes back beyond them is closed.
 const MOST: usize = 256;

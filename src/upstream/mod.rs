@@ -1,6 +1,5 @@
 //! What requests share about upstreams and endpoints: counts that every request bumps, and snapshots that none changes.
 
-pub mod http1;
 pub mod idle;
 pub mod line;
 pub mod pulse;

@@ -44,29 +44,43 @@ impl Keeper {
 
     /// Whether an endpoint that may come back waits for its turn.
     pub(super) fn waits(&mut self, slot: Slot, now: Instant) -> bool {
-        let serving = self.pool_of(slot).iter().filter_map(|slot| self.known.get(slot.0));
-        let serving = serving.filter(|known| known.state.is_routable()).count();
-        let most_serve = serving * 2 >= self.pool_of(slot).len();
-        let (Some(known), Some(pool)) = (
-            self.known.get_mut(slot.0),
-            self.seats.get(slot.0).and_then(|pool| self.pools.get_mut(*pool)),
-        ) else {
+        let Some(known) = self.known.get_mut(slot.0) else {
             return false;
         };
         let comes_back = known.state == State::Down && known.overridden.is_none() && known.verdict().tier().is_some();
-        if !comes_back || !most_serve {
+        if !comes_back {
             known.turn = None;
             return false;
         }
-        let turn = *known
-            .turn
-            .get_or_insert_with(|| pool.turn.map_or(now, |last| now.max(last + APART)));
+        let turn = known.turn;
+        let waits_until = self
+            .most_serve(slot)
+            .then(|| self.turn_of(slot, turn, now))
+            .filter(|turn| *turn > now);
+        if let Some(known) = self.known.get_mut(slot.0) {
+            known.turn = waits_until;
+        }
+        if let Some(turn) = waits_until {
+            self.timers.push(Reverse((turn, Timer::Turn(slot))));
+        }
+        waits_until.is_some()
+    }
+
+    /// Whether half of the pool of an endpoint serves.
+    fn most_serve(&self, slot: Slot) -> bool {
+        let pool = self.pool_of(slot);
+        let states = pool.iter().filter_map(|slot| self.known.get(slot.0));
+        states.filter(|known| known.state.is_routable()).count() * 2 >= pool.len()
+    }
+
+    /// When it is an endpoint's turn: the one that it has been given, or the next one of its pool.
+    fn turn_of(&mut self, slot: Slot, given: Option<Instant>, now: Instant) -> Instant {
+        let pool = self.seats.get(slot.0).and_then(|pool| self.pools.get_mut(*pool));
+        let Some(pool) = pool else {
+            return now;
+        };
+        let turn = given.unwrap_or_else(|| pool.turn.map_or(now, |last| now.max(last + APART)));
         pool.turn = pool.turn.max(Some(turn));
-        if turn <= now {
-            known.turn = None;
-            return false;
-        }
-        self.timers.push(Reverse((turn, Timer::Turn(slot))));
-        true
+        turn
     }
 }

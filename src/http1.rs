@@ -1,4 +1,4 @@
-//! One connection to an endpoint, as an HTTP/1.1 client: a request that is whole goes out, an answer comes back part by part.
+//! One connection, as an HTTP/1.1 client: a request that is whole goes out, an answer comes back part by part.
 //!
 //! What could be framed in two ways is an error rather than a guess (RFC 9112 section 6.3), so that the end of one answer is never
 //! taken for the start of the next.
@@ -10,7 +10,7 @@ use std::ops::Range;
 use bytes::{Buf, Bytes, BytesMut};
 use http::header::{CONNECTION, CONTENT_LENGTH, HeaderName, HeaderValue, TRANSFER_ENCODING};
 use http::{StatusCode, Version};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 /// The headers of an answer may be as long as this, in bytes.
@@ -78,8 +78,8 @@ pub enum Passed {
 
 /// A connection. One request at a time.
 #[derive(Debug)]
-pub struct Connection {
-    stream: TcpStream,
+pub struct Connection<S = TcpStream> {
+    stream: S,
     buffer: BytesMut,
     room: usize,
     body: Body,
@@ -95,13 +95,47 @@ impl Connection {
         let stream = TcpStream::connect(address).await?;
         // A small request must not wait for the acknowledgement of the last one.
         stream.set_nodelay(true)?;
-        Ok(Self {
+        Ok(Self::over(stream))
+    }
+
+    /// Both ways at once, after the protocol was switched: sends what it can of `outgoing`, or receives what is there, whichever can be
+    /// done. It may be dropped and called again.
+    ///
+    /// # Errors
+    /// What the network says.
+    pub async fn pass(&mut self, outgoing: &mut Bytes) -> io::Result<Passed> {
+        if !self.buffer.is_empty() {
+            return Ok(Passed::Received(self.buffer.split().freeze()));
+        }
+        self.buffer.reserve(ROOM);
+        let (mut reader, mut writer) = self.stream.split();
+        let sends = !outgoing.is_empty();
+        tokio::select! {
+            received = reader.read_buf(&mut self.buffer) => Ok(match received? {
+                0 => Passed::Ended,
+                _ => Passed::Received(self.buffer.split().freeze()),
+            }),
+            sent = writer.write_buf(outgoing), if sends => sent.map(|_| Passed::Sent),
+        }
+    }
+
+    /// Whether the endpoint closed it, or sent something unasked, while nobody looked.
+    pub fn is_stale(&self) -> bool {
+        let mut byte = [0];
+        !matches!(self.stream.try_read(&mut byte), Err(e) if e.kind() == io::ErrorKind::WouldBlock)
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
+    /// A connection over a stream that stands.
+    pub fn over(stream: S) -> Self {
+        Self {
             stream,
             buffer: BytesMut::new(),
             room: ROOM,
             body: Body::Over,
             keeps_alive: true,
-        })
+        }
     }
 
     /// Sends a request, all of it.
@@ -169,27 +203,6 @@ impl Connection {
         }
     }
 
-    /// Both ways at once, after the protocol was switched: sends what it can of `outgoing`, or receives what is there, whichever can be
-    /// done. It may be dropped and called again.
-    ///
-    /// # Errors
-    /// What the network says.
-    pub async fn pass(&mut self, outgoing: &mut Bytes) -> io::Result<Passed> {
-        if !self.buffer.is_empty() {
-            return Ok(Passed::Received(self.buffer.split().freeze()));
-        }
-        self.buffer.reserve(ROOM);
-        let (mut reader, mut writer) = self.stream.split();
-        let sends = !outgoing.is_empty();
-        tokio::select! {
-            received = reader.read_buf(&mut self.buffer) => Ok(match received? {
-                0 => Passed::Ended,
-                _ => Passed::Received(self.buffer.split().freeze()),
-            }),
-            sent = writer.write_buf(outgoing), if sends => sent.map(|_| Passed::Sent),
-        }
-    }
-
     /// Whether no byte has come since the last answer.
     pub fn is_silent(&self) -> bool {
         self.buffer.is_empty()
@@ -203,12 +216,6 @@ impl Connection {
     /// Whether another request may be sent here: the answer was read to its end, nothing came after it, and nobody wants to close.
     pub fn is_reusable(&self) -> bool {
         self.is_over() && self.keeps_alive && self.buffer.is_empty()
-    }
-
-    /// Whether the endpoint closed it, or sent something unasked, while nobody looked.
-    pub fn is_stale(&self) -> bool {
-        let mut byte = [0];
-        !matches!(self.stream.try_read(&mut byte), Err(e) if e.kind() == io::ErrorKind::WouldBlock)
     }
 
     fn take(&mut self, left: u64) -> Bytes {

@@ -1,0 +1,170 @@
+//! Ten thousand endpoints, each probed every second: what that costs the gate, and how late a probe is: `cargo bench --bench scale`.
+//!
+//! The endpoints are ten thousand loopback addresses, answered by one process of this benchmark, which notes when each was asked. The gate is a
+//! process of its own; its processor time is the kernel's, summed over its threads. HAProxy, with as many servers and the same interval, is measured
+//! in the same run.
+
+#![allow(missing_docs, clippy::disallowed_methods, clippy::unwrap_used)] // a benchmark times itself
+
+mod launch;
+
+use std::collections::HashMap;
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::Path;
+use std::process::Command;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+
+use launch::{Process, cpu, free_port, haproxy, start};
+
+const ENDPOINTS: u32 = 5_000;
+/// From the first answers until every endpoint has found its phase.
+const SETTLING: Duration = Duration::from_secs(8);
+const MEASURED: Duration = Duration::from_secs(20);
+/// An interval may be longer by a tenth.
+const LONGEST: Duration = Duration::from_millis(1_100);
+const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 63\r\nConnection: close\r\n\r\n{\"status\":\"healthy\",\"details\":{\"database\":true,\"cache\":true}}  ";
+
+/// When each endpoint was asked.
+type Asked = Arc<Mutex<HashMap<IpAddr, Vec<Instant>>>>;
+
+async fn answer(mut stream: TcpStream) -> std::io::Result<()> {
+    let mut head = [0; 1024];
+    let _ = stream.read(&mut head).await?;
+    stream.write_all(ANSWER).await?;
+    // The client closes first, so that the next ten thousand connections find ports.
+    let _ = stream.read(&mut head).await?;
+    Ok(())
+}
+
+async fn respond(listener: TcpListener, asked: Asked) {
+    while let Ok((stream, _)) = listener.accept().await {
+        if let Ok(at) = stream.local_addr() {
+            asked.lock().unwrap().entry(at.ip()).or_default().push(Instant::now());
+        }
+        tokio::spawn(answer(stream));
+    }
+}
+
+fn address(number: u32, port: u16) -> SocketAddr {
+    let [_, high, middle, low] = (number + 1).to_be_bytes();
+    SocketAddr::from((Ipv4Addr::new(127, high, middle, low), port))
+}
+
+fn gate(edge: SocketAddr, admin: SocketAddr, port: u16, folder: &Path) -> Option<Process> {
+    let mut text = format!(
+        "log: {{access: \"off\", level: error}}\nadmin: {{address: \"{admin}\"}}\nlisteners: [{{address: \"{edge}\"}}]\n\
+         upstreams:\n  dify:\n    probe: {{interval: 1s, timeout: 1s}}\n    pools:\n      main:\n        endpoints:\n"
+    );
+    for number in 0..ENDPOINTS {
+        writeln!(text, "        - \"{}\"", address(number, port)).ok()?;
+    }
+    let path = folder.join("scale.yaml");
+    std::fs::write(&path, text).ok()?;
+    let binary = env!("CARGO_BIN_EXE_difygate");
+    start(Command::new(binary).args(["run", "-c"]).arg(path)).map(Process)
+}
+
+fn peer(edge: SocketAddr, port: u16, folder: &Path) -> Option<Process> {
+    let mut text = format!(
+        "global\n  nbthread 1\n  maxconn 2000\n  spread-checks 10\ndefaults\n  mode http\n  timeout connect 1s\n  timeout client 5s\n  timeout server 5s\n  timeout check 1s\n\
+         frontend edge\n  bind {edge}\n  default_backend dify\nbackend dify\n  option httpchk\n  http-check send meth GET uri /healthz hdr Host dify\n  default-server check inter 1s\n"
+    );
+    for number in 0..ENDPOINTS {
+        writeln!(text, "  server e{number} {}", address(number, port)).ok()?;
+    }
+    haproxy(folder, &text).map(Process)
+}
+
+/// The time between two questions to the same endpoint, longest last.
+fn gaps(asked: &Asked) -> Vec<Duration> {
+    let asked = asked.lock().unwrap();
+    let all = asked
+        .values()
+        .flat_map(|times| times.windows(2).map(|pair| pair[1] - pair[0]));
+    let mut all: Vec<Duration> = all.collect();
+    all.sort_unstable();
+    all
+}
+
+/// Lets a prober settle, and returns its cores.
+async fn measure(name: &str, prober: Option<Process>, asked: &Asked) -> Option<f64> {
+    let Some(prober) = prober else {
+        say(&format!("{name}: absent"));
+        return None;
+    };
+    let everyone = async {
+        while asked.lock().unwrap().len() < ENDPOINTS as usize {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    if tokio::time::timeout(SETTLING, everyone).await.is_err() {
+        say(&format!(
+            "{name}: asked only {} endpoints within {SETTLING:?}",
+            asked.lock().unwrap().len()
+        ));
+    }
+    tokio::time::sleep(SETTLING).await;
+    asked.lock().unwrap().clear();
+    let (before, began) = (cpu(&prober), Instant::now());
+    tokio::time::sleep(MEASURED).await;
+    let (used, passed) = ((cpu(&prober) - before) as f64 / 1e9, began.elapsed().as_secs_f64());
+    drop(prober);
+    let gaps = gaps(asked);
+    let probes = gaps.len() + asked.lock().unwrap().len();
+    if gaps.is_empty() {
+        return None;
+    }
+    let at = |share: f64| gaps[((gaps.len() - 1) as f64 * share) as usize];
+    let late = gaps
+        .iter()
+        .filter(|gap| gap.saturating_sub(LONGEST) > Duration::from_millis(100));
+    say(&format!(
+        "{name}: {probes} probes in {passed:.0} s, {:.2} cores, {:.0} us a probe; gaps p50 {:.0?}, p99.9 {:.0?}, longest {:.0?}; {} probes late by more than 100 ms",
+        used / passed,
+        used * 1e6 / probes as f64,
+        at(0.5),
+        at(0.999),
+        at(1.0),
+        late.count(),
+    ));
+    asked.lock().unwrap().clear();
+    Some(used / passed)
+}
+
+fn say(line: &str) {
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{line}").unwrap();
+}
+
+fn main() {
+    if std::env::args().any(|word| word == "--test") {
+        return;
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind(SocketAddr::from(([0, 0, 0, 0], 0))).unwrap();
+        let listener = socket.listen(4096).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let asked = Asked::default();
+        tokio::spawn(respond(listener, asked.clone()));
+        let folder = tempfile::tempdir().unwrap();
+        let ours = gate(free_port(), free_port(), port, folder.path());
+        let ours = measure("difygate", ours, &asked).await;
+        let theirs = peer(free_port(), port, folder.path());
+        let theirs = measure("HAProxy", theirs, &asked).await;
+        if let (Some(ours), Some(theirs)) = (ours, theirs) {
+            say(&format!("cores, difygate / HAProxy: {:.2}", ours / theirs));
+        }
+    });
+}
