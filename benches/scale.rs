@@ -1,6 +1,6 @@
-//! Ten thousand endpoints, each probed every second: what that costs the gate, and how late a probe is: `cargo bench --bench scale`.
+//! Thousands of endpoints, each probed every second: what that costs the gate, and how late a probe is: `cargo bench --bench scale`.
 //!
-//! The endpoints are ten thousand loopback addresses, answered by one process of this benchmark, which notes when each was asked. The gate is a
+//! The endpoints are loopback addresses, answered by one process of this benchmark, which notes when each was asked. The gate is a
 //! process of its own; its processor time is the kernel's, summed over its threads. HAProxy, with as many servers and the same interval, is measured
 //! in the same run.
 
@@ -22,7 +22,7 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
 use launch::{Process, cpu, free_port, haproxy, start};
 
-const ENDPOINTS: u32 = 5_000;
+const ENDPOINTS: &[u32] = &[5_000, 10_000];
 /// From the first answers until every endpoint has found its phase.
 const SETTLING: Duration = Duration::from_secs(8);
 const MEASURED: Duration = Duration::from_secs(20);
@@ -56,12 +56,12 @@ fn address(number: u32, port: u16) -> SocketAddr {
     SocketAddr::from((Ipv4Addr::new(127, high, middle, low), port))
 }
 
-fn gate(edge: SocketAddr, admin: SocketAddr, port: u16, folder: &Path) -> Option<Process> {
+fn gate(endpoints: u32, edge: SocketAddr, admin: SocketAddr, port: u16, folder: &Path) -> Option<Process> {
     let mut text = format!(
         "log: {{access: \"off\", level: error}}\nadmin: {{address: \"{admin}\"}}\nlisteners: [{{address: \"{edge}\"}}]\n\
          upstreams:\n  dify:\n    probe: {{interval: 1s, timeout: 1s}}\n    pools:\n      main:\n        endpoints:\n"
     );
-    for number in 0..ENDPOINTS {
+    for number in 0..endpoints {
         writeln!(text, "        - \"{}\"", address(number, port)).ok()?;
     }
     let path = folder.join("scale.yaml");
@@ -70,12 +70,12 @@ fn gate(edge: SocketAddr, admin: SocketAddr, port: u16, folder: &Path) -> Option
     start(Command::new(binary).args(["run", "-c"]).arg(path)).map(Process)
 }
 
-fn peer(edge: SocketAddr, port: u16, folder: &Path) -> Option<Process> {
+fn peer(endpoints: u32, edge: SocketAddr, port: u16, folder: &Path) -> Option<Process> {
     let mut text = format!(
         "global\n  nbthread 1\n  maxconn 2000\n  spread-checks 10\ndefaults\n  mode http\n  timeout connect 1s\n  timeout client 5s\n  timeout server 5s\n  timeout check 1s\n\
          frontend edge\n  bind {edge}\n  default_backend dify\nbackend dify\n  option httpchk\n  http-check send meth GET uri /healthz hdr Host dify\n  default-server check inter 1s\n"
     );
-    for number in 0..ENDPOINTS {
+    for number in 0..endpoints {
         writeln!(text, "  server e{number} {}", address(number, port)).ok()?;
     }
     haproxy(folder, &text).map(Process)
@@ -93,13 +93,13 @@ fn gaps(asked: &Asked) -> Vec<Duration> {
 }
 
 /// Lets a prober settle, and returns its cores.
-async fn measure(name: &str, prober: Option<Process>, asked: &Asked) -> Option<f64> {
+async fn measure(name: &str, endpoints: u32, prober: Option<Process>, asked: &Asked) -> Option<f64> {
     let Some(prober) = prober else {
         say(&format!("{name}: absent"));
         return None;
     };
     let everyone = async {
-        while asked.lock().unwrap().len() < ENDPOINTS as usize {
+        while asked.lock().unwrap().len() < endpoints as usize {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     };
@@ -159,12 +159,15 @@ fn main() {
         let asked = Asked::default();
         tokio::spawn(respond(listener, asked.clone()));
         let folder = tempfile::tempdir().unwrap();
-        let ours = gate(free_port(), free_port(), port, folder.path());
-        let ours = measure("difygate", ours, &asked).await;
-        let theirs = peer(free_port(), port, folder.path());
-        let theirs = measure("HAProxy", theirs, &asked).await;
-        if let (Some(ours), Some(theirs)) = (ours, theirs) {
-            say(&format!("cores, difygate / HAProxy: {:.2}", ours / theirs));
+        for endpoints in ENDPOINTS.iter().copied() {
+            say(&format!("{endpoints} endpoints, each asked every second"));
+            let ours = gate(endpoints, free_port(), free_port(), port, folder.path());
+            let ours = measure("difygate", endpoints, ours, &asked).await;
+            let theirs = peer(endpoints, free_port(), port, folder.path());
+            let theirs = measure("HAProxy", endpoints, theirs, &asked).await;
+            if let (Some(ours), Some(theirs)) = (ours, theirs) {
+                say(&format!("cores, difygate / HAProxy: {:.2}", ours / theirs));
+            }
         }
     });
 }

@@ -200,7 +200,7 @@ impl Keeper {
             self.timers.pop();
             match timer {
                 Timer::Due { slot, probe, cycle } => self.due(slot, probe, cycle, now),
-                Timer::Overlap(ticket) => self.overlap(ticket),
+                Timer::Overlap(ticket) => self.overlap(ticket, now),
                 Timer::Hold(slot) => self.hold_ends(slot, now),
                 Timer::Ramp(slot) => self.grow(slot, now),
                 Timer::Override(slot) => self.override_ends(slot, now),

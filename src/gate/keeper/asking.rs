@@ -24,24 +24,30 @@ impl Keeper {
         }
         track.cycle += 1;
         track.started = Some(now);
-        let lost = Timer::Due {
-            slot,
-            probe,
-            cycle: cycle + 1,
-        };
         let ticket = self.ask(slot, probe);
-        // An answer always comes, for a probe has a deadline; should its task die, the endpoint is asked again all the same.
-        self.timers.push(Reverse((now + wait, lost)));
-        if !matches!(health, Health::Down { .. }) {
+        if matches!(health, Health::Down { .. }) {
+            self.await_lost(ticket, now + wait);
+        } else {
             self.timers.push(Reverse((now + overlap, Timer::Overlap(ticket))));
         }
     }
 
-    pub(super) fn overlap(&mut self, ticket: Ticket) {
-        let waiting = self
-            .track(ticket.slot, ticket.probe)
-            .is_some_and(|track| track.answered < ticket.sequence && track.asked == ticket.sequence);
-        if waiting {
+    /// An answer always comes, for a probe has a deadline; should its task die, the endpoint is asked again all the same.
+    fn await_lost(&mut self, Ticket { slot, probe, .. }: Ticket, at: Instant) {
+        if let Some(cycle) = self.track(slot, probe).map(|track| track.cycle) {
+            self.timers.push(Reverse((at, Timer::Due { slot, probe, cycle })));
+        }
+    }
+
+    pub(super) fn overlap(&mut self, ticket: Ticket, now: Instant) {
+        let track = self.track(ticket.slot, ticket.probe).copied();
+        let Some(track) = track.filter(|track| track.answered < ticket.sequence) else {
+            return;
+        };
+        if let Some((terms, _)) = self.verdict(ticket.slot, ticket.probe) {
+            self.await_lost(ticket, now + terms.timeout * 4);
+        }
+        if track.asked == ticket.sequence {
             self.ask(ticket.slot, ticket.probe);
         }
     }
