@@ -9,9 +9,9 @@
 //! |---|---|---|
 //! | 6 | [`cli`], [`demo`] | everything |
 //! | 5 | [`server`]: builds a gate and stops it | everything below |
-//! | 4 | [`driver`] (the one writer), `proxy` (the request path), [`admin`] (the API), [`edge`] (listeners) | floors below, not each other; but `proxy` knows the connections of [`edge`] |
+//! | 4 | [`driver`] (the one writer), [`warden`] (asks for restarts), `proxy` (the request path), [`admin`] (the API), [`edge`] (listeners) | floors below, not each other; but `proxy` knows the connections of [`edge`] |
 //! | 3 | [`config`]: a file becomes settings, or all of its errors | settings of floors 1 and 2 |
-//! | 2 | [`http1`], [`probe`], [`upstream`], [`mailbox`], [`metrics`], [`access_log`], [`clock`], [`client`] | floor 1, and each other in that order |
+//! | 2 | [`http1`], [`probe`], [`restart`], [`upstream`], [`mailbox`], [`metrics`], [`access_log`], [`clock`], [`client`] | floor 1, and each other in that order |
 //! | 1 | [`gate`]: every decision, pure | nothing |
 //!
 //! [`simulated_dify`] stands aside: a Dify for demos, tests and benches, which the gate meets only over sockets.
@@ -52,7 +52,9 @@ pub mod mailbox;
 pub mod metrics;
 pub mod probe;
 pub(crate) mod proxy;
+pub mod restart;
 pub mod server;
 #[allow(clippy::disallowed_methods)] // it is a peer, and has a clock of its own
 pub mod simulated_dify;
 pub mod upstream;
+pub mod warden;

@@ -61,6 +61,8 @@ metrics! {
     shared_failure: IntGaugeVec = gauges("shared_failure", &[UPSTREAM, &["component"]]);
     /// Endpoints that were not ejected, since too few would be left or the others fail as well.
     ejections_refused: IntCounterVec = counters("ejections_refused_total", &[ENDPOINT]);
+    /// Restarts that were wanted, by what came of it.
+    restarts: IntCounterVec = counters("restarts_wanted_total", &[ENDPOINT, &["outcome"]]);
     /// Times that the gate itself did not run for a while.
     lapses: IntCounter = counter("lapses_total");
     /// Requests by endpoint and status.

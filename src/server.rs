@@ -31,6 +31,7 @@ use crate::gate::route::{RouteRow, RouteTable};
 use crate::metrics::Metrics;
 use crate::proxy::Gateway;
 use crate::upstream::Upstream;
+use crate::warden::Warden;
 
 /// How long clients wait for the first round of probes before they are answered all the same.
 const FIRST_ROUND: Duration = Duration::from_secs(5);
@@ -133,13 +134,14 @@ impl Gate {
             endpoints: handle.endpoints.clone(),
             upstreams: upstreams.clone(),
             config_path: config.path.display().to_string(),
-            metrics,
+            metrics: metrics.clone(),
             clock,
             started: clock.now(),
         });
         control.spawn(driver.run());
         control.spawn(async move { axum::serve(admin, api).await });
         control.spawn(watch_lines(handle.clone(), clock));
+        control.spawn(wardens(&upstreams, &handle, &metrics, clock));
         for listener in bound {
             let (proxy, watching) = (proxy.clone(), watching.clone());
             let (handle, lifecycle) = (handle.clone(), lifecycle.clone());
@@ -320,6 +322,30 @@ fn access_log(config: &Config) -> Result<AccessLog, StartError> {
             path: path.display().to_string(),
             source,
         }),
+    }
+}
+
+/// Watches over the endpoints of upstreams that say how.
+fn wardens(
+    upstreams: &[Arc<Upstream>],
+    handle: &Handle,
+    metrics: &Metrics,
+    clock: Clock,
+) -> impl Future<Output = ()> + Send + 'static {
+    let mut all = tokio::task::JoinSet::new();
+    let mut watches = Vec::new();
+    for settings in upstreams.iter().map(|upstream| &upstream.settings) {
+        let Some(live) = &settings.live else { continue };
+        let warden = Warden::new(handle.mailbox.clone(), metrics.clone(), clock);
+        let own = handle
+            .endpoints
+            .iter()
+            .filter(|endpoint| endpoint.id.upstream == settings.name);
+        watches.extend(own.map(|endpoint| warden.clone().watch(endpoint.clone(), live.clone())));
+    }
+    async move {
+        watches.into_iter().for_each(|watch| drop(all.spawn(watch)));
+        while all.join_next().await.is_some() {}
     }
 }
 

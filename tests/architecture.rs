@@ -14,11 +14,13 @@ const ROOMS: &[&str] = &[
     "access_log",
     "http1",
     "probe",
+    "restart",
     "upstream",
     "mailbox",
     "config",
     "edge",
     "driver",
+    "warden",
     "admin",
     "proxy",
     "server",
@@ -28,7 +30,7 @@ const ROOMS: &[&str] = &[
 ];
 
 /// Neighbours that never name each other: they speak by snapshots, counters and the mailbox.
-const NEIGHBOURS: &[&str] = &["driver", "proxy", "admin"];
+const NEIGHBOURS: &[&str] = &["driver", "warden", "proxy", "admin"];
 
 fn sources() -> BTreeMap<PathBuf, String> {
     fn walk(folder: &Path, found: &mut BTreeMap<PathBuf, String>) {

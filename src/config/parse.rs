@@ -229,7 +229,12 @@ fn probe_paths(upstreams: &[UpstreamSettings]) -> BTreeSet<String> {
     let probes = pools
         .flat_map(|pool| &pool.endpoints)
         .flat_map(|endpoint| endpoint.probes.iter());
-    let paths = probes.map(|probe| probe.path.split('?').next().unwrap_or_default().to_owned());
+    let lives = upstreams
+        .iter()
+        .filter_map(|upstream| Some(&upstream.live.as_ref()?.probe));
+    let paths = probes
+        .chain(lives)
+        .map(|probe| probe.path.split('?').next().unwrap_or_default().to_owned());
     paths.filter(|path| path != "/apps" && path != "/").collect()
 }
 

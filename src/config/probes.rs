@@ -1,14 +1,18 @@
 //! What the file says about probes becomes what is sent: an endpoint's keys over its upstream's, over a preset's, over the defaults.
 
 use std::num::NonZeroU32;
+use std::time::Duration;
 
 use indexmap::IndexMap;
 
 use super::parse::Findings;
-use super::raw::{Expect as RawExpect, Fall as RawFall, Preset, Probe, ProbeTls as RawTls};
+use super::raw::{Expect as RawExpect, Fall as RawFall, Live, Preset, Probe, ProbeTls as RawTls};
 use super::scalars::{Pattern, Time, UrlPath};
 use crate::gate::health::{FailureClass, Fall, ProbePlan};
+use crate::gate::liveness::LivePlan;
 use crate::probe::spec::{Expect, ProbeSpec, ProbeTls};
+use crate::restart::{Hook, Webhook};
+use crate::upstream::settings::LiveSettings;
 
 impl Probe {
     /// This probe where it says something, else `below`.
@@ -116,6 +120,56 @@ fn spec(key: &str, name: &str, probe: Probe, findings: &mut Findings<'_>) -> Pro
         headers: headers(key, probe.headers.unwrap_or_default(), findings),
         expect: expect(key, probe.expect.unwrap_or_default(), findings),
     }
+}
+
+/// The probe that asks whether an endpoint lives.
+pub(super) fn live(key: &str, raw: Live, findings: &mut Findings<'_>) -> Option<LiveSettings> {
+    let plan = LivePlan::default();
+    let usual = Probe {
+        path: Some(UrlPath("/livez".to_owned())),
+        interval: Some(Time(plan.interval)),
+        timeout: Some(Time(Duration::from_secs(5))),
+        fall: Some(RawFall::Count(plan.fall)),
+        initial_delay: Some(Time(plan.initial_delay)),
+        ..Probe::default()
+    };
+    let own = raw.probe.unwrap_or_default();
+    // A preset knows its path, and the rest is as for every other service.
+    let below = match own.preset {
+        Some(named) => Probe { path: None, ..usual }.over(preset(named)),
+        None => usual,
+    };
+    let probe = spec(&format!("{key}.probe"), "live", own.over(below), findings);
+    let key = format!("{key}.restart");
+    let hook = match (raw.restart.command, raw.restart.webhook) {
+        (Some(words), None) if words.first().is_some_and(|program| !program.is_empty()) => Hook::Command(words),
+        (Some(_), None) => {
+            findings.error(&format!("{key}.command"), "is empty; name a program and its arguments");
+            return None;
+        }
+        (None, Some(url)) => match Webhook::parse(&url) {
+            Ok(webhook) => Hook::Webhook(webhook),
+            Err(message) => {
+                findings.error(&format!("{key}.webhook"), message);
+                return None;
+            }
+        },
+        (None, None) | (Some(_), Some(_)) => {
+            findings.error(&key, "names one way to ask: `command` or `webhook`");
+            return None;
+        }
+    };
+    Some(LiveSettings {
+        plan: LivePlan {
+            initial_delay: probe.plan.initial_delay,
+            interval: probe.plan.interval,
+            fall: probe.plan.fall.default,
+            pause: raw.restart.pause.map_or(plan.pause, |time| time.0),
+        },
+        probe,
+        hook,
+        apart: raw.restart.apart.map_or(Duration::from_secs(60), |time| time.0),
+    })
 }
 
 fn fall(raw: Option<RawFall>, usual: NonZeroU32) -> Fall {

@@ -1,12 +1,16 @@
 //! The file as it is written: types without logic, from which the JSON Schema is made. What a key means stands in `parse`.
 
-use std::num::{NonZeroU16, NonZeroU32};
+use std::num::NonZeroU32;
 
 use indexmap::IndexMap;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::scalars::{Cidr, Endpoint, Method, Pattern, Size, Socket, Statuses, Time, UrlPath};
+use super::scalars::{Cidr, Endpoint, Size, Socket, Statuses, Time, UrlPath};
+
+mod probe;
+
+pub(super) use probe::{Expect, Fall, Live, Preset, Probe, ProbeTls};
 
 /// The configuration of difygate.
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -138,6 +142,8 @@ pub(super) struct Upstream {
     pub(super) probe: Option<Probe>,
     /// Several named probes, all of which must pass; instead of `probe`.
     pub(super) probes: Option<IndexMap<String, Probe>>,
+    /// Whether endpoints live, and who is asked to restart those that do not. Default: nobody asks.
+    pub(super) live: Option<Live>,
     /// What becomes of an endpoint whose probe names a component as failed, by component.
     pub(super) components: Option<IndexMap<String, Component>>,
     /// What live traffic may do to an endpoint.
@@ -277,95 +283,6 @@ pub(super) enum AllDown {
     Auto,
     Closed,
     Open,
-}
-
-#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Probe {
-    /// A service whose probe is known; other keys override it. Default: dify-healthz.
-    pub(super) preset: Option<Preset>,
-    /// The path to ask. Default: /healthz.
-    pub(super) path: Option<UrlPath>,
-    /// Default: GET.
-    pub(super) method: Option<Method>,
-    /// The Host header. Default: the endpoint's address.
-    pub(super) host: Option<String>,
-    /// The port to ask. Default: the endpoint's.
-    pub(super) port: Option<NonZeroU16>,
-    /// TLS to that port: true, or its terms. Default: false.
-    pub(super) tls: Option<ProbeTls>,
-    /// Further request headers.
-    pub(super) headers: Option<IndexMap<String, String>>,
-    /// From the start of one probe to the start of the next. Default: 2s.
-    pub(super) interval: Option<Time>,
-    /// One deadline over name resolution, connect, TLS, headers and body. Default: 1s.
-    pub(super) timeout: Option<Time>,
-    /// Passes in a row that take a down endpoint back. Default: 2.
-    pub(super) rise: Option<NonZeroU32>,
-    /// Failures in a row that take an endpoint out: a number, or one for each class. Default: 2.
-    pub(super) fall: Option<Fall>,
-    /// How long after the start the first probe is sent. Default: 0s.
-    pub(super) initial_delay: Option<Time>,
-    /// What a passing answer looks like.
-    pub(super) expect: Option<Expect>,
-}
-
-#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-pub(super) enum Preset {
-    DifyHealthz,
-    DifyApi,
-    DifyWeb,
-    PluginDaemon,
-}
-
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
-#[serde(untagged)]
-pub(super) enum ProbeTls {
-    Flag(bool),
-    Terms(TlsTerms),
-}
-
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub(super) struct TlsTerms {
-    /// The name that is sent and verified. Default: the endpoint's host.
-    pub(super) server_name: Option<String>,
-    /// A PEM file with the authorities to trust. Default: the system's.
-    pub(super) ca: Option<String>,
-}
-
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
-#[serde(untagged)]
-pub(super) enum Fall {
-    Count(NonZeroU32),
-    ByClass(FallByClass),
-}
-
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub(super) struct FallByClass {
-    /// For classes that are not named. Default: 2.
-    pub(super) default: Option<NonZeroU32>,
-    pub(super) status: Option<NonZeroU32>,
-    pub(super) timeout: Option<NonZeroU32>,
-    pub(super) connect: Option<NonZeroU32>,
-    pub(super) tls: Option<NonZeroU32>,
-    pub(super) protocol: Option<NonZeroU32>,
-    pub(super) body: Option<NonZeroU32>,
-}
-
-#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Expect {
-    /// Accepted status codes, such as "200" or "200-299,301". Default: "200".
-    pub(super) status: Option<Statuses>,
-    /// JSON pointers and the values that must stand there.
-    pub(super) json: Option<IndexMap<String, serde_json::Value>>,
-    /// A pattern that the body must match.
-    pub(super) body_regex: Option<Pattern>,
-    /// Patterns that headers must match, by header.
-    pub(super) headers: Option<IndexMap<String, Pattern>>,
 }
 
 #[derive(Debug, Default, Deserialize, JsonSchema)]

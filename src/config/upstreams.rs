@@ -62,6 +62,9 @@ fn upstream(name: &str, raw: raw::Upstream, own: &[SocketAddr], findings: &mut F
         Timeouts::default(),
         findings,
     );
+    let live = raw
+        .live
+        .and_then(|raw| probes::live(&format!("{key}.live"), raw, findings));
     let balance = balance(&format!("{key}.balance"), raw.balance, findings);
     let fallback = fallback(&key, &active, &names, raw.fallback.unwrap_or_default(), findings);
     let pools = raw
@@ -72,6 +75,7 @@ fn upstream(name: &str, raw: raw::Upstream, own: &[SocketAddr], findings: &mut F
         name: UpstreamName::new(name),
         active: PoolName::new(&active),
         balance,
+        live: live.map(Arc::new),
         fallback,
         limits: limits(raw.limits.unwrap_or_default()),
         pools: pools.collect(),

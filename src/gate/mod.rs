@@ -1,7 +1,8 @@
 //! Floor 1: every decision of the gate, and nothing else.
 //!
 //! Who may ask for what (`path`, `guard`, `client`, `hygiene`, `alarm`, `route`), who may serve (`health`, `components`, `passive`, `window`,
-//! `rhythm`, `lapse`, `flapping`, `ramp`, `schedule`, `state`, `overrides`, `knowledge`, `keeper`),
+//! `rhythm`, `lapse`, `flapping`, `ramp`, `schedule`, `state`, `overrides`, `knowledge`, `keeper`), who wants a restart
+//! (`liveness`),
 //! who takes the next request (`selection`, `ring`), and whether it may be sent again (`retry`).
 //!
 //! **Invariant.** Nothing here does I/O, reads a clock, draws a random number or names a framework: time comes in as `now`, chance
@@ -18,6 +19,7 @@ pub mod hygiene;
 pub mod keeper;
 pub mod knowledge;
 pub mod lapse;
+pub mod liveness;
 pub mod names;
 pub mod overrides;
 pub mod passive;

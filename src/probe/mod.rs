@@ -6,7 +6,7 @@
 mod bounded;
 pub mod judge;
 pub mod spec;
-mod tls;
+pub(crate) mod tls;
 
 use std::io;
 use std::net::SocketAddr;

@@ -17,11 +17,11 @@ use crate::probe::spec::ProbeTls;
 
 /// Who is trusted, by the file that names them; `None` is the system's store. Each is read once, when first needed.
 #[derive(Debug, Default)]
-pub(super) struct Authorities(Mutex<BTreeMap<Option<PathBuf>, Arc<ClientConfig>>>);
+pub(crate) struct Authorities(Mutex<BTreeMap<Option<PathBuf>, Arc<ClientConfig>>>);
 
 impl Authorities {
     /// Shakes hands on `stream`.
-    pub(super) async fn secure(
+    pub(crate) async fn secure(
         &self,
         stream: TcpStream,
         address: &Address,

@@ -24,6 +24,7 @@ pub(crate) async fn answer(app: &App, path: &str) -> Result<Response<Body>, Cut>
     app.board.read(|switches| {
         Ok(match (&switches.health, path) {
             (Health::Status(status), _) => plain_status(*status),
+            (_, "/health") if !switches.alive => plain_status(503),
             // On a connection that has carried HTTP already, the broken thing is that it ends.
             (Health::Broken(_), _) => return Err(Cut),
             (Health::Passing | Health::Failing(_) | Health::Unhealthy | Health::Real, "/health") => process(switches),

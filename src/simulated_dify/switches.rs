@@ -61,6 +61,8 @@ pub struct Switches {
     pub version: String,
     /// The answers to probes.
     pub health: Health,
+    /// Whether `/health` says that the process lives; what else it answers is unaffected.
+    pub alive: bool,
     /// The answers to everything else.
     pub traffic: Traffic,
     /// Added before each answer to traffic.
@@ -89,6 +91,7 @@ impl Default for Switches {
         Self {
             version: "1.14.2".to_owned(),
             health: Health::Passing,
+            alive: true,
             traffic: Traffic::Normal,
             latency: Duration::ZERO,
             probe_latency: Duration::ZERO,

@@ -5,10 +5,12 @@ use std::time::Duration;
 
 use crate::gate::components::AllDown;
 use crate::gate::keeper::Terms;
+use crate::gate::liveness::LivePlan;
 use crate::gate::names::{Address, PoolName, UpstreamName};
 use crate::gate::retry::RetryRules;
 use crate::gate::selection::Balance;
 use crate::probe::spec::ProbeSpec;
+use crate::restart::Hook;
 use crate::upstream::queue::Limits;
 
 /// One upstream: its pools, and how requests to it are sent.
@@ -26,6 +28,8 @@ pub struct UpstreamSettings {
     pub all_down: AllDown,
     /// What may be sent again.
     pub retry: RetryRules,
+    /// Whether its endpoints live, and who restarts those that do not.
+    pub live: Option<Arc<LiveSettings>>,
     /// How much its endpoints take on.
     pub limits: Limits,
     /// Pools that serve, the first one first, while the active one has nobody who may.
@@ -34,6 +38,19 @@ pub struct UpstreamSettings {
     pub timeouts: Timeouts,
     /// Its pools, in the order of the file; never empty.
     pub pools: Vec<PoolSettings>,
+}
+
+/// How endpoints are asked whether they live, and who is asked to restart them.
+#[derive(Clone, Debug)]
+pub struct LiveSettings {
+    /// What is asked.
+    pub probe: ProbeSpec,
+    /// When a restart is wanted.
+    pub plan: LivePlan,
+    /// Who restarts.
+    pub hook: Hook,
+    /// No two restarts of an upstream's endpoints are asked for within this time.
+    pub apart: Duration,
 }
 
 /// One pool.

@@ -6,6 +6,7 @@ mod admin;
 mod balance;
 mod cli;
 mod failover;
+mod liveness;
 mod overrides;
 mod own_faults;
 mod probes;

@@ -9,7 +9,7 @@ use crate::support::{QUICK, addresses, edge, gate_before, instances, known, unti
 use crate::wire::{Answer, Wire, ask, chat_request};
 use difygate::server::Gate;
 
-async fn send(gate: &Gate, method: &str, path: &str, body: &str) -> Answer {
+pub(crate) async fn send(gate: &Gate, method: &str, path: &str, body: &str) -> Answer {
     let mut wire = Wire::to(gate.admin()).await;
     let length = body.len();
     wire.send(format!(

@@ -1,0 +1,219 @@
+//! How a restart is asked for: by a command or by a webhook. Never by a shell, always within a deadline.
+
+use std::time::Duration;
+
+use serde_json::json;
+use tokio::io::AsyncReadExt;
+use tokio::net::TcpStream;
+use tokio::process::Command;
+
+use crate::gate::names::{Address, EndpointId};
+use crate::http1::Connection;
+use crate::probe::spec::ProbeTls;
+use crate::probe::tls::Authorities;
+
+/// Who is asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Hook {
+    /// A program and its arguments; `{endpoint}`, `{host}`, `{port}`, `{upstream}` and `{pool}` are put in.
+    Command(Vec<String>),
+    /// A URL that gets a JSON body.
+    Webhook(Webhook),
+}
+
+/// Where a JSON body is posted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Webhook {
+    address: Address,
+    secure: bool,
+    target: String,
+}
+
+/// How long a hook may take.
+const DEADLINE: Duration = Duration::from_secs(30);
+/// So much of what a command complains is told.
+const TOLD: u64 = 500;
+
+impl Webhook {
+    /// Reads a URL.
+    ///
+    /// # Errors
+    /// It is none of the form `http://host:port/path` or `https://...`.
+    pub fn parse(url: &str) -> Result<Self, String> {
+        let wrong = || format!("`{url}` is no URL of the form https://host/path");
+        let uri: http::Uri = url.parse().map_err(|_| wrong())?;
+        let (secure, usual) = match uri.scheme_str() {
+            Some("http") => (false, 80),
+            Some("https") => (true, 443),
+            _ => return Err(wrong()),
+        };
+        let authority = uri.authority().filter(|authority| !authority.as_str().contains('@'));
+        let authority = authority.ok_or_else(wrong)?;
+        let at = format!("{}:{}", authority.host(), authority.port_u16().unwrap_or(usual));
+        Ok(Self {
+            address: Address::parse(&at).map_err(|_| wrong())?,
+            secure,
+            target: uri.path_and_query().map_or("/", |target| target.as_str()).to_owned(),
+        })
+    }
+
+    /// Posts `body`; the answer must be 2xx.
+    async fn post(&self, authorities: &Authorities, body: &str) -> Result<(), String> {
+        let said = |e: &dyn std::fmt::Display| e.to_string();
+        let stream = TcpStream::connect((self.address.host(), self.address.port()))
+            .await
+            .map_err(|e| said(&e))?;
+        let request = format!(
+            "POST {} HTTP/1.1\r\nHost: {}\r\nUser-Agent: difygate/{}\r\nContent-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
+            self.target,
+            self.address,
+            env!("CARGO_PKG_VERSION"),
+            body.len()
+        );
+        let head = if self.secure {
+            let stream = authorities.secure(stream, &self.address, &ProbeTls::default()).await;
+            let mut connection = Connection::over(stream.map_err(|e| format!("{e:?}"))?);
+            connection.send(request.as_bytes()).await.map_err(|e| said(&e))?;
+            connection.head(false).await
+        } else {
+            let mut connection = Connection::over(stream);
+            connection.send(request.as_bytes()).await.map_err(|e| said(&e))?;
+            connection.head(false).await
+        };
+        let status = head.map_err(|e| said(&e))?.status;
+        if status.is_success() {
+            Ok(())
+        } else {
+            Err(format!("it answered {status}"))
+        }
+    }
+}
+
+impl Hook {
+    /// Asks for the restart of an endpoint, for this reason.
+    ///
+    /// # Errors
+    /// The hook could not be run, failed, or took too long; the message says which.
+    pub(crate) async fn ask(&self, authorities: &Authorities, id: &EndpointId, reason: &str) -> Result<(), String> {
+        let asking = async {
+            match self {
+                Self::Command(words) => command(words, id, reason).await,
+                Self::Webhook(webhook) => {
+                    let body = json!({
+                        "event": "restart_wanted",
+                        "upstream": id.upstream.as_str(),
+                        "pool": id.pool.as_str(),
+                        "endpoint": id.address.as_str(),
+                        "reason": reason,
+                    });
+                    webhook.post(authorities, &body.to_string()).await
+                }
+            }
+        };
+        let asked = tokio::time::timeout(DEADLINE, asking).await;
+        asked.unwrap_or_else(|_| Err(format!("it took longer than {DEADLINE:?}")))
+    }
+}
+
+async fn command(words: &[String], id: &EndpointId, reason: &str) -> Result<(), String> {
+    let port = id.address.port().to_string();
+    let fill = |word: &String| {
+        let pairs = [
+            ("{endpoint}", id.address.as_str()),
+            ("{host}", id.address.host()),
+            ("{port}", &port),
+            ("{upstream}", id.upstream.as_str()),
+            ("{pool}", id.pool.as_str()),
+        ];
+        pairs
+            .iter()
+            .fold(word.clone(), |word, (name, value)| word.replace(name, value))
+    };
+    let filled: Vec<String> = words.iter().map(fill).collect();
+    let Some((program, arguments)) = filled.split_first() else {
+        return Err("the command is empty".to_owned());
+    };
+    let started = Command::new(program)
+        .args(arguments)
+        .env("DIFYGATE_REASON", reason)
+        .stdin(std::process::Stdio::null())
+        .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::piped())
+        .kill_on_drop(true)
+        .spawn();
+    let mut child = started.map_err(|e| format!("`{program}` cannot be run: {e}"))?;
+    let mut complaint = Vec::new();
+    if let Some(stderr) = child.stderr.take() {
+        // What it complains is for people; its exit code decides.
+        let _ = stderr.take(TOLD).read_to_end(&mut complaint).await;
+    }
+    let status = child.wait().await.map_err(|e| e.to_string())?;
+    if status.success() {
+        return Ok(());
+    }
+    let complaint = String::from_utf8_lossy(&complaint);
+    Err(format!("`{program}` ended with {status}: {}", complaint.trim()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gate::names::{PoolName, UpstreamName};
+
+    fn id() -> EndpointId {
+        EndpointId {
+            upstream: UpstreamName::new("dify"),
+            pool: PoolName::new("blue"),
+            address: Address::parse("10.0.0.1:5001").unwrap(),
+        }
+    }
+
+    async fn run(words: &[&str]) -> Result<(), String> {
+        let hook = Hook::Command(words.iter().map(|word| (*word).to_owned()).collect());
+        hook.ask(&Authorities::default(), &id(), "three failures").await
+    }
+
+    #[test]
+    fn a_url_is_read_or_refused() {
+        for url in [
+            "http://127.0.0.1:9000/restart?who=1",
+            "https://hooks.example.com/x",
+            "http://ops",
+        ] {
+            assert!(Webhook::parse(url).is_ok(), "{url}");
+        }
+        for url in [
+            "",
+            "ftp://x/",
+            "hooks.example.com/x",
+            "https://user:secret@x/",
+            "http://",
+        ] {
+            assert!(Webhook::parse(url).is_err(), "{url}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_command_is_run_without_a_shell() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("{pool}-{port}").display().to_string();
+        assert_eq!(run(&["touch", &path]).await, Ok(()));
+        assert!(folder.path().join("blue-5001").exists());
+        let odd = run(&[
+            "sh",
+            "-c",
+            "echo \"$DIFYGATE_REASON; $0\" >&2; exit 3",
+            "{endpoint}; true",
+        ])
+        .await;
+        assert_eq!(
+            odd,
+            Err("`sh` ended with exit status: 3: three failures; 10.0.0.1:5001; true".to_owned())
+        );
+        let missing = run(&["/nowhere/restart"]).await.unwrap_err();
+        assert!(
+            missing.contains("/nowhere/restart") && missing.contains("cannot be run"),
+            "{missing}"
+        );
+    }
+}
