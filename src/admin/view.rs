@@ -215,6 +215,7 @@ impl ProbeView {
             class: report.outcome.class().map(|class| class.to_string()),
             detail: match &report.outcome {
                 Outcome::Pass => None,
+                Outcome::Sheds { seconds } => Some(format!("status 429: it asks to be spared for {seconds} s")),
                 Outcome::Fail { detail, .. }
                 | Outcome::Misconfigured { detail }
                 | Outcome::Leaving { detail }

@@ -95,6 +95,7 @@ fn tell(report: &ProbeReport) -> String {
         Outcome::Pass => "pass".to_owned(),
         Outcome::Fail { class, detail } => format!("fail ({class}): {detail}"),
         Outcome::Misconfigured { detail } => format!("fail (status), and the probe looks misconfigured: {detail}"),
+        Outcome::Sheds { seconds } => format!("fail (status 429): the instance asks to be spared for {seconds} s"),
         Outcome::Leaving { detail } => format!("fail, and the instance is about to stop: {detail}"),
         Outcome::Unknown { detail } => format!("unknown: {detail}"),
     };

@@ -235,6 +235,8 @@ pub(super) struct Outlier {
     pub(super) at_most: Option<u32>,
     /// Statuses that count as failures. Default: "502-504".
     pub(super) statuses: Option<Statuses>,
+    /// An event stream that is silent for so long counts as a failure. Default: 35s, for Dify pings every 10; 0s for never.
+    pub(super) stream_silence: Option<Time>,
 }
 
 #[derive(Clone, Copy, Debug, Default, Deserialize, JsonSchema)]

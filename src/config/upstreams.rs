@@ -278,6 +278,7 @@ fn outlier(key: &str, raw: raw::Outlier, findings: &mut Findings<'_>) -> Outlier
         longest_hold,
         at_most: raw.at_most.unwrap_or(defaults.at_most),
         statuses: raw.statuses.map_or(defaults.statuses, |statuses| statuses.0),
+        stream_silence: raw.stream_silence.map_or(defaults.stream_silence, |time| time.0),
     }
 }
 

@@ -79,6 +79,11 @@ pub enum Outcome {
         /// How it said so.
         detail: String,
     },
+    /// The endpoint asks to be spared for a while (429, RFC 6585 section 4): it is well, and has too much to do.
+    Sheds {
+        /// For so many seconds.
+        seconds: u32,
+    },
     /// No evidence: the probe failed for a reason of the gate's own (descriptors, ports, DNS), so it moves nothing.
     Unknown {
         /// What kept the gate from asking.
@@ -101,7 +106,7 @@ impl Outcome {
     pub fn class(&self) -> Option<FailureClass> {
         match self {
             Self::Fail { class, .. } => Some(*class),
-            Self::Misconfigured { .. } | Self::Leaving { .. } => Some(FailureClass::Status),
+            Self::Misconfigured { .. } | Self::Leaving { .. } | Self::Sheds { .. } => Some(FailureClass::Status),
             Self::Pass | Self::Unknown { .. } => None,
         }
     }
@@ -110,7 +115,7 @@ impl Outcome {
     pub fn as_str(&self) -> &'static str {
         match self {
             Self::Pass => "pass",
-            Self::Fail { .. } | Self::Misconfigured { .. } | Self::Leaving { .. } => "fail",
+            Self::Fail { .. } | Self::Misconfigured { .. } | Self::Leaving { .. } | Self::Sheds { .. } => "fail",
             Self::Unknown { .. } => "unknown",
         }
     }
@@ -202,6 +207,7 @@ impl Health {
         match (outcome, outcome.class()) {
             (Outcome::Pass, _) => self.passed(plan.rise.get()),
             (Outcome::Leaving { .. }, _) => Self::Down { passes: 0 },
+            (Outcome::Sheds { .. }, _) => self,
             (_, Some(class)) => self.failed(plan.fall.of(class).get()),
             (_, None) => self,
         }

@@ -53,6 +53,8 @@ enum Timer {
     Override(Slot),
     /// It is an endpoint's turn to come back.
     Turn(Slot),
+    /// The time for which an endpoint asked to be spared is over.
+    Shed(Slot),
 }
 
 /// The clocks of one probe of one endpoint.
@@ -149,6 +151,7 @@ impl Keeper {
             passive: Passive::default(),
             busy: false,
             ramp: None,
+            sheds: None,
             overridden: None,
             newcomer: false,
             window: Window::new(now),
@@ -205,6 +208,7 @@ impl Keeper {
                 Timer::Ramp(slot) => self.grow(slot, now),
                 Timer::Override(slot) => self.override_ends(slot, now),
                 Timer::Turn(slot) => self.settle(slot, Cause::Passed, now),
+                Timer::Shed(slot) => self.shed_ends(slot, now),
             }
         }
     }
@@ -228,6 +232,10 @@ impl Keeper {
         let busy = delivering && report.outcome.class() == Some(FailureClass::Timeout);
         let blameless = busy || (misconfigured && self.whole_pool_is_misconfigured(ticket));
         self.note(ticket, &report, now);
+        if let Outcome::Sheds { seconds } = report.outcome {
+            self.shed(ticket.slot, seconds, now);
+            return self.schedule_next(ticket, now);
+        }
         self.correlate(ticket.slot, now);
         let (worth, outcome) = self.worth(ticket.slot, &report);
         if !blameless && worth != Worth::Frozen {
@@ -323,7 +331,7 @@ impl Keeper {
         };
         let cause = Cause::of(&terms.name, outcome);
         match (known.passive.standing(), known.passive.failure()) {
-            (Standing::Suspect { question }, Some(failure)) if outcome.is_pass() => {
+            (Standing::Suspect { question, .. }, Some(failure)) if outcome.is_pass() => {
                 if ticket.probe == 0 && ticket.sequence >= question {
                     self.eject(ticket.slot, Cause::Contradiction(failure), now);
                 }

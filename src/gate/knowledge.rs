@@ -185,6 +185,8 @@ pub struct Known {
     pub degraded: bool,
     /// Whether it had no time for its last probe while its streams went on.
     pub busy: bool,
+    /// Until when it asked to be spared.
+    pub sheds: Option<Instant>,
     /// Its return, while that is under way.
     pub ramp: Option<Ramp>,
     /// The operator's word on it.
@@ -214,7 +216,7 @@ impl Known {
         match (worst.unwrap_or(State::Unknown), self.passive.standing()) {
             (State::Up, Standing::Suspect { .. }) => State::Suspect,
             (State::Up, Standing::Ejected { .. } | Standing::OnTrial { .. }) => State::Ejected,
-            (State::Up, Standing::Clear) if self.busy => State::Busy,
+            (State::Up, Standing::Clear) if self.busy || self.sheds.is_some() => State::Busy,
             (State::Up, Standing::Clear) if self.degraded => State::Degraded,
             (State::Up, Standing::Clear) if self.ramp.is_some() => State::Ramping,
             (state, _) => state,

@@ -22,11 +22,13 @@ pub struct Outlier {
     pub at_most: u32,
     /// Statuses that count as failures.
     pub statuses: Vec<RangeInclusive<u16>>,
+    /// An event stream that is silent for so long counts as a failure; zero for never.
+    pub stream_silence: Duration,
 }
 
 impl Default for Outlier {
     /// The first hold is as long as nginx holds a server that failed (`fail_timeout`), so that a grey failure wastes no more requests here.
-    /// Of three to five endpoints one may be held back, of six two.
+    /// Of three to five endpoints one may be held back, of six two. Dify pings a stream every ten seconds, so 35 are three pings missed.
     fn default() -> Self {
         Self {
             eject: true,
@@ -34,6 +36,7 @@ impl Default for Outlier {
             longest_hold: Duration::from_secs(60),
             at_most: 34,
             statuses: vec![502..=504],
+            stream_silence: Duration::from_secs(35),
         }
     }
 }
@@ -57,7 +60,8 @@ const JITTER_PERCENT: u32 = 20;
 const FORGIVES: Duration = Duration::from_secs(60);
 /// A failure in traffic and one of a probe within this time agree.
 const AGREE_WITHIN: Duration = Duration::from_secs(2);
-/// An endpoint whose probes pass returns after this time even if no request came that could try it.
+/// An endpoint whose probes pass returns after this time even if no request came that could try it, and one that is suspect is held back after
+/// this time even if no probe decided.
 pub const PATIENCE: Duration = Duration::from_secs(10);
 
 /// How a request failed through no fault of the client's. A 500 is not one: it is often the application's own, and the same everywhere.
@@ -71,8 +75,10 @@ pub enum TrafficFailure {
     Timeout,
     /// A status that counts as a failure.
     Status(u16),
-    /// The answer broke off, or fell silent for too long.
+    /// The answer broke off.
     Cut,
+    /// A stream fell silent.
+    Silent,
 }
 
 impl fmt::Display for TrafficFailure {
@@ -83,6 +89,7 @@ impl fmt::Display for TrafficFailure {
             Self::Timeout => f.write_str("no first byte in time"),
             Self::Status(status) => write!(f, "answered {status}"),
             Self::Cut => f.write_str("the answer broke off"),
+            Self::Silent => f.write_str("a stream fell silent"),
         }
     }
 }
@@ -106,6 +113,8 @@ pub enum Standing {
     Suspect {
         /// The number.
         question: u64,
+        /// Since then.
+        since: Instant,
     },
     /// Held back.
     Ejected {
@@ -165,7 +174,7 @@ impl Passive {
                 .saturating_sub(u32::try_from(forgiven).unwrap_or(u32::MAX));
         }
         self.failure = Some(failure);
-        self.standing = Standing::Suspect { question };
+        self.standing = Standing::Suspect { question, since: now };
     }
 
     /// It is held back from `now` on; returns until when. `random` spreads the ends.

@@ -144,6 +144,15 @@ pub enum Cause {
     NobodyCame,
     /// Its probe found no time while its streams went on.
     Streaming,
+    /// It asked to be spared.
+    Sheds {
+        /// For so many seconds.
+        seconds: u32,
+    },
+    /// The time for which it asked to be spared is over.
+    ShedOver,
+    /// A request failed, and no probe decided what that is worth.
+    Undecided(TrafficFailure),
     /// Components fail that it can do without.
     Degraded(Vec<String>),
     /// It has its whole share again.
@@ -176,6 +185,7 @@ impl Cause {
             },
             Outcome::Misconfigured { detail } => Self::Misconfigured { detail: detail.clone() },
             Outcome::Leaving { detail } => Self::Leaving { detail: detail.clone() },
+            Outcome::Sheds { seconds } => Self::Sheds { seconds: *seconds },
             Outcome::Unknown { detail } => Self::NoEvidence { detail: detail.clone() },
         }
     }
@@ -188,6 +198,9 @@ impl Cause {
             Self::Failed { class, .. } => class.as_str(),
             Self::Misconfigured { .. } => "misconfigured",
             Self::Leaving { .. } => "leaving",
+            Self::Sheds { .. } => "sheds_load",
+            Self::ShedOver => "shed_over",
+            Self::Undecided(_) => "traffic_undecided",
             Self::Traffic(_) => "traffic_failed",
             Self::Contradiction(_) => "traffic_contradicts_probe",
             Self::TrialFailed(_) => "trial_failed",
@@ -215,6 +228,9 @@ impl fmt::Display for Cause {
             Self::Failed { probe, class, detail } => write!(f, "probe `{probe}` failed ({class}): {detail}"),
             Self::Misconfigured { detail } => write!(f, "probe misconfigured: {detail}"),
             Self::Leaving { detail } => write!(f, "about to stop: {detail}"),
+            Self::Sheds { seconds } => write!(f, "asks to be spared for {seconds} s (429)"),
+            Self::ShedOver => f.write_str("the time for which it asked to be spared is over"),
+            Self::Undecided(failure) => write!(f, "traffic failed, and no probe decided: {failure}"),
             Self::Traffic(failure) => write!(f, "a request failed: {failure}"),
             Self::Contradiction(failure) => write!(f, "traffic failed while the probe passes: {failure}"),
             Self::TrialFailed(failure) => write!(f, "the request that tried it failed: {failure}"),

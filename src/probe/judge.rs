@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use http::HeaderName;
+use http::header::RETRY_AFTER;
 use serde_json::Value;
 
 use crate::gate::health::{FailureClass, Outcome};
@@ -55,7 +56,7 @@ fn outcome(
         return Outcome::Leaving { detail };
     }
     if !spec.expect.status.iter().any(|range| range.contains(&status)) {
-        return wrong_status(spec, status, components);
+        return wrong_status(spec, head, components);
     }
     let Some(body) = body else {
         return fail(format!("the body is larger than {} KiB", MAX_BODY / 1024));
@@ -95,7 +96,21 @@ fn fail(detail: String) -> Outcome {
     }
 }
 
-fn wrong_status(spec: &ProbeSpec, status: u16, components: &BTreeMap<String, bool>) -> Outcome {
+/// An endpoint is spared for so long that asks for it without saying how long, and at the most.
+const SPARED: u32 = 5;
+const LONGEST_SPARED: u32 = 30;
+
+/// For how long the endpoint wants to be spared (RFC 9110 section 10.2.3); a date is as good as no word.
+fn retry_after(head: &Head) -> u32 {
+    let value = head
+        .all(RETRY_AFTER)
+        .next()
+        .and_then(|value| value.to_str().ok()?.trim().parse().ok());
+    value.unwrap_or(SPARED).clamp(1, LONGEST_SPARED)
+}
+
+fn wrong_status(spec: &ProbeSpec, head: &Head, components: &BTreeMap<String, bool>) -> Outcome {
+    let status = head.status.as_u16();
     let asked = format!("{} {}", spec.method, spec.path);
     match status {
         404 => Outcome::Misconfigured {
@@ -113,6 +128,9 @@ fn wrong_status(spec: &ProbeSpec, status: u16, components: &BTreeMap<String, boo
             detail: format!(
                 "{asked} answers {status}; set `probe.headers` or `probe.method` to what this service wants"
             ),
+        },
+        429 => Outcome::Sheds {
+            seconds: retry_after(head),
         },
         _ => Outcome::Fail {
             class: FailureClass::Status,
@@ -196,6 +214,7 @@ mod tests {
         match outcome {
             Outcome::Misconfigured { .. } => "misconfigured",
             Outcome::Leaving { .. } => "leaving",
+            Outcome::Sheds { .. } => "sheds",
             Outcome::Fail { class, .. } => class.as_str(),
             Outcome::Pass | Outcome::Unknown { .. } => outcome.as_str(),
         }
@@ -215,7 +234,7 @@ mod tests {
             (503, r#"{"status":"unhealthy","draining":true}"#, "leaving"),
             (200, r#"{"status":"healthy","draining":false}"#, "pass"),
             (500, "", "status"),
-            (429, "", "status"),
+            (429, "", "sheds"),
             (404, "<html>", "misconfigured"),
             (302, "", "misconfigured"),
             (401, "", "misconfigured"),
@@ -261,6 +280,25 @@ mod tests {
         }
         spec.expect.headers[0].1 = regex::Regex::new("^2\\.").unwrap();
         assert_eq!(word(&judged(&spec, 200, r#"{"pid":1,"status":"ok"}"#).outcome), "body");
+    }
+
+    #[test]
+    fn an_endpoint_says_for_how_long_it_wants_to_be_spared() {
+        for (value, seconds) in [
+            (None, 5),
+            (Some("12"), 12),
+            (Some("0"), 1),
+            (Some("3600"), 30),
+            (Some("Fri, 31 Dec"), 5),
+        ] {
+            let headers = value.map(|value| (RETRY_AFTER, value.parse().unwrap()));
+            let head = Head {
+                status: http::StatusCode::TOO_MANY_REQUESTS,
+                headers: headers.into_iter().collect(),
+            };
+            let judgement = judge(&ProbeSpec::default(), &head, Some(b""));
+            assert_eq!(judgement.outcome, Outcome::Sheds { seconds }, "{value:?}");
+        }
     }
 
     #[test]

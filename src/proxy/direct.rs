@@ -10,10 +10,12 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::header::{EXPECT, HOST};
 use http::{Method, StatusCode, Version};
 use pingora::proxy::Session;
 use pingora::{Error, ErrorType};
+use tokio::time::error::Elapsed;
 use tokio::time::timeout;
 
 use crate::gate::passive::TrafficFailure;
@@ -225,7 +227,8 @@ impl Gateway {
         let switches = head.status == StatusCode::SWITCHING_PROTOCOLS;
         let chunks = has_body && !switches && session.req_header().version == Version::HTTP_11;
         let response = headers::relayed(head, chunks, &exchange.request_id)?;
-        self.begun(exchange, switches || headers::is_event_stream(&response));
+        let streams = headers::is_event_stream(&response);
+        self.begun(exchange, switches || streams);
         if switches {
             session.write_response_header(Box::new(response), false).await?;
             return tunnel::carry(session, exchange, connection, timeouts.idle).await;
@@ -235,7 +238,7 @@ impl Gateway {
         while !over {
             let part = tokio::select! {
                 biased;
-                part = timeout(timeouts.idle, connection.part()) => part,
+                part = self.part(exchange, &mut connection, streams, timeouts.idle) => part,
                 gone = gone(session) => return Err(gone),
             };
             exchange.overdue = part.is_err();
@@ -258,6 +261,30 @@ impl Gateway {
         }
         endpoint.idle.keep(connection, timeouts.pool_idle);
         Ok(())
+    }
+}
+
+impl Gateway {
+    /// The next part of an answer. A stream that is silent for long may yet go on, and meanwhile it counts against its endpoint.
+    async fn part(
+        &self,
+        exchange: &mut Exchange,
+        connection: &mut Connection,
+        streams: bool,
+        idle: Duration,
+    ) -> Result<Result<Option<Bytes>, WireError>, Elapsed> {
+        let course = exchange.course.as_ref().filter(|_| streams);
+        let silence = course.map_or(Duration::ZERO, |course| {
+            course.upstream.owner().settings.terms.outlier.stream_silence
+        });
+        if silence.is_zero() || silence >= idle {
+            return timeout(idle, connection.part()).await;
+        }
+        if let Ok(part) = timeout(silence, connection.part()).await {
+            return Ok(part);
+        }
+        self.blame(exchange, Some(TrafficFailure::Silent));
+        timeout(idle - silence, connection.part()).await
     }
 }
 

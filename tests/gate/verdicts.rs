@@ -192,3 +192,39 @@ async fn a_trial_that_is_answered_brings_a_grey_endpoint_back() {
     let cause = known(&gate, grey.address()).await.cause.to_string();
     assert_eq!(cause, "the request that tried it was answered");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_that_falls_silent_accuses_and_is_not_cut() {
+    let difys = instances::<2>().await;
+    let gate = gate_before(
+        &addresses(&difys),
+        &format!("{RARE}, outlier: {{stream_silence: 200ms}}"),
+    )
+    .await;
+    let mut wire = Wire::to(edge(&gate)).await;
+    wire.send(chat_request("streaming", 3, 2_000)).await;
+    assert_eq!(wire.head().await.status, 200);
+    let slow = difys.iter().find(|dify| dify.tally().streams() == 1).unwrap();
+    until_state(&gate, slow.address(), State::Ejected).await;
+    let cause = known(&gate, slow.address()).await.cause.to_string();
+    assert!(cause.contains("a stream fell silent"), "{cause}");
+    let mut events = 0;
+    while wire.event().await.is_some() {
+        events += 1;
+    }
+    assert!(events >= 3, "it goes on to its end: {events}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_instance_whose_probe_is_429_is_spared() {
+    let difys = instances::<2>().await;
+    let gate = gate_before(&addresses(&difys), QUICK).await;
+    difys[0].set(|switches| switches.health = Health::Status(429));
+    until_state(&gate, difys[0].address(), State::Busy).await;
+    let before = traffic(&difys[0]);
+    serve(&gate, 10).await;
+    assert_eq!(traffic(&difys[0]), before);
+    difys[1].set(|switches| switches.health = Health::Status(500));
+    until_state(&gate, difys[1].address(), State::Down).await;
+    serve(&gate, 5).await;
+}

@@ -81,6 +81,9 @@ impl Keeper {
         let at = if track.misconfigured {
             // By then every neighbour has been asked once more, whatever its jitter.
             started + terms.interval * 5 / 4
+        } else if self.known.get(slot.0).is_some_and(|known| known.sheds.is_some()) {
+            // It has too much to do, and would not like to be asked in haste.
+            started + schedule::next(&terms, Health::Up { fails: 0 }, random)
         } else if is_down {
             now + wait
         } else if health.is_unsure() {

@@ -1,9 +1,9 @@
-//! How endpoints come back: not while they flap, and not all at once.
+//! How endpoints come back: not while they flap or ask to be spared, and not all at once.
 
 use std::cmp::Reverse;
 use std::time::{Duration, Instant};
 
-use super::{Effect, Health, Keeper, Slot, Timer};
+use super::{Cause, Effect, Health, Keeper, Slot, Timer};
 use crate::gate::health::ProbePlan;
 use crate::gate::state::State;
 
@@ -12,6 +12,32 @@ use crate::gate::state::State;
 pub(super) const APART: Duration = Duration::from_secs(1);
 
 impl Keeper {
+    /// An endpoint asks to be spared for a while.
+    pub(super) fn shed(&mut self, slot: Slot, seconds: u32, now: Instant) {
+        let until = now + Duration::from_secs(seconds.into());
+        if let Some(known) = self.known.get_mut(slot.0) {
+            if known.sheds.is_none() {
+                self.timers.push(Reverse((until, Timer::Shed(slot))));
+            }
+            known.sheds = known.sheds.max(Some(until));
+            self.settle(slot, Cause::Sheds { seconds }, now);
+        }
+    }
+
+    /// The time is over, unless it asked for more meanwhile.
+    pub(super) fn shed_ends(&mut self, slot: Slot, now: Instant) {
+        let Some(known) = self.known.get_mut(slot.0) else {
+            return;
+        };
+        match known.sheds {
+            Some(until) if until > now => self.timers.push(Reverse((until, Timer::Shed(slot)))),
+            _ => {
+                known.sheds = None;
+                self.settle(slot, Cause::ShedOver, now);
+            }
+        }
+    }
+
     /// What a pass is worth to an endpoint that is down: `None` for nothing, since it flaps and others can serve; else the plan to hold it
     /// against.
     pub(super) fn damped(&self, slot: Slot, plan: &ProbePlan, health: Health, now: Instant) -> Option<ProbePlan> {

@@ -35,6 +35,8 @@ enum Answer {
     Silent,
     NotFound,
     Unresolvable,
+    /// 429, for so many seconds.
+    Sheds(u32),
     /// 503, and the body names this component.
     Lacks(&'static str),
 }
@@ -91,6 +93,7 @@ impl World {
             Answer::Silent => (1_000, fail(FailureClass::Timeout)),
             Answer::Lacks(_) => (2, fail(FailureClass::Status)),
             Answer::NotFound => (2, Outcome::Misconfigured { detail: "404".into() }),
+            Answer::Sheds(seconds) => (2, Outcome::Sheds { seconds }),
             Answer::Unresolvable => (
                 2,
                 Outcome::Unknown {

@@ -45,6 +45,7 @@ impl Keeper {
         };
         if stands_out && may_eject {
             known.passive.accuse(failure, question, now);
+            self.timers.push(Reverse((now + PATIENCE, Timer::Hold(slot))));
             self.settle(slot, Cause::Traffic(failure), now);
         } else if first {
             let why = if may_eject {
@@ -113,17 +114,20 @@ impl Keeper {
         let Some(known) = self.known.get_mut(slot.0) else {
             return;
         };
-        match known.passive.standing() {
-            Standing::Ejected { until } if until <= now => {
+        match (known.passive.standing(), known.passive.failure()) {
+            (Standing::Suspect { since, .. }, Some(failure)) if since + PATIENCE <= now => {
+                self.eject(slot, Cause::Undecided(failure), now);
+            }
+            (Standing::Ejected { until }, _) if until <= now => {
                 known.passive.try_again(now);
                 self.timers.push(Reverse((now + PATIENCE, Timer::Hold(slot))));
                 self.effects.push_back(Effect::Publish);
             }
-            Standing::OnTrial { since } if since + PATIENCE <= now => {
+            (Standing::OnTrial { since }, _) if since + PATIENCE <= now => {
                 known.passive.clear(now);
                 self.settle(slot, Cause::NobodyCame, now);
             }
-            Standing::Clear | Standing::Suspect { .. } | Standing::Ejected { .. } | Standing::OnTrial { .. } => {}
+            (Standing::Clear | Standing::Suspect { .. } | Standing::Ejected { .. } | Standing::OnTrial { .. }, _) => {}
         }
     }
 

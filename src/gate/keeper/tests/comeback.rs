@@ -105,3 +105,23 @@ fn what_is_down_is_asked_again_soon_at_first_and_then_at_the_interval() {
         asked.len()
     );
 }
+
+#[test]
+fn who_asks_to_be_spared_is_busy_for_so_long() {
+    let mut world = World::of(2, 1);
+    world.run(5_000);
+    world.answers[1] = Answer::Sheds(10);
+    world.until(1, State::Busy);
+    assert_eq!(
+        world.keeper.known()[1].cause.to_string(),
+        "asks to be spared for 10 s (429)"
+    );
+    world.answers[1] = Answer::Healthy;
+    let took = world.until(1, State::Up);
+    assert!(
+        (9_990..=10_000).contains(&took),
+        "its probes pass all the while: {took}"
+    );
+    world.answers[1] = Answer::Refuses;
+    world.until(1, State::Down);
+}

@@ -26,7 +26,7 @@ enum Step {
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         3 => (1u64..20_000).prop_map(Step::Pass),
-        2 => (0usize..6, 0u8..6).prop_map(|(endpoint, answer)| Step::Answers(endpoint, answer)),
+        2 => (0usize..6, 0u8..8).prop_map(|(endpoint, answer)| Step::Answers(endpoint, answer)),
         1 => any::<bool>().prop_map(Step::Delivers),
         3 => (0usize..6, 0u8..4, 1u32..5).prop_map(|(endpoint, failure, streak)| Step::Fails(endpoint, failure, streak)),
         1 => (0usize..6, 1u32..200).prop_map(|(endpoint, answered)| Step::Serves(endpoint, answered)),
@@ -58,6 +58,7 @@ fn take(world: &mut World, step: &Step) {
                 2 => Answer::Unresolvable,
                 3 => Answer::Lacks("database"),
                 4 => Answer::Lacks("cache"),
+                5 => Answer::Sheds(7),
                 _ => Answer::Healthy,
             };
         }

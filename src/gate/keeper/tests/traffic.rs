@@ -233,3 +233,18 @@ fn who_fails_like_all_the_others_is_spared_and_who_stands_out_is_not() {
     fails(&mut world, 2, 3);
     assert_eq!(world.states(), [State::Up, State::Up, State::Ejected], "three in a row");
 }
+
+#[test]
+fn a_suspect_whom_no_probe_can_decide_about_is_held_back_and_then_tried() {
+    let mut world = fit(3);
+    world.answers = vec![Answer::NotFound; 3];
+    world.run(5_000);
+    assert_eq!(world.states(), [State::Up; 3], "the probe is at fault");
+    world.fails(1, REFUSED);
+    assert_eq!(world.states()[1], State::Suspect);
+    world.run(10_100);
+    assert_eq!(world.states()[1], State::Ejected);
+    world.held(1);
+    world.tried(1, Trial::Passed);
+    assert!(world.states()[1].is_routable());
+}
