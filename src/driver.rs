@@ -23,6 +23,7 @@ use crate::probe::spec::ProbeSpec;
 use crate::upstream::snapshot::{Published, Snapshot};
 use crate::upstream::{Endpoint, Upstream};
 
+mod slow;
 mod telling;
 mod world;
 
@@ -55,6 +56,8 @@ pub struct Driver {
     published: Published,
     /// Whether a share has grown since it was published.
     stale: bool,
+    /// Beats until times are compared.
+    beats: u32,
     progress: watch::Sender<Progress>,
     mailbox: Mailbox,
     inbox: mpsc::UnboundedReceiver<Message>,
@@ -105,6 +108,7 @@ impl Driver {
         let mut driver = Self {
             serving,
             stale: false,
+            beats: slow::BEATS,
             keeper,
             prober: Arc::new(Prober::new(clock)),
             clock,
@@ -161,6 +165,11 @@ impl Driver {
                 _ = ticks.tick() => {
                     self.awake();
                     self.feel();
+                    self.beats -= 1;
+                    if self.beats == 0 {
+                        self.beats = slow::BEATS;
+                        self.compare_times();
+                    }
                 }
             }
         }
@@ -252,6 +261,10 @@ impl Driver {
                 Effect::Grow => self.stale = true,
                 Effect::Shared { at, component, failing } => self.share(&at, &component, failing),
                 Effect::Spare(id, failure, why) => self.spare(&id, failure, why),
+                Effect::Slow(id, Some((ms, median))) => {
+                    warn!(endpoint = %id, ms, median, "endpoint answers much later than the others")
+                }
+                Effect::Slow(id, None) => info!(endpoint = %id, "endpoint answers as the others do"),
                 Effect::Flaps(id) => {
                     warn!(endpoint = %id, "endpoint comes and goes too often, and is held down for a while")
                 }

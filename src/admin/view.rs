@@ -267,6 +267,12 @@ fn others(known: &Known, clock: &Clock) -> Vec<String> {
             word.state, word.address
         )
     });
+    let slow = known.slowness.is_slow().then(|| {
+        format!(
+            "latency: it answers much later than the others and has {} % of its share",
+            known.share(clock.now())
+        )
+    });
     let flaps = known.flapping.until().map(|until| {
         format!(
             "flapping: held down until {}, and then {} passes in a row take it back",
@@ -282,7 +288,7 @@ fn others(known: &Known, clock: &Clock) -> Vec<String> {
     });
     let (answered, failed) = known.window.sums(clock.now());
     let window = (answered > 0).then(|| format!("traffic: {failed} of {answered} requests failed within 10 s"));
-    [operator, window, traffic, busy, flaps, turn, ramp]
+    [operator, window, traffic, busy, slow, flaps, turn, ramp]
         .into_iter()
         .flatten()
         .chain(shared)

@@ -237,6 +237,18 @@ pub(super) struct Outlier {
     pub(super) statuses: Option<Statuses>,
     /// An event stream that is silent for so long counts as a failure. Default: 35s, for Dify pings every 10; 0s for never.
     pub(super) stream_silence: Option<Time>,
+    /// Whether who answers much later than the others loses weight and is then held back. Default: no.
+    pub(super) latency: Option<Latency>,
+}
+
+#[derive(Clone, Copy, Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Latency {
+    /// Slow is who takes so many times as long to the first byte as the others' median. Default: 4.
+    #[schemars(range(min = 2, max = 100))]
+    pub(super) factor: Option<f32>,
+    /// Who is slow for so long is held back. Default: 30s.
+    pub(super) eject_after: Option<Time>,
 }
 
 #[derive(Clone, Copy, Debug, Default, Deserialize, JsonSchema)]

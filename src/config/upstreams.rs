@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use indexmap::IndexMap;
 
@@ -11,6 +12,7 @@ use super::{probes, raw};
 use crate::gate::components::{AllDown, ComponentRule, ComponentRules, OnFailure};
 use crate::gate::flapping::FlapRules;
 use crate::gate::keeper::Terms;
+use crate::gate::latency::LatencyRules;
 use crate::gate::names::{Address, PoolName, UpstreamName};
 use crate::gate::passive::Outlier;
 use crate::gate::ramp::SlowStart;
@@ -278,6 +280,10 @@ fn outlier(key: &str, raw: raw::Outlier, findings: &mut Findings<'_>) -> Outlier
         longest_hold,
         at_most: raw.at_most.unwrap_or(defaults.at_most),
         statuses: raw.statuses.map_or(defaults.statuses, |statuses| statuses.0),
+        latency: raw.latency.map(|raw| LatencyRules {
+            factor: raw.factor.unwrap_or(4.0),
+            eject_after: raw.eject_after.map_or(Duration::from_secs(30), |time| time.0),
+        }),
         stream_silence: raw.stream_silence.map_or(defaults.stream_silence, |time| time.0),
     }
 }

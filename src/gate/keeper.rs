@@ -24,6 +24,7 @@ use super::knowledge::HISTORY;
 pub use super::knowledge::{
     Effect, EndpointPlan, Known, Phases, ProbeRecord, ProbeReport, Slot, Spared, Terms, Ticket,
 };
+use super::latency::Slowness;
 use super::names::{PoolName, UpstreamName};
 use super::passive::{Passive, Standing};
 use super::ramp::{self, Ramp};
@@ -152,6 +153,7 @@ impl Keeper {
             busy: false,
             ramp: None,
             sheds: None,
+            slowness: Slowness::default(),
             overridden: None,
             newcomer: false,
             window: Window::new(now),

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use super::components::ComponentRules;
 use super::flapping::{FlapRules, Flapping};
 use super::health::{FailureClass, Health, Outcome, ProbePlan};
+use super::latency::{SLOW_SHARE, Slowness};
 use super::names::EndpointId;
 use super::overrides::{Override, Wish};
 use super::passive::{Outlier, Passive, Standing, TrafficFailure};
@@ -30,7 +31,7 @@ pub struct EndpointPlan {
 }
 
 /// What decides about the endpoints of an upstream beside their probes.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Terms {
     /// What a failing component means.
     pub components: ComponentRules,
@@ -90,6 +91,8 @@ pub enum Effect {
     },
     /// Tell that an endpoint was not ejected.
     Spare(EndpointId, TrafficFailure, Spared),
+    /// Tell that an endpoint answers much later than the others, by its own time and their median in milliseconds, or does no longer.
+    Slow(EndpointId, Option<(u32, u32)>),
     /// Tell that an endpoint comes and goes too often, and is held down for a while.
     Flaps(EndpointId),
 }
@@ -185,6 +188,8 @@ pub struct Known {
     pub degraded: bool,
     /// Whether it had no time for its last probe while its streams went on.
     pub busy: bool,
+    /// Whether it answers much later than the others.
+    pub slowness: Slowness,
     /// Until when it asked to be spared.
     pub sheds: Option<Instant>,
     /// Its return, while that is under way.
@@ -230,7 +235,12 @@ impl Known {
 
     /// Its share at `now`, in percent of its weight.
     pub fn share(&self, now: Instant) -> u32 {
-        self.ramp.map_or(100, |ramp| ramp.share(now))
+        let share = self.ramp.map_or(100, |ramp| ramp.share(now));
+        if self.slowness.is_slow() {
+            share.min(SLOW_SHARE)
+        } else {
+            share
+        }
     }
 
     /// Whether it says itself that it is not fit: it is neither silent nor excused by a dependency that its pool shares.

@@ -1,6 +1,6 @@
 //! Floor 1: every decision of the gate, and nothing else.
 //!
-//! Who may ask for what (`path`, `guard`, `client`, `hygiene`, `alarm`, `route`), who may serve (`health`, `components`, `passive`, `window`,
+//! Who may ask for what (`path`, `guard`, `client`, `hygiene`, `alarm`, `route`), who may serve (`health`, `components`, `passive`, `window`, `latency`,
 //! `rhythm`, `lapse`, `flapping`, `ramp`, `schedule`, `state`, `overrides`, `knowledge`, `keeper`), who wants a restart
 //! (`liveness`),
 //! who takes the next request (`selection`, `ring`), and whether it may be sent again (`retry`).
@@ -19,6 +19,7 @@ pub mod hygiene;
 pub mod keeper;
 pub mod knowledge;
 pub mod lapse;
+pub mod latency;
 pub mod liveness;
 pub mod names;
 pub mod overrides;

@@ -9,8 +9,10 @@ use std::fmt;
 use std::ops::RangeInclusive;
 use std::time::{Duration, Instant};
 
+use super::latency::LatencyRules;
+
 /// What live traffic may do to an endpoint.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Outlier {
     /// Whether it may do anything.
     pub eject: bool,
@@ -24,6 +26,8 @@ pub struct Outlier {
     pub statuses: Vec<RangeInclusive<u16>>,
     /// An event stream that is silent for so long counts as a failure; zero for never.
     pub stream_silence: Duration,
+    /// Whether who answers much later than the others is one; not unless asked for.
+    pub latency: Option<LatencyRules>,
 }
 
 impl Default for Outlier {
@@ -37,6 +41,7 @@ impl Default for Outlier {
             at_most: 34,
             statuses: vec![502..=504],
             stream_silence: Duration::from_secs(35),
+            latency: None,
         }
     }
 }

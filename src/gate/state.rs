@@ -144,6 +144,13 @@ pub enum Cause {
     NobodyCame,
     /// Its probe found no time while its streams went on.
     Streaming,
+    /// It answers much later than the others, for long.
+    Slow {
+        /// What it takes to the first byte, in milliseconds.
+        ms: u32,
+        /// What the others take.
+        median: u32,
+    },
     /// It asked to be spared.
     Sheds {
         /// For so many seconds.
@@ -198,6 +205,7 @@ impl Cause {
             Self::Failed { class, .. } => class.as_str(),
             Self::Misconfigured { .. } => "misconfigured",
             Self::Leaving { .. } => "leaving",
+            Self::Slow { .. } => "slow",
             Self::Sheds { .. } => "sheds_load",
             Self::ShedOver => "shed_over",
             Self::Undecided(_) => "traffic_undecided",
@@ -228,6 +236,7 @@ impl fmt::Display for Cause {
             Self::Failed { probe, class, detail } => write!(f, "probe `{probe}` failed ({class}): {detail}"),
             Self::Misconfigured { detail } => write!(f, "probe misconfigured: {detail}"),
             Self::Leaving { detail } => write!(f, "about to stop: {detail}"),
+            Self::Slow { ms, median } => write!(f, "its first byte takes {ms} ms, and the others' {median} ms"),
             Self::Sheds { seconds } => write!(f, "asks to be spared for {seconds} s (429)"),
             Self::ShedOver => f.write_str("the time for which it asked to be spared is over"),
             Self::Undecided(failure) => write!(f, "traffic failed, and no probe decided: {failure}"),

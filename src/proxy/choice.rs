@@ -164,7 +164,11 @@ impl Gateway {
             course.retrying = None;
             // Of a request that was tried elsewhere before, nobody knows what this endpoint took.
             if let Some(attempt) = course.attempt.as_ref().filter(|_| course.made == 1) {
-                attempt.endpoint.owner().pulse.feel_first_byte(after);
+                let pulse = &attempt.endpoint.owner().pulse;
+                pulse.feel_first_byte(after);
+                if course.upstream.owner().settings.terms.outlier.latency.is_some() {
+                    pulse.feel_group(course.route, after);
+                }
             }
             if streams {
                 exchange.stream = Some(OpenStream::new(course.upstream.owner().times.streams_open.clone()));

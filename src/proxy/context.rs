@@ -43,6 +43,8 @@ pub(crate) struct Course {
     pub(crate) timeouts: Timeouts,
     pub(crate) body_limit: u64,
     pub(crate) class: RetryClass,
+    /// The route's position.
+    pub(crate) route: usize,
     /// What decides who serves it, where keys decide.
     pub(crate) key: Option<u64>,
     pub(crate) attempt: Option<Attempt>,

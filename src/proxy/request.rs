@@ -111,11 +111,9 @@ impl Gateway {
 
     fn route(&self, session: &Session, exchange: &mut Exchange, path: &str) -> Admitted {
         let request = session.req_header();
-        let found = self
-            .routes
-            .find(host(request), path)
-            .and_then(|index| self.targets.get(index));
-        let Some((route, index)) = found else {
+        let found = self.routes.find(host(request), path);
+        let found = found.and_then(|route| Some((route, self.targets.get(route)?)));
+        let Some((position, (route, index))) = found else {
             return Admitted::Answer(exchange.refuse(Answer::not_found(404), "no_route"));
         };
         let Some(upstream) = self.upstreams.get(*index) else {
@@ -129,6 +127,7 @@ impl Gateway {
         exchange.course = Some(Course {
             // In the reading that routes take, so that no spelling of a webhook is taken for a harmless GET.
             class: upstream.settings.retry.class(request.method.as_str(), &canonical(path)),
+            route: position,
             key: choice::key(
                 &upstream.settings.balance,
                 request,

@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::clock::Coarse;
+use crate::gate::latency::FirstBytes;
 
 /// Counts that only grow, and the time of the last byte.
 #[derive(Debug, Default)]
@@ -15,9 +16,21 @@ pub struct Pulse {
     /// The usual time to the first byte in milliseconds, as the bits of an `f32`, and when it was last felt by the coarse clock.
     first_byte: AtomicU32,
     felt: AtomicU64,
+    /// What answers took, by groups of routes.
+    groups: [Group; GROUPS],
     /// When a request last failed, by the coarse clock, and how many have in a row.
     failed: AtomicU64,
     streak: AtomicU32,
+}
+
+/// Routes are told apart in so many groups.
+pub const GROUPS: usize = 8;
+
+/// What the answers of one group of routes took: the usual time as the bits of an `f32`, and how many there were.
+#[derive(Debug, Default)]
+struct Group {
+    usual_ms: AtomicU32,
+    answers: AtomicU32,
 }
 
 /// A failure counts as so many requests under way at first, and as nothing after [`FORGETS`]: who fails fast looks idle, and would
@@ -62,6 +75,33 @@ impl Pulse {
         };
         self.first_byte.store(smoothed.to_bits(), Ordering::Relaxed);
         self.felt.store(now, Ordering::Relaxed);
+    }
+
+    /// The same for the group of a route, where latency counts.
+    pub fn feel_group(&self, route: usize, after: Duration) {
+        let Some(group) = self.groups.get(route % GROUPS) else {
+            return;
+        };
+        let fresh = after.as_secs_f32() * 1e3;
+        let before = group.answers.fetch_add(1, Ordering::Relaxed);
+        let usual = f32::from_bits(group.usual_ms.load(Ordering::Relaxed));
+        let smoothed = if before == 0 {
+            fresh
+        } else {
+            usual + (fresh - usual) * 0.1
+        };
+        group.usual_ms.store(smoothed.to_bits(), Ordering::Relaxed);
+    }
+
+    /// What the answers of each group took since this was last asked.
+    pub fn take_groups(&self) -> [FirstBytes; GROUPS] {
+        std::array::from_fn(|index| {
+            let group = self.groups.get(index);
+            group.map_or(FirstBytes::default(), |group| FirstBytes {
+                usual_ms: f32::from_bits(group.usual_ms.load(Ordering::Relaxed)),
+                answers: group.answers.swap(0, Ordering::Relaxed),
+            })
+        })
     }
 
     /// The usual time to the first byte in milliseconds, never quite zero. It fades while nothing comes, so that a slow endpoint is tried

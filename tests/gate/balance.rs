@@ -186,3 +186,33 @@ async fn a_pool_stands_in_while_the_active_one_has_nobody() {
     assert_eq!(ask(edge(&gate), "GET /v1/info").await.status, 200);
     assert_eq!([traffic(&difys[0]), traffic(&difys[1])], [2, 1]);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_answers_much_later_loses_weight_where_latency_counts() {
+    let difys = instances::<3>().await;
+    let keys = format!("{QUICK}, balance: round_robin, outlier: {{latency: {{factor: 4, eject_after: 1h}}}}");
+    let gate = gate_before(&addresses(&difys), &keys).await;
+    difys[1].set(|switches| switches.latency = Duration::from_millis(100));
+    let address = edge(&gate);
+    let load = tokio::spawn(async move {
+        loop {
+            ask(address, "GET /v1/info").await;
+        }
+    });
+    let slow = async || {
+        let path = format!("/api/v1/endpoints/{}", difys[1].address());
+        admin(&gate, &path)
+            .await
+            .text()
+            .contains("answers much later than the others and has 25 %")
+    };
+    tokio::time::timeout(Duration::from_secs(40), async {
+        while !slow().await {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    })
+    .await
+    .expect("the slow one to lose weight");
+    load.abort();
+    assert_eq!(known(&gate, difys[1].address()).await.state, State::Up);
+}

@@ -127,6 +127,7 @@ impl World {
                         .events
                         .push((at, format!("{} {}", event.endpoint.address, event.to))),
                     Effect::Publish | Effect::Grow => {}
+                    Effect::Slow(..) => {}
                     Effect::Flaps(id) => self.events.push((at, format!("{} flaps", id.address))),
                     Effect::Shared { component, failing, .. } => {
                         let word = if failing { "fails" } else { "is well" };

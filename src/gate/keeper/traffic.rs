@@ -9,6 +9,7 @@ use std::cmp::Reverse;
 use std::time::Instant;
 
 use super::{Cause, Effect, Keeper, Outcome, Slot, Spared, State, Timer};
+use crate::gate::latency::Slowness;
 use crate::gate::passive::{PATIENCE, Standing, TrafficFailure, Trial};
 use crate::gate::ramp;
 use crate::gate::schedule::CONFIRM;
@@ -66,6 +67,27 @@ impl Keeper {
         let shares = serving.filter_map(|known| known.window.share(now)).collect();
         let share = self.known.get(slot.0).and_then(|known| known.window.share(now));
         window::stands_out(streak, share, shares)
+    }
+
+    /// An endpoint answers much later than the others: by its own time and their median, in milliseconds; or it does not. It loses weight at once,
+    /// and is held back when that does not help.
+    pub fn handle_latency(&mut self, slot: Slot, slow: Option<(u32, u32)>, now: Instant) {
+        let may_eject = self.may_eject(slot);
+        let Some(known) = self.known.get_mut(slot.0) else {
+            return;
+        };
+        let Some(rules) = known.terms.outlier.latency else {
+            return;
+        };
+        let (news, too_long) = known.slowness.note(slow.is_some(), &rules, now);
+        if news {
+            self.effects.push_back(Effect::Slow(known.id.clone(), slow));
+            self.effects.push_back(Effect::Grow);
+        }
+        if let Some((ms, median)) = slow.filter(|_| too_long && may_eject && known.state.is_routable()) {
+            known.slowness = Slowness::default();
+            self.eject(slot, Cause::Slow { ms, median }, now);
+        }
     }
 
     /// Requests wait on an endpoint for longer than they do elsewhere. That proves nothing, so it only asks, and agrees with a probe

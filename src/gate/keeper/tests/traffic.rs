@@ -248,3 +248,45 @@ fn a_suspect_whom_no_probe_can_decide_about_is_held_back_and_then_tried() {
     world.tried(1, Trial::Passed);
     assert!(world.states()[1].is_routable());
 }
+
+#[test]
+fn who_answers_late_loses_weight_first_and_is_held_back_when_that_does_not_help() {
+    use crate::gate::latency::LatencyRules;
+    use crate::gate::passive::Outlier;
+    let rules = LatencyRules {
+        factor: 4.0,
+        eject_after: Duration::from_secs(30),
+    };
+    let outlier = Outlier {
+        latency: Some(rules),
+        ..Outlier::default()
+    };
+    let terms = Terms {
+        outlier,
+        ..Terms::default()
+    };
+    let mut world = World::with(3, 1, Arc::new(terms));
+    world.run(5_000);
+    let tell = |world: &mut World, slow| {
+        let now = world.now;
+        world.keeper.handle_latency(Slot(1), slow, now);
+        world.run(10_000);
+    };
+    tell(&mut world, Some((900, 20)));
+    assert_eq!(
+        (world.states()[1], world.keeper.known()[1].share(world.now)),
+        (State::Up, 25)
+    );
+    tell(&mut world, None);
+    assert_eq!(world.keeper.known()[1].share(world.now), 100);
+    for _ in 0..3 {
+        tell(&mut world, Some((900, 20)));
+        assert_eq!(world.states()[1], State::Up);
+    }
+    tell(&mut world, Some((900, 20)));
+    assert_eq!(world.states()[1], State::Ejected);
+    assert_eq!(
+        world.keeper.known()[1].cause.to_string(),
+        "its first byte takes 900 ms, and the others' 20 ms"
+    );
+}
