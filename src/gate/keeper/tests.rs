@@ -11,6 +11,7 @@ mod comeback;
 mod dependency;
 mod invariants;
 mod operator;
+mod reference;
 mod traffic;
 
 const MS: Duration = Duration::from_millis(1);
