@@ -21,11 +21,11 @@ lint: deps ## Format, clippy and documentation, all of them strict
 	$(CARGO) clippy --locked --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps
 
-bench: deps ## Decisions in nanoseconds, and proxy CPU beside a bare Pingora proxy
-	$(CARGO) bench --locked --bench guard --bench selection --bench proxy
+bench: deps ## Decisions in nanoseconds, proxy CPU beside a bare Pingora proxy, thousands of endpoints
+	$(CARGO) bench --locked --bench guard --bench selection --bench proxy --bench scale
 
 lab: deps ## Faults under load: 3 instances, 200 requests a second; half an hour with its peers, which `make peers` installs
-	$(CARGO) bench --locked --bench faults --bench peers
+	$(CARGO) bench --locked --bench faults --bench catalogue --bench peers
 
 peers: ## The proxies to compare with: nginx, HAProxy, Envoy, Caddy
 	@python3 -c 'import venv, ensurepip' 2>/dev/null || { $(SUDO) apt-get update -qq && $(SUDO) apt-get install -y -qq python3-venv; }
