@@ -91,6 +91,7 @@ fn routes(c: &mut Criterion) {
     let row = |(index, path): (usize, &&str)| RouteRow {
         hosts: Vec::new(),
         path: (*path).to_owned(),
+        exact: false,
         index,
     };
     let table = RouteTable::new(rows.map(row));

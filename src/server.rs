@@ -21,7 +21,7 @@ use tracing::{info, warn};
 use crate::access_log::AccessLog;
 use crate::admin::{self, Admin, Lifecycle, Phase};
 use crate::clock::{Clock, Coarse, TICK};
-use crate::config::{AccessSink, Config, ServerSettings};
+use crate::config::{AccessSink, Config, ServerSettings, Target};
 use crate::driver::{Driver, Handle};
 use crate::edge::Listener;
 use crate::edge::crowd::Crowd;
@@ -292,13 +292,17 @@ fn gateway(
     let rows = config.routes.iter().enumerate().map(|(index, route)| RouteRow {
         hosts: route.hosts.clone(),
         path: route.path.clone(),
+        exact: route.exact,
         index,
     });
     let position = |name: &UpstreamName| upstreams.iter().position(|upstream| upstream.settings.name == *name);
-    let targets = config
-        .routes
-        .iter()
-        .map(|route| (route.clone(), position(&route.upstream).unwrap_or(usize::MAX)));
+    let targets = config.routes.iter().map(|route| {
+        let upstream = match &route.target {
+            Target::Upstream(name) => position(name),
+            Target::Redirect(..) | Target::Answer(..) => None,
+        };
+        (Arc::new(route.clone()), upstream)
+    });
     Gateway {
         guard: config.guard.clone(),
         trusted: config.trusted_proxies.clone(),

@@ -161,3 +161,44 @@ proptest! {
         }
     }
 }
+
+/// The route table of the nginx in Dify's docker compose, and where its edges are: prefixes of bytes, not of segments.
+#[test]
+fn the_compose_file_sends_every_path_where_difys_nginx_does() {
+    use difygate::config::Target;
+    use difygate::gate::route::{RouteRow, RouteTable};
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("conf/dify-compose.yaml");
+    let config = config::load(&path, &|_| None).unwrap();
+    let rows = config.routes.iter().enumerate().map(|(index, route)| RouteRow {
+        hosts: route.hosts.clone(),
+        path: route.path.clone(),
+        exact: route.exact,
+        index,
+    });
+    let table = RouteTable::new(rows);
+    for (path, expected) in [
+        ("/console/api/apps", "api"),
+        ("/api/passport", "api"),
+        ("/apix", "api"),
+        ("/v1/chat-messages", "api"),
+        ("/v1beta", "api"),
+        ("/files/x/file-preview?sign=a", "api"),
+        ("/mcp/server/x/mcp", "api"),
+        ("/triggers/webhook/x", "api"),
+        ("/socket.io/?EIO=4", "api-websocket"),
+        ("/socket.io", "web"),
+        ("/explore/apps", "web"),
+        ("/e/hook", "plugin-daemon"),
+        ("/e", "web"),
+        ("/apps", "web"),
+        ("/_next/static/x.js", "web"),
+        ("/", "web"),
+        ("/inner/api/x", "web"),
+    ] {
+        let route = &config.routes[table.find("dify.example", path.split('?').next().unwrap()).unwrap()];
+        assert!(
+            matches!(&route.target, Target::Upstream(name) if name.as_str() == expected),
+            "{path}"
+        );
+    }
+}

@@ -8,6 +8,7 @@ mod error;
 mod parse;
 mod probes;
 mod raw;
+mod routes;
 mod scalars;
 mod upstreams;
 
@@ -18,10 +19,10 @@ use std::time::Duration;
 use crate::gate::alarm::AlarmRules;
 use crate::gate::cidr::CidrSet;
 use crate::gate::guard::Guard;
-use crate::gate::names::UpstreamName;
-use crate::upstream::settings::{Timeouts, UpstreamSettings};
+use crate::upstream::settings::UpstreamSettings;
 
 pub use error::{ConfigError, ConfigErrors, Mark};
+pub use routes::{HeaderEdits, Place, RouteSettings, Target, Template};
 
 /// Everything the gate runs on.
 #[derive(Clone, Debug)]
@@ -105,21 +106,6 @@ pub struct ListenerSettings {
     pub idle_timeout: Duration,
     /// The largest request body, in bytes; more is 413.
     pub body_limit: u64,
-}
-
-/// One route.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RouteSettings {
-    /// Hosts it is for, lower-case; empty is every host.
-    pub hosts: Vec<String>,
-    /// The byte prefix of the path.
-    pub path: String,
-    /// Where its requests go; an upstream that exists.
-    pub upstream: UpstreamName,
-    /// The clocks of its requests, complete.
-    pub timeouts: Timeouts,
-    /// A body limit of its own, in bytes.
-    pub body_limit: Option<u64>,
 }
 
 /// Looks a name of the environment up.

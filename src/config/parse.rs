@@ -7,15 +7,13 @@ use std::time::Duration;
 
 use tracing::level_filters::LevelFilter;
 
-use super::check::meant;
 use super::error::{ConfigError, Mark};
 use super::raw::{self, Raw};
 use super::scalars::{self, Cidr, Socket, Time};
-use super::{AccessSink, Config, ListenerSettings, LogFormat, LogSettings, RouteSettings, ServerSettings, upstreams};
+use super::{AccessSink, Config, ListenerSettings, LogFormat, LogSettings, ServerSettings, routes, upstreams};
 use crate::gate::alarm::AlarmRules;
 use crate::gate::cidr::CidrSet;
 use crate::gate::guard::{DEFAULT_PATHS, Guard, GuardAnswer, GuardedPaths};
-use crate::gate::names::UpstreamName;
 use crate::upstream::settings::{Timeouts, UpstreamSettings};
 
 /// Collects what is wrong, each with the place of its key.
@@ -56,7 +54,7 @@ pub(super) fn config(path: &Path, raw: Raw, findings: &mut Findings<'_>) -> Conf
         trusted_proxies: cidrs("trusted_proxies", &raw.trusted_proxies.unwrap_or_default(), findings),
         alarm: alarm(raw.probe_guard.as_ref(), findings),
         guard: guard(raw.probe_guard.unwrap_or_default(), &upstreams, findings),
-        routes: routes(raw.routes, &upstreams, findings),
+        routes: routes::routes(raw.routes, &upstreams, findings),
         listeners,
         upstreams,
     }
@@ -253,85 +251,4 @@ pub(super) fn timeouts(key: &str, raw: raw::Timeouts, below: Timeouts, findings:
         longer_than_zero(&format!("{key}.{name}"), value, findings);
     }
     timeouts
-}
-
-fn routes(
-    raw: Option<Vec<raw::Route>>,
-    upstreams: &[UpstreamSettings],
-    findings: &mut Findings<'_>,
-) -> Vec<RouteSettings> {
-    let Some(raw) = raw else {
-        return catch_all(upstreams, findings);
-    };
-    if raw.is_empty() {
-        findings.error(
-            "routes",
-            "is empty; leave it out to send everything to the only upstream",
-        );
-    }
-    let mut routes: Vec<RouteSettings> = Vec::new();
-    for (index, raw) in raw.into_iter().enumerate() {
-        let key = format!("routes[{index}]");
-        let names: Vec<&str> = upstreams.iter().map(|upstream| upstream.name.as_str()).collect();
-        let upstream = upstreams.iter().find(|upstream| upstream.name.as_str() == raw.upstream);
-        if upstream.is_none() {
-            let message = format!(
-                "there is no upstream `{}`; there are: {}{}",
-                raw.upstream,
-                names.join(", "),
-                meant(&raw.upstream, &names)
-            );
-            findings.error(&format!("{key}.upstream"), message);
-        }
-        let below = upstream.map_or_else(Timeouts::default, |upstream| upstream.timeouts);
-        let route = RouteSettings {
-            hosts: raw
-                .hosts
-                .unwrap_or_default()
-                .iter()
-                .map(|host| host.to_ascii_lowercase())
-                .collect(),
-            path: raw.path.map_or_else(|| "/".to_owned(), |path| path.0),
-            upstream: UpstreamName::new(&raw.upstream),
-            timeouts: timeouts(
-                &format!("{key}.timeouts"),
-                raw.timeouts.unwrap_or_default(),
-                below,
-                findings,
-            ),
-            body_limit: raw.body_limit.map(|size| size.0),
-        };
-        for host in route.hosts.iter().filter(|host| host.contains(['*', '/', ':'])) {
-            findings.error(
-                &format!("{key}.hosts"),
-                format!("`{host}` is no host name; wildcards are not available yet, and ports do not matter"),
-            );
-        }
-        let same_host = |other: &RouteSettings| {
-            other.hosts == route.hosts || other.hosts.iter().any(|host| route.hosts.contains(host))
-        };
-        if routes.iter().any(|other| other.path == route.path && same_host(other)) {
-            let message = format!("`{}` has a route already, for the same host", route.path);
-            findings.error(&format!("{key}.path"), message);
-        }
-        routes.push(route);
-    }
-    routes
-}
-
-fn catch_all(upstreams: &[UpstreamSettings], findings: &mut Findings<'_>) -> Vec<RouteSettings> {
-    if upstreams.len() > 1 {
-        findings.error(
-            "routes",
-            "is missing; with several upstreams the gate must be told what goes where",
-        );
-    }
-    let route = |upstream: &UpstreamSettings| RouteSettings {
-        hosts: Vec::new(),
-        path: "/".to_owned(),
-        upstream: upstream.name.clone(),
-        timeouts: upstream.timeouts,
-        body_limit: None,
-    };
-    upstreams.first().map(route).into_iter().collect()
 }

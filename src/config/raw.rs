@@ -353,14 +353,72 @@ pub(super) struct EndpointTerms {
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Route {
-    /// Hosts that it is for. Default: every host.
+    /// Hosts that it is for; *.example.com is everything below it. Default: every host.
     pub(super) hosts: Option<Vec<String>>,
     /// The beginning of the path, byte by byte as in nginx. Default: /.
     pub(super) path: Option<UrlPath>,
-    /// The upstream that its requests go to.
-    pub(super) upstream: String,
+    /// Whether the path must be this one rather than begin with it. Default: false.
+    pub(super) exact: Option<bool>,
+    /// The upstream that its requests go to; or `redirect`, or `answer`.
+    pub(super) upstream: Option<String>,
+    /// Where its requests are sent instead.
+    pub(super) redirect: Option<Redirect>,
+    /// What its requests are answered, by the gate itself.
+    pub(super) answer: Option<FixedAnswer>,
+    /// Whether the prefix is cut off before a request goes on; X-Forwarded-Prefix tells it. Default: false.
+    pub(super) strip_prefix: Option<bool>,
+    /// Headers that are set or removed on the way.
+    pub(super) headers: Option<RouteHeaders>,
+    /// How careful its requests make the gate, whatever their method says. Default: by method and `retry.unsafe_paths`.
+    pub(super) retry: Option<RouteRetry>,
     /// Waits that differ from the upstream's.
     pub(super) timeouts: Option<Timeouts>,
     /// The largest request body. Default: the listener's.
     pub(super) body_limit: Option<Size>,
+}
+
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Redirect {
+    /// The URL; {scheme}, {host}, {path}, {uri} and {client} are put in.
+    pub(super) to: String,
+    /// 301, 302, 303, 307 or 308. Default: 308, which keeps the method.
+    pub(super) status: Option<u16>,
+}
+
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct FixedAnswer {
+    /// Default: 200.
+    pub(super) status: Option<u16>,
+    /// Default: text/plain; charset=utf-8.
+    pub(super) content_type: Option<String>,
+    /// Default: empty.
+    pub(super) body: Option<String>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RouteHeaders {
+    /// Of requests, before they go to an endpoint.
+    pub(super) request: Option<HeaderEdits>,
+    /// Of answers, before they go to the client.
+    pub(super) response: Option<HeaderEdits>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct HeaderEdits {
+    /// Set, whatever was there; {scheme}, {host}, {path}, {uri} and {client} are put in.
+    pub(super) set: Option<IndexMap<String, String>>,
+    /// Removed.
+    pub(super) remove: Option<Vec<String>>,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum RouteRetry {
+    Idempotent,
+    Effects,
+    Unsafe,
 }

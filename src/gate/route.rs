@@ -7,10 +7,12 @@ use crate::gate::path::canonical;
 /// One route of the configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RouteRow {
-    /// The hosts that it serves; empty serves every host.
+    /// The hosts that it serves, `*.` at the beginning for everything below one; empty serves every host.
     pub hosts: Vec<String>,
     /// What the path must begin with.
     pub path: String,
+    /// Or be.
+    pub exact: bool,
     /// What [`RouteTable::find`] answers.
     pub index: usize,
 }
@@ -22,49 +24,57 @@ pub struct RouteRow {
 pub struct RouteTable {
     /// Lower-case hosts without port and final dot, in order.
     hosts: Vec<(String, Prefixes)>,
+    /// The ends of hosts, such as `.example.com`, the longest first.
+    below: Vec<(String, Prefixes)>,
     any_host: Prefixes,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Prefixes {
-    /// The longest first.
-    rows: Vec<(String, usize)>,
+    /// Whole paths first, then prefixes, the longest first.
+    rows: Vec<(String, bool, usize)>,
 }
 
 impl RouteTable {
     /// Of two rows with the same host and path, the first is kept.
     pub fn new(rows: impl IntoIterator<Item = RouteRow>) -> Self {
         let mut hosts = BTreeMap::<String, Prefixes>::new();
+        let mut below = BTreeMap::<String, Prefixes>::new();
         let mut any_host = Prefixes::default();
-        for RouteRow {
-            hosts: names,
-            path,
-            index,
-        } in rows
-        {
-            if names.is_empty() {
-                any_host.insert(&path, index);
+        for row in rows {
+            if row.hosts.is_empty() {
+                any_host.insert(&row);
             }
-            for name in names {
-                hosts
-                    .entry(bare_host(&name).to_ascii_lowercase())
-                    .or_default()
-                    .insert(&path, index);
+            for name in &row.hosts {
+                let name = bare_host(name).to_ascii_lowercase();
+                let own = match name.strip_prefix('*') {
+                    Some(end) => below.entry(end.to_owned()),
+                    None => hosts.entry(name),
+                };
+                own.or_default().insert(&row);
             }
         }
+        let mut below: Vec<_> = below.into_iter().collect();
+        below.sort_by_key(|(end, _)| std::cmp::Reverse(end.len()));
         Self {
             hosts: hosts.into_iter().collect(),
+            below,
             any_host,
         }
     }
 
     /// The index of the route for `host` (as the `Host` header has it) and `path` (still encoded, without its query): the
-    /// longest prefix among the routes of that host, and where none fits, among those of every host. The path is compared
-    /// decoded once, with dots resolved and slashes merged.
+    /// longest prefix among the routes of that host, where none fits among those of the hosts above it, and then among those of every
+    /// host. A whole path comes before every prefix. The path is compared decoded once, with dots resolved and slashes merged.
     pub fn find(&self, host: &str, path: &str) -> Option<usize> {
         let path = canonical(path);
-        let own = self.of_host(bare_host(host)).and_then(|prefixes| prefixes.find(&path));
-        own.or_else(|| self.any_host.find(&path))
+        let host = bare_host(host);
+        let own = self.of_host(host).and_then(|prefixes| prefixes.find(&path));
+        let above = || {
+            let mut ends = self.below.iter().filter(|(end, _)| is_below(host, end));
+            ends.find_map(|(_, prefixes)| prefixes.find(&path))
+        };
+        own.or_else(above).or_else(|| self.any_host.find(&path))
     }
 
     fn of_host(&self, host: &str) -> Option<&Prefixes> {
@@ -78,21 +88,41 @@ impl RouteTable {
 }
 
 impl Prefixes {
-    fn insert(&mut self, prefix: &str, index: usize) {
-        let prefix = canonical(prefix).into_owned();
-        if self.rows.iter().any(|(known, _)| *known == prefix) {
+    fn insert(&mut self, row: &RouteRow) {
+        let path = canonical(&row.path).into_owned();
+        if self
+            .rows
+            .iter()
+            .any(|(known, exact, _)| *known == path && *exact == row.exact)
+        {
             return;
         }
-        let place = self.rows.partition_point(|(known, _)| known.len() >= prefix.len());
-        self.rows.insert(place, (prefix, index));
+        let rank = |exact: bool, path: &str| (exact, path.len());
+        let own = rank(row.exact, &path);
+        let place = self
+            .rows
+            .partition_point(|(known, exact, _)| rank(*exact, known) >= own);
+        self.rows.insert(place, (path, row.exact, row.index));
     }
 
     fn find(&self, path: &str) -> Option<usize> {
-        self.rows
-            .iter()
-            .find(|(prefix, _)| path.starts_with(prefix.as_str()))
-            .map(|(_, index)| *index)
+        let fits = |row: &&(String, bool, usize)| {
+            if row.1 {
+                path == row.0
+            } else {
+                path.starts_with(row.0.as_str())
+            }
+        };
+        self.rows.iter().find(fits).map(|(.., index)| *index)
     }
+}
+
+/// Whether a host ends so and has a label before it.
+fn is_below(host: &str, end: &str) -> bool {
+    let start = host.len().checked_sub(end.len()).filter(|start| *start > 0);
+    start
+        .and_then(|start| host.get(start..))
+        .is_some_and(|tail| tail.eq_ignore_ascii_case(end))
 }
 
 /// `host` without its port and final dot.
@@ -112,6 +142,7 @@ mod tests {
         RouteRow {
             hosts: hosts.iter().map(|host| (*host).to_owned()).collect(),
             path: path.to_owned(),
+            exact: false,
             index,
         }
     }
@@ -179,6 +210,41 @@ mod tests {
         ];
         for (host, path, expected) in cases {
             assert_eq!(table.find(host, path), expected, "{host} {path}");
+        }
+    }
+
+    #[test]
+    fn a_wildcard_takes_what_is_below_it_after_the_host_itself() {
+        let table = RouteTable::new([
+            row(&["*.example.com"], "/", 0),
+            row(&["*.eu.example.com"], "/v1", 1),
+            row(&["a.example.com"], "/v1", 2),
+            row(&[], "/", 3),
+        ]);
+        for (host, path, expected) in [
+            ("x.example.com", "/v1", 0),
+            ("X.EXAMPLE.COM:443", "/", 0),
+            ("x.eu.example.com", "/v1", 1),
+            ("x.eu.example.com", "/apps", 0),
+            ("a.example.com", "/v1", 2),
+            ("a.example.com", "/apps", 0),
+            ("example.com", "/v1", 3),
+            (".example.com", "/v1", 3),
+            ("badexample.com", "/v1", 3),
+        ] {
+            assert_eq!(table.find(host, path), Some(expected), "{host} {path}");
+        }
+    }
+
+    #[test]
+    fn a_whole_path_comes_before_every_prefix() {
+        let exact = RouteRow {
+            exact: true,
+            ..row(&[], "/v1", 0)
+        };
+        let table = RouteTable::new([row(&[], "/v1/long", 1), row(&[], "/", 2), exact]);
+        for (path, expected) in [("/v1", 0), ("/%761", 0), ("/v1/", 2), ("/v1/long/x", 1), ("/v1x", 2)] {
+            assert_eq!(table.find("a", path), Some(expected), "{path}");
         }
     }
 

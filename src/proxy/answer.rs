@@ -1,6 +1,7 @@
 //! Answers that the gate gives itself: JSON in the shape that Dify's own errors have, so that its clients can read them.
 
 use bytes::Bytes;
+use http::{HeaderName, HeaderValue, StatusCode};
 use pingora::http::ResponseHeader;
 use pingora::proxy::Session;
 
@@ -114,6 +115,37 @@ impl Answer {
     /// Sends it, and ends the connection where a request body may still be on its way.
     pub(crate) async fn send(&self, session: &mut Session, request_id: &RequestId) -> pingora::Result<()> {
         respond(session, self.status, self.body(), self.retry_after, request_id).await
+    }
+}
+
+/// An answer that a route says.
+#[derive(Clone, Debug)]
+pub(crate) struct Fixed {
+    pub(crate) status: StatusCode,
+    /// One header: what kind of body it is, or where to go.
+    pub(crate) header: (HeaderName, HeaderValue),
+    pub(crate) body: Bytes,
+}
+
+impl Fixed {
+    /// Sends it.
+    pub(crate) async fn send(&self, session: &mut Session, request_id: &RequestId) -> pingora::Result<()> {
+        if !session.is_body_empty() {
+            session.set_keepalive(None);
+        }
+        let bodiless = matches!(self.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+        let mut header = ResponseHeader::build(self.status, Some(4))?;
+        header.insert_header(self.header.0.clone(), self.header.1.clone())?;
+        if !bodiless {
+            header.insert_header("Content-Length", self.body.len().to_string())?;
+        }
+        header.insert_header("X-Request-Id", request_id.value())?;
+        let ends = bodiless || session.req_header().method == http::Method::HEAD || self.body.is_empty();
+        session.write_response_header(Box::new(header), ends).await?;
+        if ends {
+            return Ok(());
+        }
+        session.write_response_body(Some(self.body.clone()), true).await
     }
 }
 

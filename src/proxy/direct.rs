@@ -226,7 +226,8 @@ impl Gateway {
         let has_body = !connection.is_over();
         let switches = head.status == StatusCode::SWITCHING_PROTOCOLS;
         let chunks = has_body && !switches && session.req_header().version == Version::HTTP_11;
-        let response = headers::relayed(head, chunks, &exchange.request_id)?;
+        let mut response = headers::relayed(head, chunks, &exchange.request_id)?;
+        self.edit(session, &mut response, exchange)?;
         let streams = headers::is_event_stream(&response);
         self.begun(exchange, switches || streams);
         if switches {

@@ -1,5 +1,6 @@
 //! Headers on their way through: what is dropped, what is set, and nothing else.
 
+use std::borrow::Cow;
 use std::net::IpAddr;
 
 use http::StatusCode;
@@ -8,8 +9,10 @@ use http::header::{
 };
 use pingora::http::{RequestHeader, ResponseHeader};
 
+use crate::config::{Place, RouteSettings};
 use crate::gate::client::Client;
 use crate::gate::hygiene;
+use crate::gate::path::{Form, OriginForm};
 use crate::http1::{Head, members};
 use crate::proxy::tunnel;
 
@@ -19,6 +22,8 @@ pub(crate) struct Origin<'a> {
     pub(crate) peer: Option<IpAddr>,
     pub(crate) port: HeaderValue,
     pub(crate) request_id: &'a RequestId,
+    /// What the route changes.
+    pub(crate) route: Option<&'a RouteSettings>,
 }
 
 /// Makes a request fit to be sent on by the framework, which has dropped the hop-by-hop headers.
@@ -76,6 +81,7 @@ const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto")
 const FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
 const REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const FORWARDED_PREFIX: HeaderName = HeaderName::from_static("x-forwarded-prefix");
 
 /// Shows `send` each header line that goes on: override headers do not, nor a stranger's claims about identity, nor what `stays_here`;
 /// then ours follow. A line is its name, the name as it is to be spelled, and its value.
@@ -86,6 +92,7 @@ fn onward(
     mut send: impl FnMut(&HeaderName, &[u8], &HeaderValue),
 ) {
     let trusted = origin.client.via_trusted;
+    let edits = origin.route.map(|route| &route.request);
     let (mut has_host, mut has_proto, mut has_port) = (false, false, false);
     let mut spelled = request.case_header_iter();
     for (name, value) in &request.headers {
@@ -93,8 +100,13 @@ fn onward(
             .next()
             .map_or(name.as_str().as_bytes(), |(spelled, _)| spelled.as_slice());
         let text = name.as_str();
-        let is_ours = *name == FORWARDED_FOR || *name == REAL_IP || *name == REQUEST_ID;
-        if is_ours || hygiene::is_dropped(text) || (!trusted && hygiene::is_claim(text)) || stays_here(text) {
+        let is_ours = *name == FORWARDED_FOR || *name == REAL_IP || *name == REQUEST_ID || *name == FORWARDED_PREFIX;
+        if is_ours
+            || edits.is_some_and(|edits| edits.replaces(name))
+            || hygiene::is_dropped(text)
+            || (!trusted && hygiene::is_claim(text))
+            || stays_here(text)
+        {
             continue;
         }
         has_host |= *name == FORWARDED_HOST;
@@ -102,7 +114,11 @@ fn onward(
         has_port |= *name == FORWARDED_PORT;
         send(name, spelled, value);
     }
-    let mut own = |name: &HeaderName, spelled: &str, value: &HeaderValue| send(name, spelled.as_bytes(), value);
+    let mut own = |name: &HeaderName, spelled: &str, value: &HeaderValue| {
+        if edits.is_none_or(|edits| !edits.replaces(name)) {
+            send(name, spelled.as_bytes(), value);
+        }
+    };
     let client = origin.client.address.map(written);
     if let Some(peer) = origin.peer {
         let chain = trusted.then(|| joined(request, FORWARDED_FOR.as_str())).flatten();
@@ -126,6 +142,43 @@ fn onward(
         own(&FORWARDED_PORT, "X-Forwarded-Port", &origin.port);
     }
     own(&REQUEST_ID, "X-Request-Id", &origin.request_id.0);
+    if let Some(prefix) = origin.route.and_then(cut_off) {
+        own(&FORWARDED_PREFIX, "X-Forwarded-Prefix", &prefix);
+    }
+    for (name, template) in edits.into_iter().flat_map(|edits| &edits.set) {
+        // A value that the client has made impossible is not sent, and neither is what came under its name.
+        if let Ok(value) = HeaderValue::try_from(template.fill(|place| told(place, request, origin.client))) {
+            send(name, name.as_str().as_bytes(), &value);
+        }
+    }
+}
+
+/// The prefix that a route cuts off, if it does.
+fn cut_off(route: &RouteSettings) -> Option<HeaderValue> {
+    HeaderValue::from_str(&route.path).ok().filter(|_| route.strip_prefix)
+}
+
+/// What a request says, where a template asks for it.
+pub(crate) fn told<'r>(place: Place, request: &'r RequestHeader, client: &Client) -> Cow<'r, str> {
+    let header = |name: HeaderName| request.headers.get(name).and_then(|value| value.to_str().ok());
+    let form = || match OriginForm::parse(request.raw_path(), false) {
+        Ok(Form::Origin(form)) => Some(form),
+        Ok(Form::Asterisk) | Err(_) => None,
+    };
+    match place {
+        Place::Scheme => match header(FORWARDED_PROTO).filter(|_| client.via_trusted) {
+            Some("https") => "https".into(),
+            Some(_) | None => "http".into(),
+        },
+        Place::Host => {
+            let host = header(http::header::HOST).unwrap_or_default();
+            let port = host.rsplit_once(':').filter(|(_, port)| !port.contains(']'));
+            port.map_or(host, |(name, _)| name).into()
+        }
+        Place::Path => form().map_or("/".into(), |form| form.path().to_owned().into()),
+        Place::Uri => form().map_or("/".into(), OriginForm::into_target),
+        Place::Client => client.address.map_or("".into(), |address| address.to_string().into()),
+    }
 }
 
 /// Hop-by-hop headers of a request (RFC 9110 section 7.6.1).

@@ -52,8 +52,8 @@ pub(crate) struct Gateway {
     pub(crate) alarm: Mutex<Alarm>,
     /// What goes where; its indices are those of `targets`.
     pub(crate) routes: RouteTable,
-    /// Each route, and the position of its upstream.
-    pub(crate) targets: Vec<(RouteSettings, usize)>,
+    /// Each route, and the position of its upstream if it has one.
+    pub(crate) targets: Vec<(Arc<RouteSettings>, Option<usize>)>,
     /// The upstreams.
     pub(crate) upstreams: Vec<Arc<Upstream>>,
     /// Who may serve.
@@ -95,6 +95,10 @@ impl ProxyHttp for Gateway {
             request::Admitted::Forward => Ok(false),
             request::Admitted::Answer(answer) => {
                 answer.send(session, &exchange.request_id).await?;
+                Ok(true)
+            }
+            request::Admitted::Fixed(fixed) => {
+                fixed.send(session, &exchange.request_id).await?;
                 Ok(true)
             }
             request::Admitted::Health => {
@@ -258,11 +262,12 @@ impl ProxyHttp for Gateway {
 
     async fn response_filter(
         &self,
-        _session: &mut Session,
+        session: &mut Session,
         response: &mut ResponseHeader,
         exchange: &mut Exchange,
     ) -> pingora::Result<()> {
-        headers::answer(response, &exchange.request_id)
+        headers::answer(response, &exchange.request_id)?;
+        self.edit(session, response, exchange)
     }
 
     async fn fail_to_proxy(&self, session: &mut Session, e: &Error, exchange: &mut Exchange) -> FailToProxy {

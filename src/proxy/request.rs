@@ -4,12 +4,15 @@ use std::borrow::Cow;
 use std::net::IpAddr;
 use std::sync::PoisonError;
 
+use bytes::Bytes;
 use http::HeaderValue;
-use pingora::http::RequestHeader;
+use http::header::{CONTENT_TYPE, LOCATION};
+use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::proxy::Session;
 use pingora::{Error, ErrorType};
 use tracing::warn;
 
+use crate::config::{RouteSettings, Target};
 use crate::edge::conn::Conn;
 use crate::gate::alarm::AlarmVerdict;
 use crate::gate::client::{self, Client};
@@ -17,7 +20,7 @@ use crate::gate::guard::{Admission, GuardAnswer};
 use crate::gate::hygiene::{self, HttpVersion};
 use crate::gate::path::{Form, OriginForm, canonical};
 use crate::proxy::Gateway;
-use crate::proxy::answer::Answer;
+use crate::proxy::answer::{Answer, Fixed};
 use crate::proxy::choice;
 use crate::proxy::context::{Course, Exchange};
 use crate::proxy::headers::{self, Origin, RequestId};
@@ -29,6 +32,8 @@ pub(super) enum Admitted {
     Forward,
     /// The gate answers.
     Answer(Answer),
+    /// The gate answers what the route says.
+    Fixed(Fixed),
     /// The gate answers how it is.
     Health,
 }
@@ -116,9 +121,15 @@ impl Gateway {
         let Some((position, (route, index))) = found else {
             return Admitted::Answer(exchange.refuse(Answer::not_found(404), "no_route"));
         };
-        let Some(upstream) = self.upstreams.get(*index) else {
+        if let Some(fixed) = fixed(route, request, &exchange.client.unwrap_or(Client::UNKNOWN)) {
+            return Admitted::Fixed(fixed);
+        }
+        let Some((index, upstream)) = index.and_then(|index| Some((index, self.upstreams.get(index)?))) else {
             return Admitted::Answer(exchange.refuse(Answer::internal(), "no_upstream"));
         };
+        if route.strip_prefix && behind(&route.path, path).is_none() {
+            return Admitted::Answer(exchange.refuse(Answer::not_found(404), "no_route"));
+        }
         let body_limit = route.body_limit.unwrap_or_else(|| listener_limit(session));
         if content_length(request).is_some_and(|length| length > body_limit) {
             return Admitted::Answer(exchange.refuse(Answer::too_large(body_limit), "too_large"));
@@ -126,7 +137,9 @@ impl Gateway {
         exchange.world = Some(self.published.load_full());
         exchange.course = Some(Course {
             // In the reading that routes take, so that no spelling of a webhook is taken for a harmless GET.
-            class: upstream.settings.retry.class(request.method.as_str(), &canonical(path)),
+            class: route
+                .retry
+                .unwrap_or_else(|| upstream.settings.retry.class(request.method.as_str(), &canonical(path))),
             route: position,
             key: choice::key(
                 &upstream.settings.balance,
@@ -134,7 +147,7 @@ impl Gateway {
                 &exchange.client.unwrap_or(Client::UNKNOWN),
             ),
             upstream: Held::new(upstream.clone()),
-            index: *index,
+            index,
             timeouts: route.timeouts,
             body_limit,
             attempt: None,
@@ -158,7 +171,8 @@ impl Gateway {
             request.set_raw_path(target.as_bytes())?;
         }
         let client = exchange.client.unwrap_or(Client::UNKNOWN);
-        headers::forward(request, &origin(session, &client, &exchange.request_id))
+        let route = self.route_of(exchange);
+        headers::forward(request, &origin(session, &client, &exchange.request_id, route))
     }
 
     /// The head of a request that is whole with it, after the guard has seen it once more.
@@ -166,7 +180,7 @@ impl Gateway {
         let request = session.req_header();
         let target = self.final_target(request, exchange)?;
         let client = exchange.client.unwrap_or(Client::UNKNOWN);
-        let origin = origin(session, &client, &exchange.request_id);
+        let origin = origin(session, &client, &exchange.request_id, self.route_of(exchange));
         Ok(headers::write_head(request, &target, &origin))
     }
 
@@ -178,13 +192,69 @@ impl Gateway {
         let Ok(Form::Origin(form)) = OriginForm::parse(request.raw_path(), false) else {
             return Error::e_explain(ErrorType::InternalError, "a target that was not admitted");
         };
-        if let Admission::Deny { reason, .. } = self.guard.admit(&client, form.path()) {
-            self.metrics.guard_denied.with_label_values(&[reason.as_str()]).inc();
-            exchange.answer = Some(Answer::not_found(self.guard.deny_status));
-            let status = ErrorType::HTTPStatus(self.guard.deny_status);
-            return Error::e_explain(status, "a guarded path after routing");
+        self.guard_again(&client, form.path(), exchange)?;
+        let route = self.route_of(exchange).filter(|route| route.strip_prefix);
+        let Some(rest) = route.map(|route| behind(&route.path, form.target()).unwrap_or_default().to_owned()) else {
+            return Ok(form.into_target());
+        };
+        let target = if rest.starts_with('/') {
+            rest
+        } else {
+            format!("/{rest}")
+        };
+        // What is behind a prefix may be what another one guards.
+        let path = match OriginForm::parse(target.as_bytes(), false) {
+            Ok(Form::Origin(form)) => form.path().to_owned(),
+            Ok(Form::Asterisk) | Err(_) => {
+                exchange.answer = Some(Answer::refused(400, "malformed"));
+                return Error::e_explain(ErrorType::HTTPStatus(400), "a malformed target behind a prefix");
+            }
+        };
+        self.guard_again(&client, &path, exchange)?;
+        Ok(Cow::Owned(target))
+    }
+
+    /// The guard has the last word on what is sent on.
+    fn guard_again(&self, client: &Client, path: &str, exchange: &mut Exchange) -> pingora::Result<()> {
+        let Admission::Deny { reason, .. } = self.guard.admit(client, path) else {
+            return Ok(());
+        };
+        self.metrics.guard_denied.with_label_values(&[reason.as_str()]).inc();
+        exchange.answer = Some(Answer::not_found(self.guard.deny_status));
+        let status = ErrorType::HTTPStatus(self.guard.deny_status);
+        Error::e_explain(status, "a guarded path after routing")
+    }
+
+    /// The route of a request that goes to an upstream.
+    fn route_of(&self, exchange: &Exchange) -> Option<&RouteSettings> {
+        let course = exchange.course.as_ref()?;
+        self.targets.get(course.route).map(|(route, _)| &**route)
+    }
+
+    /// Changes the headers of an answer as the route says.
+    pub(super) fn edit(
+        &self,
+        session: &Session,
+        response: &mut ResponseHeader,
+        exchange: &Exchange,
+    ) -> pingora::Result<()> {
+        let Some(route) = self.route_of(exchange) else {
+            return Ok(());
+        };
+        for name in &route.response.remove {
+            response.remove_header(name);
         }
-        Ok(form.into_target())
+        if route.response.set.is_empty() {
+            return Ok(());
+        }
+        let client = exchange.client.unwrap_or(Client::UNKNOWN);
+        for (name, template) in &route.response.set {
+            let text = template.fill(|place| headers::told(place, session.req_header(), &client));
+            if let Ok(value) = HeaderValue::try_from(text) {
+                response.insert_header(name.clone(), value)?;
+            }
+        }
+        Ok(())
     }
 
     /// The gate's own `/healthz`: the contract that Dify's image has, one entry an upstream.
@@ -223,8 +293,45 @@ impl Gateway {
     }
 }
 
-fn origin<'a>(session: &Session, client: &'a Client, request_id: &'a RequestId) -> Origin<'a> {
+/// What stands behind a prefix that is cut off: nothing, or the rest of the path from a slash on.
+fn behind<'t>(prefix: &str, target: &'t str) -> Option<&'t str> {
+    let rest = target.strip_prefix(prefix)?;
+    let ends = prefix.ends_with('/') || rest.is_empty() || rest.starts_with(['/', '?']);
+    ends.then_some(rest)
+}
+
+/// What a route answers itself.
+fn fixed(route: &RouteSettings, request: &RequestHeader, client: &Client) -> Option<Fixed> {
+    match &route.target {
+        Target::Upstream(_) => None,
+        Target::Redirect(status, to) => {
+            let to = to.fill(|place| headers::told(place, request, client));
+            Some(Fixed {
+                status: *status,
+                // A `Host` that no URL can hold leads nowhere.
+                header: (
+                    LOCATION,
+                    HeaderValue::try_from(to).unwrap_or(HeaderValue::from_static("/")),
+                ),
+                body: Bytes::new(),
+            })
+        }
+        Target::Answer(status, kind, body) => Some(Fixed {
+            status: *status,
+            header: (CONTENT_TYPE, kind.clone()),
+            body: Bytes::copy_from_slice(body.as_bytes()),
+        }),
+    }
+}
+
+fn origin<'a>(
+    session: &Session,
+    client: &'a Client,
+    request_id: &'a RequestId,
+    route: Option<&'a RouteSettings>,
+) -> Origin<'a> {
     Origin {
+        route,
         client,
         peer: peer(session).map(|peer| peer.to_canonical()),
         port: conn(session).map_or(HeaderValue::from_static("80"), |conn| conn.door().port.clone()),

@@ -11,6 +11,7 @@ mod overrides;
 mod own_faults;
 mod probes;
 mod request_path;
+mod routes;
 mod streaming;
 mod support;
 mod verdicts;

@@ -1,0 +1,145 @@
+//! Routes: hosts, whole paths, prefixes that are cut off, headers, redirects and answers of the gate's own.
+
+use difygate::server::Gate;
+
+use crate::support::{Upstream, edge, gate};
+use crate::wire::{Answer, Wire, ask, ask_with};
+
+/// A gate with these routes before an upstream that answers with the head it got.
+async fn routed(routes: &str) -> (Gate, Upstream) {
+    let echo = Upstream::echo().await;
+    let text = format!(
+        "upstreams: {{dify: {{pools: {{main: {{endpoints: [\"{}\"]}}}}}}}}\nroutes: [{routes}]\n",
+        echo.address
+    );
+    (gate(&text).await, echo)
+}
+
+/// Asks with a `Host` of its own.
+async fn ask_host(gate: &Gate, request: &str, host: &str, headers: &str, body: &str) -> Answer {
+    let mut wire = Wire::to(edge(gate)).await;
+    let length = body.len();
+    wire.send(format!(
+        "{request} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\nContent-Length: {length}\r\n{headers}\r\n{body}"
+    ))
+    .await;
+    wire.answer().await
+}
+
+/// The first line of what the upstream got.
+fn line(answer: &Answer) -> String {
+    answer.text().lines().next().unwrap_or_default().to_owned()
+}
+
+/// The values that the upstream got under this name.
+fn got(answer: &Answer, name: &str) -> Vec<String> {
+    let text = answer.text();
+    let lines = text.lines().filter_map(|line| line.split_once(": "));
+    let own = lines.filter(|(key, _)| key.eq_ignore_ascii_case(name));
+    own.map(|(_, value)| value.to_owned()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_prefix_is_cut_off_and_told_of() {
+    let (gate, _echo) = routed("{path: /dify, strip_prefix: true, upstream: dify}").await;
+    for (asked, sent) in [
+        ("/dify/v1/info?a=%2F", "/v1/info?a=%2F"),
+        ("/dify", "/"),
+        ("/dify?x=1", "/?x=1"),
+        ("/dify/", "/"),
+        ("/dify//x", "//x"),
+    ] {
+        let answer = ask(edge(&gate), &format!("GET {asked}")).await;
+        assert_eq!(line(&answer), format!("GET {sent} HTTP/1.1"), "{asked}");
+        assert_eq!(got(&answer, "X-Forwarded-Prefix"), ["/dify"]);
+    }
+    for asked in ["/difygate", "/x/../dify/v1", "/%64ify/v1", "/v1"] {
+        assert_eq!(ask(edge(&gate), &format!("GET {asked}")).await.status, 404, "{asked}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_behind_a_prefix_is_guarded_too() {
+    let (gate, echo) = routed("{path: /dify, strip_prefix: true, upstream: dify}").await;
+    let stranger = "X-Forwarded-For: 203.0.113.7\r\n";
+    for asked in [
+        "/dify/healthz",
+        "/dify/%68ealthz",
+        "/dify/x/../healthz",
+        "/dify//healthz",
+        "/dify/inner/api/x",
+    ] {
+        let answer = ask_with(edge(&gate), &format!("GET {asked}"), stranger, "").await;
+        assert_eq!(answer.status, 404, "{asked}");
+    }
+    assert_eq!(echo.arrivals(), 0);
+    let answer = ask_with(edge(&gate), "GET /dify/v1/info", stranger, "").await;
+    assert_eq!(line(&answer), "GET /v1/info HTTP/1.1");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn headers_are_set_and_removed_both_ways() {
+    let routes = "{path: /, upstream: dify, headers: {\
+        request: {set: {Dify-Hook-Url: \"{scheme}://{host}{uri}\", X-Forwarded-Proto: https, X-From: \"{client}\"}, remove: [X-Secret]}, \
+        response: {set: {Strict-Transport-Security: max-age=1, X-Path: \"{path}\"}, remove: [Connection-Hint]}}}";
+    let (gate, _echo) = routed(routes).await;
+    let forged = "Dify-Hook-Url: http://evil/\r\nX-Secret: 1\r\nx-secret: 2\r\n";
+    let answer = ask_host(&gate, "POST /e/hook?a=1", "dify.example:8080", forged, "{}").await;
+    assert_eq!(got(&answer, "Dify-Hook-Url"), ["http://dify.example/e/hook?a=1"]);
+    assert_eq!(got(&answer, "X-Forwarded-Proto"), ["https"]);
+    assert_eq!(got(&answer, "X-From"), ["127.0.0.1"]);
+    assert!(got(&answer, "X-Secret").is_empty());
+    assert_eq!(answer.header("strict-transport-security"), Some("max-age=1"));
+    assert_eq!(answer.header("x-path"), Some("/e/hook"));
+    // The same on the way of large uploads.
+    let large = "x".repeat(100_000);
+    let answer = ask_host(&gate, "POST /e/hook?a=1", "dify.example:8080", forged, &large).await;
+    assert_eq!(got(&answer, "Dify-Hook-Url"), ["http://dify.example/e/hook?a=1"]);
+    assert!(got(&answer, "X-Secret").is_empty());
+    assert_eq!(answer.header("x-path"), Some("/e/hook"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_route_may_lead_elsewhere_or_answer_itself() {
+    let routes = "{path: /, upstream: dify}, \
+        {hosts: [\"*.old.example\"], redirect: {to: \"https://new.example{uri}\"}}, \
+        {path: /apps/old, redirect: {to: /apps, status: 302}}, \
+        {path: /robots.txt, exact: true, answer: {body: \"User-agent: *\\nDisallow: /\\n\"}}, \
+        {path: /teapot, answer: {status: 418, content_type: application/json, body: \"{}\"}}, \
+        {path: /empty, answer: {status: 204}}";
+    let (gate, echo) = routed(routes).await;
+    let answer = ask_host(&gate, "GET /a?b=c", "www.old.example:80", "", "").await;
+    assert_eq!(
+        (answer.status, answer.header("location")),
+        (308, Some("https://new.example/a?b=c"))
+    );
+    let answer = ask_with(edge(&gate), "POST /apps/old/x", "", "{}").await;
+    assert_eq!((answer.status, answer.header("location")), (302, Some("/apps")));
+    let answer = ask(edge(&gate), "GET /robots.txt").await;
+    assert_eq!(
+        (answer.status, answer.text().as_str()),
+        (200, "User-agent: *\nDisallow: /\n")
+    );
+    assert!(answer.header("content-type").unwrap().starts_with("text/plain"));
+    let answer = ask(edge(&gate), "GET /teapot/x").await;
+    assert_eq!((answer.status, answer.text().as_str()), (418, "{}"));
+    assert_eq!(ask(edge(&gate), "GET /empty").await.status, 204);
+    assert_eq!(echo.arrivals(), 0);
+    assert_eq!(
+        line(&ask(edge(&gate), "GET /robots.txt/x").await),
+        "GET /robots.txt/x HTTP/1.1"
+    );
+    let mut wire = Wire::to(edge(&gate)).await;
+    wire.send("HEAD /robots.txt HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n")
+        .await;
+    let head = wire.head().await;
+    assert_eq!((head.status, head.header("content-length")), (200, Some("26")));
+    assert!(wire.ended().await.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redirect_does_not_uncover_guarded_paths() {
+    let (gate, _echo) = routed("{path: /, redirect: {to: \"https://new.example{uri}\"}}").await;
+    let answer = ask_with(edge(&gate), "GET /healthz", "X-Forwarded-For: 203.0.113.7\r\n", "").await;
+    assert_eq!(answer.status, 404);
+}
