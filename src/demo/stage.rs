@@ -9,6 +9,7 @@ use tokio::time::sleep;
 
 use crate::config;
 use crate::gate::keeper::Known;
+use crate::gate::state::State;
 use crate::server::{Gate, StartError};
 use crate::simulated_dify::{Cluster, SimulatedDify};
 
@@ -62,6 +63,22 @@ impl Stage {
         }
         let fit = if routable { "in" } else { "out of" };
         bail!("dify-{} was not {fit} rotation within {PATIENCE:?}", index + 1)
+    }
+
+    /// Why an instance is out of rotation, once the probe that decides about a suspect has been answered.
+    ///
+    /// # Errors
+    /// There is no such instance, or nothing is decided within the patience of the stage.
+    pub async fn verdict(&self, index: usize) -> anyhow::Result<String> {
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        while tokio::time::Instant::now() < deadline {
+            let known = self.known(index).await?;
+            if known.state != State::Suspect {
+                return Ok(known.cause.to_string());
+            }
+            sleep(Duration::from_millis(2)).await;
+        }
+        bail!("nothing was decided about dify-{} within {PATIENCE:?}", index + 1)
     }
 
     /// Attempts that the gate has made again so far.

@@ -100,7 +100,7 @@ async fn play(
     let broke = clock.now();
     fault.strike(dify).await;
     let noticed = stage.until(index, false).await?.saturating_duration_since(broke);
-    let cause = stage.known(index).await?.cause.to_string();
+    let cause = stage.verdict(index).await?;
     narrator.say(&format!(
         "   out of rotation after {:.2} s: {cause}",
         noticed.as_secs_f64()
