@@ -93,6 +93,8 @@ metrics! {
     connections_open: IntGaugeVec = gauges("connections_open", &[&["listener"]]);
     /// Connections that a limit turned away.
     connections_refused: IntCounterVec = counters("connections_refused_total", &[&["listener"]]);
+    /// Connections closed for want of a PROXY header, or since nobody believes who sent one.
+    proxy_header_refused: IntCounterVec = counters("proxy_header_refused_total", &[&["listener"]]);
     /// Counts applied configurations.
     config_generation: IntGauge = gauge("config_generation");
     /// 1 if the last configuration could be applied.

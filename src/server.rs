@@ -223,9 +223,11 @@ fn bind(config: &Config, metrics: &Metrics) -> Result<Vec<Listener>, StartError>
     let pools = config.upstreams.iter().flat_map(|upstream| &upstream.pools);
     let crowd = Crowd::before(pools.map(|pool| pool.endpoints.len()).sum());
     let listeners = config.listeners.iter().map(|settings| {
-        Listener::bind(*settings, crowd.clone(), metrics).map_err(|source| StartError::Listen {
-            address: settings.address,
-            source,
+        Listener::bind(*settings, crowd.clone(), config.trusted_proxies.clone(), metrics).map_err(|source| {
+            StartError::Listen {
+                address: settings.address,
+                source,
+            }
         })
     });
     listeners.collect()

@@ -17,7 +17,6 @@ const LATER: &[&str] = &[
     "admin.allow",
     "listeners[].tls",
     "listeners[].redirect_to_https",
-    "listeners[].proxy_protocol",
     "listeners[].http2",
     "listeners[].client_ca",
     "upstreams.*.tls",

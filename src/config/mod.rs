@@ -106,6 +106,22 @@ pub struct ListenerSettings {
     pub idle_timeout: Duration,
     /// The largest request body, in bytes; more is 413.
     pub body_limit: u64,
+    /// Whether a load balancer tells whom each connection is from.
+    pub proxy_protocol: ProxyProtocol,
+}
+
+/// The versions of the PROXY protocol that a listener expects.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ProxyProtocol {
+    /// None: the peer of the socket is the client.
+    #[default]
+    Off,
+    /// Version 1, a line of text.
+    V1,
+    /// Version 2, binary.
+    V2,
+    /// Either.
+    Any,
 }
 
 /// Looks a name of the environment up.

@@ -10,7 +10,9 @@ use tracing::level_filters::LevelFilter;
 use super::error::{ConfigError, Mark};
 use super::raw::{self, Raw};
 use super::scalars::{self, Cidr, Socket, Time};
-use super::{AccessSink, Config, ListenerSettings, LogFormat, LogSettings, ServerSettings, routes, upstreams};
+use super::{
+    AccessSink, Config, ListenerSettings, LogFormat, LogSettings, ProxyProtocol, ServerSettings, routes, upstreams,
+};
 use crate::gate::alarm::AlarmRules;
 use crate::gate::cidr::CidrSet;
 use crate::gate::guard::{DEFAULT_PATHS, Guard, GuardAnswer, GuardedPaths};
@@ -43,7 +45,11 @@ impl Findings<'_> {
 
 /// Builds the configuration. It is meaningless if anything was found.
 pub(super) fn config(path: &Path, raw: Raw, findings: &mut Findings<'_>) -> Config {
-    let listeners = listeners(raw.listeners, findings);
+    let trusts = raw
+        .trusted_proxies
+        .as_ref()
+        .is_some_and(|networks| !networks.is_empty());
+    let listeners = listeners(raw.listeners, trusts, findings);
     let own: Vec<SocketAddr> = listeners.iter().map(|listener| listener.address).collect();
     let upstreams = upstreams::upstreams(raw.upstreams, &own, findings);
     Config {
@@ -120,7 +126,7 @@ fn log(raw: raw::Log, findings: &mut Findings<'_>) -> LogSettings {
     }
 }
 
-fn listeners(raw: Vec<raw::Listener>, findings: &mut Findings<'_>) -> Vec<ListenerSettings> {
+fn listeners(raw: Vec<raw::Listener>, trusts: bool, findings: &mut Findings<'_>) -> Vec<ListenerSettings> {
     if raw.is_empty() {
         findings.error(
             "listeners",
@@ -143,7 +149,19 @@ fn listeners(raw: Vec<raw::Listener>, findings: &mut Findings<'_>) -> Vec<Listen
             header_timeout: time(raw.header_timeout, Duration::from_secs(10)),
             idle_timeout: time(raw.idle_timeout, Duration::from_secs(75)),
             body_limit: raw.body_limit.map_or(100 << 20, |size| size.0),
+            proxy_protocol: match raw.proxy_protocol.unwrap_or(raw::ProxyProtocol::Off) {
+                raw::ProxyProtocol::Off => ProxyProtocol::Off,
+                raw::ProxyProtocol::V1 => ProxyProtocol::V1,
+                raw::ProxyProtocol::V2 => ProxyProtocol::V2,
+                raw::ProxyProtocol::Any => ProxyProtocol::Any,
+            },
         };
+        if settings.proxy_protocol != ProxyProtocol::Off && !trusts {
+            findings.error(
+                &format!("{key}.proxy_protocol"),
+                "lets nobody in: name the load balancer's network in `trusted_proxies`, for only its word is believed",
+            );
+        }
         for (name, value) in [
             ("header_timeout", settings.header_timeout),
             ("idle_timeout", settings.idle_timeout),

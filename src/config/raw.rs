@@ -88,6 +88,8 @@ pub(super) enum Format {
 pub(super) struct Listener {
     /// The address to bind, such as 0.0.0.0:8080.
     pub(super) address: Socket,
+    /// Whether a load balancer tells whom each connection is from, by the PROXY protocol: off, v1, v2 or any. Default: off.
+    pub(super) proxy_protocol: Option<ProxyProtocol>,
     /// Connections at one time; more are closed at once. Default: 0, no limit.
     pub(super) max_connections: Option<u32>,
     /// From the first byte of a request to the end of its headers. Default: 10s.
@@ -96,6 +98,15 @@ pub(super) struct Listener {
     pub(super) idle_timeout: Option<Time>,
     /// The largest request body. Default: 100MiB, as Dify's own nginx.
     pub(super) body_limit: Option<Size>,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum ProxyProtocol {
+    Off,
+    V1,
+    V2,
+    Any,
 }
 
 #[derive(Debug, Default, Deserialize, JsonSchema)]

@@ -3,6 +3,7 @@
 
 pub(crate) mod conn;
 pub(crate) mod crowd;
+mod proxied;
 
 use std::io;
 use std::net::SocketAddr;
@@ -17,9 +18,10 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tracing::warn;
 
-use crate::config::ListenerSettings;
+use crate::config::{ListenerSettings, ProxyProtocol};
 use crate::edge::conn::Conn;
 use crate::edge::crowd::Crowd;
+use crate::gate::cidr::CidrSet;
 use crate::metrics::Metrics;
 
 /// Connections that may wait to be accepted; the kernel caps it at `net.core.somaxconn`.
@@ -50,6 +52,8 @@ pub struct Listener {
     door: Arc<Door>,
     room: Option<Arc<Semaphore>>,
     crowd: Crowd,
+    /// Who may say whom a connection is from.
+    trusted: CidrSet,
     metrics: Metrics,
 }
 
@@ -58,7 +62,12 @@ impl Listener {
     ///
     /// # Errors
     /// The address is in use or not this machine's.
-    pub(crate) fn bind(settings: ListenerSettings, crowd: Crowd, metrics: &Metrics) -> io::Result<Self> {
+    pub(crate) fn bind(
+        settings: ListenerSettings,
+        crowd: Crowd,
+        trusted: CidrSet,
+        metrics: &Metrics,
+    ) -> io::Result<Self> {
         let socket = match settings.address {
             SocketAddr::V4(_) => TcpSocket::new_v4()?,
             SocketAddr::V6(_) => TcpSocket::new_v6()?,
@@ -78,6 +87,7 @@ impl Listener {
             }),
             room: (limit > 0).then(|| Arc::new(Semaphore::new(limit.min(Semaphore::MAX_PERMITS)))),
             crowd,
+            trusted,
             metrics: metrics.clone(),
             listener,
         })
@@ -105,7 +115,7 @@ impl Listener {
 
     fn welcome<A: ServerApp + Send + Sync + 'static>(
         &self,
-        stream: TcpStream,
+        mut stream: TcpStream,
         peer: SocketAddr,
         app: &Arc<A>,
         shutdown: &ShutdownWatch,
@@ -117,11 +127,23 @@ impl Listener {
                 .inc();
             return;
         };
+        let believed = self.door.settings.proxy_protocol == ProxyProtocol::Off || self.trusted.contains(peer.ip());
+        if !believed {
+            self.metrics
+                .proxy_header_refused
+                .with_label_values(&[&self.door.name])
+                .inc();
+            return;
+        }
         // Without it small answers wait for an acknowledgement; a socket that cannot have it is about to fail anyway.
         let _ = stream.set_nodelay(true);
-        let conn = Conn::new(stream, peer, self.door.clone(), permit);
+        let (door, refused) = (self.door.clone(), self.metrics.proxy_header_refused.clone());
         let (app, shutdown) = (app.clone(), shutdown.clone());
         tokio::spawn(async move {
+            let Ok(peer) = real_peer(&mut stream, peer, &door).await else {
+                return refused.with_label_values(&[&door.name]).inc();
+            };
+            let conn = Conn::new(stream, peer, door, permit);
             let mut next = app.process_new(Box::new(conn), &shutdown).await;
             while let Some(stream) = next {
                 next = app.process_new(stream, &shutdown).await;
@@ -153,4 +175,14 @@ impl Listener {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }
+}
+
+/// Whom a connection is from: the socket's peer, or whom a PROXY header names.
+async fn real_peer(stream: &mut TcpStream, peer: SocketAddr, door: &Door) -> io::Result<SocketAddr> {
+    let settings = &door.settings;
+    if settings.proxy_protocol == ProxyProtocol::Off {
+        return Ok(peer);
+    }
+    let told = proxied::source(stream, settings.proxy_protocol, settings.header_timeout).await?;
+    Ok(told.unwrap_or(peer))
 }

@@ -10,6 +10,7 @@ mod liveness;
 mod overrides;
 mod own_faults;
 mod probes;
+mod proxy_protocol;
 mod request_path;
 mod routes;
 mod streaming;
