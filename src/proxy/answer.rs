@@ -1,6 +1,7 @@
 //! Answers that the gate gives itself: JSON in the shape that Dify's own errors have, so that its clients can read them.
 
 use bytes::Bytes;
+use http::header::{ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_ORIGIN, ORIGIN, VARY};
 use http::{HeaderName, HeaderValue, StatusCode};
 use pingora::http::ResponseHeader;
 use pingora::proxy::Session;
@@ -149,6 +150,12 @@ impl Fixed {
     }
 }
 
+/// Whether a page of another origin may read an answer of the gate's own. Dify answers such pages itself, and one that asks while no instance
+/// serves would see a network error instead of what is wrong (Fetch standard, CORS protocol). What the guard refuses stays hidden.
+fn tells_pages(status: u16) -> bool {
+    status >= 500 || matches!(status, 413 | 429)
+}
+
 /// Sends a JSON body.
 pub(crate) async fn respond(
     session: &mut Session,
@@ -166,6 +173,11 @@ pub(crate) async fn respond(
     header.insert_header("Cache-Control", "no-store")?;
     if !request_id.as_str().is_empty() {
         header.insert_header("X-Request-Id", request_id.value())?;
+    }
+    if let Some(origin) = session.req_header().headers.get(ORIGIN).filter(|_| tells_pages(status)) {
+        header.insert_header(ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone())?;
+        header.insert_header(ACCESS_CONTROL_ALLOW_CREDENTIALS, "true")?;
+        header.insert_header(VARY, "Origin")?;
     }
     if let Some(seconds) = retry_after {
         header.insert_header("Retry-After", seconds.to_string())?;

@@ -365,3 +365,25 @@ async fn an_endpoint_that_refuses_connections_is_not_asked() {
         assert_eq!(ask(edge(&gate), "POST /v1/chat-messages").await.instance(), "dify-0");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_of_another_origin_can_read_why_nothing_serves() {
+    let gate = gate_before(&[nobody()], QUICK).await;
+    let origin = "Origin: https://console.example\r\n";
+    let answer = ask_with(edge(&gate), "GET /console/api/apps", origin, "").await;
+    assert_eq!(answer.status, 503);
+    assert_eq!(
+        answer.header("access-control-allow-origin"),
+        Some("https://console.example")
+    );
+    assert_eq!(answer.header("access-control-allow-credentials"), Some("true"));
+    assert_eq!(answer.header("vary"), Some("Origin"));
+    let plain = ask(edge(&gate), "GET /console/api/apps").await;
+    assert_eq!(plain.header("access-control-allow-origin"), None);
+    let hidden = format!("{origin}X-Forwarded-For: 203.0.113.7\r\n");
+    let hidden = ask_with(edge(&gate), "GET /healthz", &hidden, "").await;
+    assert_eq!(
+        (hidden.status, hidden.header("access-control-allow-origin")),
+        (404, None)
+    );
+}
