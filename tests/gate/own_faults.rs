@@ -38,7 +38,9 @@ impl Process {
             admin,
             _folder: folder,
         };
-        until("the gate to listen", async || TcpStream::connect(edge).await.is_ok()).await;
+        for address in [edge, admin] {
+            until("the gate to listen", async || TcpStream::connect(address).await.is_ok()).await;
+        }
         until("every endpoint to be up", async || {
             process.metric("difygate_endpoint_routable").await == difys.len() as f64
         })
