@@ -132,12 +132,15 @@ pub(crate) async fn until_idle(gate: &Gate) {
     until("nothing to be under way", async || gate.in_flight() == 0).await;
 }
 
-/// An address at which nobody listens.
+/// An address at which nobody listens, and nobody will: it is below the ports that the system gives out itself, so that no other test is
+/// given it meanwhile.
 pub(crate) fn nobody() -> SocketAddr {
-    std::net::TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
+    loop {
+        let address = SocketAddr::from(([127, 0, 0, 1], fastrand::u16(20_000..32_000)));
+        if std::net::TcpListener::bind(address).is_ok() {
+            return address;
+        }
+    }
 }
 
 /// What arrives at an upstream written by hand.
