@@ -1,5 +1,6 @@
 //! What the file says about probes becomes what is sent: an endpoint's keys over its upstream's, over a preset's, over the defaults.
 
+use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 use std::time::Duration;
 
@@ -172,6 +173,9 @@ pub(super) fn live(key: &str, raw: Live, findings: &mut Findings<'_>) -> Option<
     })
 }
 
+/// A port that is closed twice is closed.
+const TWICE: NonZeroU32 = NonZeroU32::MIN.saturating_add(1);
+
 fn fall(raw: Option<RawFall>, usual: NonZeroU32) -> Fall {
     let (default, classes) = match raw {
         None => (usual, Default::default()),
@@ -189,10 +193,10 @@ fn fall(raw: Option<RawFall>, usual: NonZeroU32) -> Fall {
             (by.default.unwrap_or(usual), named.collect())
         }
     };
-    Fall {
-        default,
-        by_class: classes,
-    }
+    let mut by_class: BTreeMap<FailureClass, NonZeroU32> = classes;
+    // Nobody is there: two refusals say so as surely as ten, and each further one costs requests.
+    by_class.entry(FailureClass::Connect).or_insert(default.min(TWICE));
+    Fall { default, by_class }
 }
 
 fn tls(raw: Option<RawTls>) -> Option<ProbeTls> {
@@ -262,4 +266,33 @@ fn expect(key: &str, raw: RawExpect, findings: &mut Findings<'_>) -> Expect {
 /// A pattern that the schema check has already compiled once.
 fn regex(pattern: Pattern) -> Option<regex::Regex> {
     regex::Regex::new(&pattern.0).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_refused_connections_are_enough_unless_the_file_says_otherwise() {
+        let count = |n| NonZeroU32::new(n).unwrap();
+        let connect = |raw| fall(Some(raw), count(2)).of(FailureClass::Connect).get();
+        assert_eq!(connect(RawFall::Count(count(5))), 2);
+        assert_eq!(connect(RawFall::Count(count(1))), 1);
+        assert_eq!(
+            fall(Some(RawFall::Count(count(5))), count(2))
+                .of(FailureClass::Timeout)
+                .get(),
+            5
+        );
+        let named = super::super::raw::probe::FallByClass {
+            default: Some(count(5)),
+            connect: Some(count(4)),
+            status: None,
+            timeout: None,
+            tls: None,
+            protocol: None,
+            body: None,
+        };
+        assert_eq!(connect(RawFall::ByClass(named)), 4);
+    }
 }

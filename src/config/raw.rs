@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 use super::scalars::{Cidr, Endpoint, Size, Socket, Statuses, Time, UrlPath};
 
-mod probe;
+pub(super) mod probe;
 
 pub(super) use probe::{Expect, Fall, Live, Preset, Probe, ProbeTls};
 

@@ -100,6 +100,7 @@ pub(in crate::config) struct FallByClass {
     pub(in crate::config) default: Option<NonZeroU32>,
     pub(in crate::config) status: Option<NonZeroU32>,
     pub(in crate::config) timeout: Option<NonZeroU32>,
+    /// Default: 2, or the default where that is less: a port that is closed twice is closed.
     pub(in crate::config) connect: Option<NonZeroU32>,
     pub(in crate::config) tls: Option<NonZeroU32>,
     pub(in crate::config) protocol: Option<NonZeroU32>,
