@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
+use http::StatusCode;
 use serde_json::json;
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::process::Command;
 
 use crate::gate::names::{Address, EndpointId};
-use crate::http1::Connection;
+use crate::http1::{Connection, WireError};
 use crate::probe::spec::ProbeTls;
 use crate::probe::tls::Authorities;
 
@@ -70,23 +71,29 @@ impl Webhook {
             env!("CARGO_PKG_VERSION"),
             body.len()
         );
-        let head = if self.secure {
+        let status = if self.secure {
             let stream = authorities.secure(stream, &self.address, &ProbeTls::default()).await;
-            let mut connection = Connection::over(stream.map_err(|e| format!("{e:?}"))?);
-            connection.send(request.as_bytes()).await.map_err(|e| said(&e))?;
-            connection.head(false).await
+            exchange(stream.map_err(|e| format!("{e:?}"))?, &request).await
         } else {
-            let mut connection = Connection::over(stream);
-            connection.send(request.as_bytes()).await.map_err(|e| said(&e))?;
-            connection.head(false).await
+            exchange(stream, &request).await
         };
-        let status = head.map_err(|e| said(&e))?.status;
+        let status = status.map_err(|e| said(&e))?;
         if status.is_success() {
             Ok(())
         } else {
             Err(format!("it answered {status}"))
         }
     }
+}
+
+/// Sends a request and reads the status of its answer.
+async fn exchange<S>(stream: S, request: &str) -> Result<StatusCode, WireError>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let mut connection = Connection::over(stream);
+    connection.send(request.as_bytes()).await?;
+    Ok(connection.head(false).await?.status)
 }
 
 impl Hook {

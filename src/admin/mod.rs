@@ -118,6 +118,11 @@ fn refusal(status: StatusCode, message: &str) -> Response {
     (status, Json(json!({"error": message}))).into_response()
 }
 
+/// What is answered once the driver has stopped.
+fn stopping() -> Response {
+    refusal(StatusCode::SERVICE_UNAVAILABLE, "the gate is stopping")
+}
+
 /// Refuses what a page of another site sends through an operator's browser: a foreign name that resolves to this address (DNS
 /// rebinding), or a request that the browser itself marks as coming from elsewhere.
 async fn same_site(request: Request, next: Next) -> Response {
@@ -175,7 +180,7 @@ async fn readyz(State(admin): State<Admin>) -> Response {
             StatusCode::SERVICE_UNAVAILABLE,
             "endpoints are asked for the first time",
         ),
-        Phase::Leaving => refusal(StatusCode::SERVICE_UNAVAILABLE, "the gate is stopping"),
+        Phase::Leaving => stopping(),
         Phase::Serving if fit == 0 => refusal(StatusCode::SERVICE_UNAVAILABLE, "no endpoint is fit to serve"),
         Phase::Serving => Json(json!({"status": "ready"})).into_response(),
     }
@@ -205,13 +210,13 @@ async fn metrics(State(admin): State<Admin>) -> Response {
 async fn status(State(admin): State<Admin>) -> Response {
     match admin.mailbox.known().await {
         Some(known) => Json(admin.status(&known)).into_response(),
-        None => refusal(StatusCode::SERVICE_UNAVAILABLE, "the gate is stopping"),
+        None => stopping(),
     }
 }
 
 async fn explain(State(admin): State<Admin>, Path(address): Path<String>) -> Response {
     let Some(known) = admin.mailbox.known().await else {
-        return refusal(StatusCode::SERVICE_UNAVAILABLE, "the gate is stopping");
+        return stopping();
     };
     let all = known.iter().zip(admin.endpoints.iter());
     let found = all.filter(|(known, _)| known.id.address.as_str() == address);

@@ -9,7 +9,7 @@ use axum::response::{IntoResponse, Json, Response};
 use serde::{Deserialize, Serialize};
 
 use super::view::OverrideView;
-use super::{Admin, refusal};
+use super::{Admin, refusal, stopping};
 use crate::config;
 use crate::gate::names::EndpointId;
 use crate::gate::overrides::{Picture, Wish};
@@ -88,7 +88,7 @@ pub struct Effect {
 /// Every override that stands.
 pub(super) async fn list(State(admin): State<Admin>) -> Response {
     let Some(known) = admin.mailbox.known().await else {
-        return refusal(StatusCode::SERVICE_UNAVAILABLE, "the gate is stopping");
+        return stopping();
     };
     let all = known.iter().filter_map(|known| OverrideView::of(known, &admin.clock));
     Json(all.collect::<Vec<_>>()).into_response()
@@ -141,7 +141,7 @@ fn wish(body: &[u8]) -> Result<(Wish, String, Option<Duration>), String> {
 async fn say(admin: &Admin, word: Word) -> Response {
     let (address, dry_run) = (word.address.clone(), word.dry_run);
     let Some(pictures) = admin.mailbox.say(word).await else {
-        return refusal(StatusCode::SERVICE_UNAVAILABLE, "the gate is stopping");
+        return stopping();
     };
     if pictures.is_empty() {
         return refusal(

@@ -127,11 +127,16 @@ fn is_below(host: &str, end: &str) -> bool {
 
 /// `host` without its port and final dot.
 fn bare_host(host: &str) -> &str {
-    let name = match host.rsplit_once(':') {
+    let name = without_port(host);
+    name.strip_suffix('.').unwrap_or(name)
+}
+
+/// `host`, as the `Host` header has it, without its port.
+pub fn without_port(host: &str) -> &str {
+    match host.rsplit_once(':') {
         Some((name, port)) if !port.contains(']') => name,
         Some(_) | None => host,
-    };
-    name.strip_suffix('.').unwrap_or(name)
+    }
 }
 
 #[cfg(test)]

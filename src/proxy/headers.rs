@@ -13,6 +13,7 @@ use crate::config::{Place, RouteSettings};
 use crate::gate::client::Client;
 use crate::gate::hygiene;
 use crate::gate::path::{Form, OriginForm};
+use crate::gate::route::without_port;
 use crate::http1::{Head, members};
 use crate::proxy::tunnel;
 
@@ -170,11 +171,7 @@ pub(crate) fn told<'r>(place: Place, request: &'r RequestHeader, client: &Client
             Some("https") => "https".into(),
             Some(_) | None => "http".into(),
         },
-        Place::Host => {
-            let host = header(http::header::HOST).unwrap_or_default();
-            let port = host.rsplit_once(':').filter(|(_, port)| !port.contains(']'));
-            port.map_or(host, |(name, _)| name).into()
-        }
+        Place::Host => without_port(header(http::header::HOST).unwrap_or_default()).into(),
         Place::Path => form().map_or("/".into(), |form| form.path().to_owned().into()),
         Place::Uri => form().map_or("/".into(), OriginForm::into_target),
         Place::Client => client.address.map_or("".into(), |address| address.to_string().into()),

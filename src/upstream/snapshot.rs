@@ -89,9 +89,15 @@ impl Routable {
             let chance = ((draw.random.rotate_left(candidate.place as u32 * 7) >> 32) * 100) >> 32;
             candidate.share < 100 && u64::from(candidate.share) <= chance
         };
-        let mut chosen = self.choose(upstream, draw, &|candidate| out(candidate) || passed_by(candidate));
+        let ticket = match upstream.settings.balance {
+            Balance::RoundRobin => upstream.next_turn(),
+            Balance::LeastRequest | Balance::Ewma | Balance::Hash(_) => draw.random,
+        };
+        let mut chosen = self.choose(upstream, draw.key, ticket, &|candidate| {
+            out(candidate) || passed_by(candidate)
+        });
         if chosen.is_none() {
-            chosen = self.choose(upstream, draw, &out);
+            chosen = self.choose(upstream, draw.key, ticket, &out);
         }
         // The overflow goes to those whose hands are full or who lack something; to those whose traffic fails goes only what has failed already.
         let takes = |candidate: &Candidate| candidate.tier != Tier::Accused || !tried.is_empty();
@@ -103,11 +109,17 @@ impl Routable {
         }
     }
 
-    fn choose(&self, upstream: &Upstream, draw: Draw, out: &dyn Fn(&Candidate) -> bool) -> Option<&Candidate> {
+    fn choose(
+        &self,
+        upstream: &Upstream,
+        key: Option<u64>,
+        ticket: u64,
+        out: &dyn Fn(&Candidate) -> bool,
+    ) -> Option<&Candidate> {
         let balance = &upstream.settings.balance;
         let at = |index: usize| self.candidates.get(index);
         let is_out = |index| at(index).is_none_or(out);
-        if let (Some(ring), Some(key)) = (&self.ring, draw.key) {
+        if let (Some(ring), Some(key)) = (&self.ring, key) {
             let bound = ring::bound(upstream.in_flight.get(), self.candidates.len());
             let mut met = ring.walk(key).filter_map(|place| self.at_place(place));
             let home = met.find(|candidate| candidate.endpoint.in_flight.get() < bound && !out(candidate));
@@ -129,10 +141,6 @@ impl Routable {
                 weight: endpoint.weight,
                 cost: if by_time { endpoint.pulse.first_byte_ms() } else { 1.0 },
             }
-        };
-        let ticket = match balance {
-            Balance::RoundRobin => upstream.next_turn(),
-            Balance::LeastRequest | Balance::Ewma | Balance::Hash(_) => draw.random,
         };
         selection::pick(balance, self.candidates.len(), ticket, load, is_out).and_then(at)
     }
