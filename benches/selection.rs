@@ -42,9 +42,10 @@ fn candidates(count: usize, metrics: &Metrics) -> Vec<Candidate> {
             address: address.clone(),
         };
         Candidate {
-            endpoint: Arc::new(Endpoint::new(id, Slot::at(number), 1, Arc::default(), metrics)),
+            endpoint: Arc::new(Endpoint::new(id, Slot::default(), Arc::default(), metrics)),
             socket: address.literal().expect("a literal"),
             place: number,
+            weight: 1,
             tier: Tier::Fit,
             share: 100,
             cap: u32::MAX,
@@ -71,12 +72,14 @@ fn choosing(c: &mut Criterion) {
             let routable = Routable {
                 candidates: candidates.into(),
                 reserve: Box::default(),
+                failing: "".into(),
                 ring: balance.contains("hash").then_some(ring),
             };
             let choose = || {
                 let draw = Draw {
                     random: fastrand::u64(..),
                     key: Some(fastrand::u64(..)),
+                    now: 1,
                 };
                 match routable.pick(&upstream, draw, &[]) {
                     Picked::Candidate(chosen) => Some(chosen.socket),

@@ -33,6 +33,11 @@ impl Clock {
         self.now() - self.start
     }
 
+    /// Milliseconds from the start of this clock to `at`.
+    pub fn millis(&self, at: Instant) -> u64 {
+        u64::try_from(at.saturating_duration_since(self.start).as_millis()).unwrap_or(u64::MAX)
+    }
+
     /// The time of day of a monotonic time, RFC 3339 with milliseconds.
     pub fn tell(&self, at: Instant) -> String {
         tell_wall(self.wall + at.saturating_duration_since(self.start))

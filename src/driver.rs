@@ -3,31 +3,31 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use arc_swap::ArcSwap;
+use slotmap::SecondaryMap;
 use tokio::sync::{mpsc, watch};
 use tokio::time::MissedTickBehavior;
 use tracing::{info, warn};
 
 use crate::clock::Clock;
 use crate::gate::health::{FailureClass, Outcome};
-use crate::gate::keeper::{Effect, EndpointPlan, Keeper, ProbeReport, Slot, Terms, Ticket};
+use crate::gate::keeper::{Effect, Keeper, ProbeReport, Slot, Ticket};
 use crate::gate::lapse::Lapses;
-use crate::gate::names::EndpointId;
 use crate::gate::overrides::Override;
 use crate::gate::rhythm::{BEAT, Rhythm};
-use crate::gate::state::{Event, State};
-use crate::mailbox::{Mailbox, Message, Pictures, Word};
+use crate::gate::state::State;
+use crate::mailbox::{Acquaintance, Mailbox, Message, Pictures, Word};
 use crate::metrics::{Metrics, ProbeCounts};
 use crate::probe::Prober;
 use crate::probe::spec::ProbeSpec;
-use crate::upstream::snapshot::{Published, Snapshot};
-use crate::upstream::{Endpoint, Upstream};
+use crate::upstream::settings::UpstreamSettings;
+use crate::upstream::{Endpoint, Roster};
 
+mod roster;
 mod slow;
 mod telling;
 mod world;
 
-use world::Serving;
+use world::{Due, Serving};
 
 /// How far the first round of probes has come.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -48,16 +48,12 @@ pub struct Driver {
     clock: Clock,
     lapses: Lapses,
     metrics: Metrics,
-    upstreams: Vec<Arc<Upstream>>,
-    /// By the keeper's slot.
-    endpoints: Vec<Watched>,
-    /// By the upstream's position.
+    endpoints: SecondaryMap<Slot, Watched>,
+    /// In the order of the configuration.
     serving: Vec<Serving>,
-    published: Published,
-    /// Whether a share has grown since it was published.
-    stale: bool,
     /// Beats until times are compared.
     beats: u32,
+    roster: watch::Sender<Roster>,
     progress: watch::Sender<Progress>,
     mailbox: Mailbox,
     inbox: mpsc::UnboundedReceiver<Message>,
@@ -67,6 +63,9 @@ pub struct Driver {
 struct Watched {
     endpoint: Arc<Endpoint>,
     probes: Arc<[ProbeSpec]>,
+    /// Its share relative to its neighbours.
+    weight: u32,
+    /// The position of its upstream.
     upstream: usize,
     /// Its position in its pool.
     place: usize,
@@ -74,7 +73,6 @@ struct Watched {
     answered: u64,
     /// How many requests filled it, while it is busy.
     full: Option<u32>,
-    terms: Arc<Terms>,
     counts: ProbeCounts,
     rhythm: Rhythm,
 }
@@ -84,56 +82,37 @@ struct Watched {
 pub struct Handle {
     /// Where it reads.
     pub mailbox: Mailbox,
-    /// What it publishes.
-    pub published: Published,
+    /// Whom it watches.
+    pub roster: watch::Receiver<Roster>,
     /// How far the first round has come.
     pub progress: watch::Receiver<Progress>,
-    /// Every endpoint, in the keeper's order.
-    pub endpoints: Arc<[Arc<Endpoint>]>,
 }
 
 impl Driver {
     /// A driver for all endpoints of `upstreams`, and what others hold of it. Nothing is asked before [`Driver::run`].
-    pub fn new(upstreams: Vec<Arc<Upstream>>, metrics: Metrics, clock: Clock, seed: u64) -> (Self, Handle) {
-        let endpoints = watched(&upstreams, &metrics);
-        let plans = endpoints.iter().map(|watched| EndpointPlan {
-            id: watched.endpoint.id.clone(),
-            probes: watched.probes.iter().map(|spec| spec.plan.clone()).collect(),
-            terms: watched.terms.clone(),
-        });
-        let keeper = Keeper::new(plans.collect(), seed, clock.now());
+    pub fn new(upstreams: Vec<UpstreamSettings>, metrics: Metrics, clock: Clock, seed: u64) -> (Self, Handle) {
         let (mailbox, inbox) = Mailbox::new();
         let (progress, watching) = watch::channel(Progress::default());
-        let serving = upstreams.iter().map(|upstream| Serving::of(upstream)).collect();
+        let (roster, watched) = watch::channel(Roster::default());
         let mut driver = Self {
-            serving,
-            stale: false,
-            beats: slow::BEATS,
-            keeper,
+            keeper: Keeper::new(seed),
             prober: Arc::new(Prober::new(clock)),
             clock,
             lapses: Lapses::since(clock.now()),
             metrics,
-            upstreams,
-            endpoints,
-            published: Arc::new(ArcSwap::from_pointee(Snapshot::default())),
+            endpoints: SecondaryMap::new(),
+            serving: Vec::new(),
+            beats: slow::BEATS,
+            roster,
             progress,
             mailbox,
             inbox,
         };
-        driver.publish();
-        for watched in &driver.endpoints {
-            driver.set_gauges(&watched.endpoint.id, State::Unknown);
-        }
+        driver.reconcile(upstreams);
         let handle = Handle {
             mailbox: driver.mailbox.clone(),
-            published: driver.published.clone(),
+            roster: watched,
             progress: watching,
-            endpoints: driver
-                .endpoints
-                .iter()
-                .map(|watched| watched.endpoint.clone())
-                .collect(),
         };
         (driver, handle)
     }
@@ -146,7 +125,12 @@ impl Driver {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             self.carry_out();
-            let wake = self.keeper.poll_timeout();
+            let wake = self
+                .keeper
+                .poll_timeout()
+                .into_iter()
+                .chain(self.next_publication())
+                .min();
             let sleep = async {
                 match wake {
                     Some(at) => tokio::time::sleep_until(at.into()).await,
@@ -188,11 +172,11 @@ impl Driver {
     }
 
     /// What an answer is worth that had to wait for the gate itself: silence is none.
-    fn excused(&self, mut report: ProbeReport, at: Instant) -> ProbeReport {
+    fn excused(&self, mut report: Arc<ProbeReport>, at: Instant) -> Arc<ProbeReport> {
         let since = at.checked_sub(report.phases.total).unwrap_or(at);
         let lapse = self.lapses.within(since, at);
         if let Some(lapse) = lapse.filter(|_| report.outcome.class() == Some(FailureClass::Timeout)) {
-            report.outcome = Outcome::Unknown {
+            Arc::make_mut(&mut report).outcome = Outcome::Unknown {
                 detail: format!("the gate itself did not run for {:.1} s meanwhile", lapse.as_secs_f64()),
             };
         }
@@ -202,7 +186,7 @@ impl Driver {
     fn handle(&mut self, message: Message) {
         match message {
             Message::Probed { ticket, report, at } => {
-                let report = self.excused(*report, at);
+                let report = self.excused(report, at);
                 self.count(ticket, &report);
                 let delivering = self.is_delivering(ticket, &report);
                 self.keeper.handle_probe(ticket, report, delivering, at);
@@ -215,9 +199,23 @@ impl Driver {
             } => self.keeper.handle_failure(slot, failure, streak, at),
             Message::Tried { slot, trial, at } => self.keeper.handle_trial(slot, trial, at),
             // Whoever asked may have gone; then nobody misses the answer.
-            Message::Ask(reply) => drop(reply.send(self.keeper.known().to_vec())),
+            Message::Ask(reply) => drop(reply.send(self.everyone())),
             Message::Say(word, reply) => drop(reply.send(self.heed(&word))),
+            Message::Reconcile(upstreams, reply) => {
+                self.reconcile(upstreams);
+                let _ = reply.send(());
+            }
         }
+    }
+
+    fn everyone(&self) -> Vec<Acquaintance> {
+        let all = self.keeper.all().filter_map(|(slot, known)| {
+            Some(Acquaintance {
+                known: known.clone(),
+                endpoint: self.endpoints.get(slot)?.endpoint.clone(),
+            })
+        });
+        all.collect()
     }
 
     /// Does what the operator says, or tells what it would do.
@@ -225,7 +223,7 @@ impl Driver {
         let now = self.clock.now();
         let mut pictures = Vec::new();
         for slot in self.keeper.at(&word.address) {
-            let Some(id) = self.keeper.known().get(slot.index()).map(|known| known.id.clone()) else {
+            let Some(id) = self.keeper.get(slot).map(|known| known.id.clone()) else {
                 continue;
             };
             let is_meant = |wanted: &Option<String>, name: &str| wanted.as_ref().is_none_or(|wanted| wanted == name);
@@ -252,13 +250,20 @@ impl Driver {
     }
 
     fn carry_out(&mut self) {
-        let (mut events, mut urgent) = (Vec::new(), false);
         while let Some(effect) = self.keeper.poll_effect() {
             match effect {
                 Effect::Probe(ticket) => self.send(ticket),
-                Effect::Announce(event) => events.push(event),
-                Effect::Publish => urgent = true,
-                Effect::Grow => self.stale = true,
+                Effect::Announce(slot, event) => {
+                    self.fill(slot, event.to);
+                    self.mark(slot, Due::Now);
+                    // Where traffic alone accuses, what waits may yet be answered; where the operator speaks, it is let go on.
+                    if matches!(event.to, State::Down | State::Busy | State::Degraded) {
+                        self.lose(slot);
+                    }
+                    self.announce(&event);
+                }
+                Effect::Publish(slot) => self.mark(slot, Due::Now),
+                Effect::Grow(slot) => self.mark(slot, Due::Soon),
                 Effect::Shared { at, component, failing } => self.share(&at, &component, failing),
                 Effect::Spare(id, failure, why) => self.spare(&id, failure, why),
                 Effect::Slow(id, Some((ms, median))) => {
@@ -270,62 +275,45 @@ impl Driver {
                 }
             }
         }
-        events.iter().for_each(|event| self.fill(event));
-        if urgent || !events.is_empty() || self.progress.borrow().asked_everyone != self.keeper.has_asked_everyone() {
-            self.publish();
-        }
-        // Told after it is published, so that nothing is sent to an endpoint whose waiting requests were just taken back.
-        for event in &events {
-            self.announce(event);
-            // Where traffic alone accuses, what waits may yet be answered; where the operator speaks, it is let go on.
-            if matches!(event.to, State::Down | State::Busy | State::Degraded) {
-                self.rescue(&event.endpoint);
-            }
-        }
+        self.publish(Due::Now);
     }
 
     /// Notes how much fills an endpoint that has become busy: what it answers by then. What still waits for its first byte is too much.
-    fn fill(&mut self, event: &Event) {
-        let watched = self
-            .endpoints
-            .iter_mut()
-            .find(|watched| watched.endpoint.id == event.endpoint);
-        if let Some(watched) = watched {
+    fn fill(&mut self, slot: Slot, now: State) {
+        if let Some(watched) = self.endpoints.get_mut(slot) {
             let waiting = u32::try_from(watched.endpoint.pulse.feel().waiting).unwrap_or(u32::MAX);
             let answered = watched.endpoint.in_flight.get().saturating_sub(waiting);
-            watched.full = (event.to == State::Busy).then_some(answered.max(1));
+            watched.full = (now == State::Busy).then_some(answered.max(1));
         }
     }
 
     /// Whether an endpoint's streams went on during the second half of a probe; what came before may be older than the silence.
     fn is_delivering(&self, ticket: Ticket, report: &ProbeReport) -> bool {
         let within = u64::try_from(report.phases.total.as_millis() / 2).unwrap_or(u64::MAX);
-        let watched = self.endpoints.get(ticket.slot.index());
+        let watched = self.endpoints.get(ticket.slot);
         watched.is_some_and(|watched| watched.endpoint.pulse.delivered_within(within))
     }
 
     /// Feels every pulse, and asks whoever fell silent.
     fn feel(&mut self) {
         let now = self.clock.now();
-        if self.stale || self.serving.iter().any(|serving| serving.is_due(now)) {
-            self.publish();
-        }
-        for (index, watched) in self.endpoints.iter_mut().enumerate() {
+        self.publish(Due::Soon);
+        for (slot, watched) in &mut self.endpoints {
             let beat = watched.endpoint.pulse.feel();
             let answered = beat.answered.saturating_sub(watched.answered);
             if answered > 0 {
                 watched.answered = beat.answered;
                 let answered = u32::try_from(answered).unwrap_or(u32::MAX);
-                self.keeper.handle_answers(Slot::at(index), answered, now);
+                self.keeper.handle_answers(slot, answered, now);
             }
             if watched.rhythm.feel(beat.answered, beat.waiting) {
-                self.keeper.handle_stall(Slot::at(index), now);
+                self.keeper.handle_stall(slot, now);
             }
         }
     }
 
     fn send(&self, ticket: Ticket) {
-        let Some(watched) = self.endpoints.get(ticket.slot.index()) else {
+        let Some(watched) = self.endpoints.get(ticket.slot) else {
             return;
         };
         let (endpoint, probes) = (watched.endpoint.clone(), watched.probes.clone());
@@ -339,50 +327,16 @@ impl Driver {
     }
 
     /// What waits on the endpoint for its first byte, and may go elsewhere, goes elsewhere at once.
-    fn rescue(&self, id: &EndpointId) {
-        let Some(watched) = self.endpoints.iter().find(|watched| watched.endpoint.id == *id) else {
+    fn rescue(&self, slot: Slot) {
+        let Some(watched) = self.endpoints.get(slot) else {
             return;
         };
-        let elsewhere = self
-            .routable(watched.upstream)
-            .any(|(other, _)| other.endpoint.id != *id);
+        let id = &watched.endpoint.id;
+        let mut others = self.routable(watched.upstream);
+        let elsewhere = others.any(|(other, _)| other.endpoint.slot != slot);
         let rescued = if elsewhere { watched.endpoint.recall.call() } else { 0 };
         if rescued > 0 {
             info!(endpoint = %id, requests = rescued, "waiting requests are sent elsewhere");
         }
     }
-}
-
-fn watched(upstreams: &[Arc<Upstream>], metrics: &Metrics) -> Vec<Watched> {
-    let mut endpoints = Vec::new();
-    for (index, upstream) in upstreams.iter().enumerate() {
-        let settings = &upstream.settings;
-        for pool in &settings.pools {
-            for (place, endpoint) in pool.endpoints.iter().enumerate() {
-                let id = EndpointId {
-                    upstream: settings.name.clone(),
-                    pool: pool.name.clone(),
-                    address: endpoint.address.clone(),
-                };
-                endpoints.push(Watched {
-                    counts: ProbeCounts::of(metrics, &id),
-                    endpoint: Arc::new(Endpoint::new(
-                        id,
-                        Slot::at(endpoints.len()),
-                        endpoint.weight,
-                        upstream.queue.clone(),
-                        metrics,
-                    )),
-                    terms: settings.terms.clone(),
-                    rhythm: Rhythm::default(),
-                    probes: endpoint.probes.clone(),
-                    upstream: index,
-                    place,
-                    answered: 0,
-                    full: None,
-                });
-            }
-        }
-    }
-    endpoints
 }

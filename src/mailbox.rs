@@ -1,5 +1,6 @@
 //! Messages to the driver, the one writer, and its replies.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot};
@@ -8,6 +9,8 @@ use crate::gate::keeper::{Known, ProbeReport, Slot, Ticket};
 use crate::gate::names::EndpointId;
 use crate::gate::overrides::{Picture, Wish};
 use crate::gate::passive::{TrafficFailure, Trial};
+use crate::upstream::Endpoint;
+use crate::upstream::settings::UpstreamSettings;
 
 /// What can be said to the driver.
 #[derive(Debug)]
@@ -17,7 +20,7 @@ pub enum Message {
         /// Which one.
         ticket: Ticket,
         /// With what.
-        report: Box<ProbeReport>,
+        report: Arc<ProbeReport>,
         /// When.
         at: Instant,
     },
@@ -42,9 +45,20 @@ pub enum Message {
         at: Instant,
     },
     /// Somebody wants to know everything.
-    Ask(oneshot::Sender<Vec<Known>>),
+    Ask(oneshot::Sender<Vec<Acquaintance>>),
     /// The operator speaks.
     Say(Word, oneshot::Sender<Pictures>),
+    /// The configuration names other upstreams, pools or endpoints than before.
+    Reconcile(Vec<UpstreamSettings>, oneshot::Sender<()>),
+}
+
+/// An endpoint and all that is known of it.
+#[derive(Clone, Debug)]
+pub struct Acquaintance {
+    /// What is known.
+    pub known: Known,
+    /// The endpoint.
+    pub endpoint: Arc<Endpoint>,
 }
 
 /// The operator's word on the endpoints at an address.
@@ -82,7 +96,7 @@ impl Mailbox {
     pub fn probed(&self, ticket: Ticket, report: ProbeReport, at: Instant) {
         let _ = self.0.send(Message::Probed {
             ticket,
-            report: Box::new(report),
+            report: Arc::new(report),
             at,
         });
     }
@@ -103,9 +117,16 @@ impl Mailbox {
     }
 
     /// All that is known, or `None` if the driver has stopped.
-    pub async fn known(&self) -> Option<Vec<Known>> {
+    pub async fn known(&self) -> Option<Vec<Acquaintance>> {
         let (sender, receiver) = oneshot::channel();
         self.0.send(Message::Ask(sender)).ok()?;
+        receiver.await.ok()
+    }
+
+    /// Hands in the upstreams of another configuration. Once this is ready they are watched; `None` if the driver has stopped.
+    pub async fn reconcile(&self, upstreams: Vec<UpstreamSettings>) -> Option<()> {
+        let (sender, receiver) = oneshot::channel();
+        self.0.send(Message::Reconcile(upstreams, sender)).ok()?;
         receiver.await.ok()
     }
 

@@ -1,6 +1,8 @@
 //! Every metric of the gate. Labels come from the configuration or from closed lists, never from a request.
 
-use prometheus::core::Collector;
+use std::collections::{HashMap, HashSet};
+
+use prometheus::core::{Collector, MetricVec, MetricVecBuilder};
 use prometheus::{
     Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
     TextEncoder,
@@ -39,6 +41,15 @@ macro_rules! metrics {
                     $($field: family.$make($name, concat!($($help),+).trim() $(, $more)*)?,)+
                     registry,
                 })
+            }
+
+            /// Drops every series of endpoints that are not watched any more.
+            pub fn forget(&self, gone: &[EndpointId]) {
+                if gone.is_empty() {
+                    return;
+                }
+                let gone = gone.iter().map(endpoint_labels).collect();
+                $(self.$field.forget(&gone);)+
             }
         }
     };
@@ -103,6 +114,40 @@ metrics! {
 
 /// Makes families of metrics and registers them.
 struct Family<'r>(&'r Registry);
+
+/// What may hold series of endpoints.
+trait Forget {
+    /// Drops those of the endpoints with these labels.
+    fn forget(&self, _gone: &HashSet<[&str; 3]>) {}
+}
+
+impl Forget for IntGauge {}
+impl Forget for IntCounter {}
+
+impl<B: MetricVecBuilder> Forget for MetricVec<B> {
+    fn forget(&self, gone: &HashSet<[&str; 3]>) {
+        for family in self.collect() {
+            for series in family.get_metric() {
+                let labels: HashMap<&str, &str> = series
+                    .get_label()
+                    .iter()
+                    .map(|label| (label.name(), label.value()))
+                    .collect();
+                let endpoint = ENDPOINT
+                    .iter()
+                    .map(|name| labels.get(name).copied().unwrap_or_default());
+                if endpoint
+                    .collect::<Vec<_>>()
+                    .try_into()
+                    .is_ok_and(|endpoint: [&str; 3]| gone.contains(&endpoint))
+                {
+                    // It was there a moment ago, and nobody else drops it.
+                    let _ = self.remove(&labels);
+                }
+            }
+        }
+    }
+}
 
 /// Parts of a list of labels.
 type Labels<'a> = &'a [&'a [&'a str]];

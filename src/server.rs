@@ -6,8 +6,10 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
+
+use arc_swap::ArcSwap;
 
 use pingora::apps::ServerApp;
 use pingora::proxy::{HttpProxy, http_proxy};
@@ -21,16 +23,13 @@ use tracing::{info, warn};
 use crate::access_log::AccessLog;
 use crate::admin::{self, Admin, Lifecycle, Phase};
 use crate::clock::{Clock, Coarse, TICK};
-use crate::config::{AccessSink, Config, ServerSettings, Target};
+use crate::config::{AccessSink, Config, ServerSettings};
 use crate::driver::{Driver, Handle};
 use crate::edge::Listener;
 use crate::edge::crowd::Crowd;
-use crate::gate::alarm::Alarm;
-use crate::gate::names::UpstreamName;
-use crate::gate::route::{RouteRow, RouteTable};
 use crate::metrics::Metrics;
-use crate::proxy::Gateway;
-use crate::upstream::Upstream;
+use crate::proxy::{Gateway, Site};
+use crate::upstream::Roster;
 use crate::warden::Warden;
 
 /// How long clients wait for the first round of probes before they are answered all the same.
@@ -90,7 +89,6 @@ pub struct Gate {
     settings: ServerSettings,
     handle: Handle,
     lifecycle: Arc<Lifecycle>,
-    upstreams: Arc<[Arc<Upstream>]>,
     shutdown: watch::Sender<bool>,
     proxy: Arc<HttpProxy<Gateway>>,
     access: AccessLog,
@@ -113,15 +111,17 @@ impl Gate {
         let control = Threads::start("control", 1)?;
         let bound = edge.within(|| bind(&config, &metrics))?;
         let admin = control.within(|| bind_admin(config.admin))?;
-        let upstreams: Arc<[_]> = config
-            .upstreams
-            .iter()
-            .map(|settings| Arc::new(Upstream::new(settings.clone(), &metrics)))
-            .collect();
-        let (driver, handle) = Driver::new(upstreams.to_vec(), metrics.clone(), clock, fastrand::u64(..));
+        let (driver, handle) = Driver::new(config.upstreams.clone(), metrics.clone(), clock, fastrand::u64(..));
+        let roster = handle.roster.borrow().clone();
         let lifecycle = Arc::new(Lifecycle::default());
         let access = access_log(&config)?;
-        let gateway = gateway(&config, &upstreams, &handle, &metrics, clock, access.clone());
+        let gateway = Gateway {
+            site: ArcSwap::from_pointee(Site::new(&config, roster.upstreams.clone(), None)),
+            mailbox: handle.mailbox.clone(),
+            access: access.clone(),
+            metrics: metrics.clone(),
+            clock,
+        };
         let proxy = Arc::new(http_proxy(&Arc::new(framework(threads)), gateway));
         let (shutdown, watching) = watch::channel(false);
         let listeners = bound.iter().map(Listener::address).collect::<io::Result<_>>()?;
@@ -130,9 +130,7 @@ impl Gate {
         let api = admin::router(Admin {
             lifecycle: lifecycle.clone(),
             mailbox: handle.mailbox.clone(),
-            published: handle.published.clone(),
-            endpoints: handle.endpoints.clone(),
-            upstreams: upstreams.clone(),
+            roster: handle.roster.clone(),
             config_path: config.path.display().to_string(),
             metrics: metrics.clone(),
             clock,
@@ -141,7 +139,7 @@ impl Gate {
         control.spawn(driver.run());
         control.spawn(async move { axum::serve(admin, api).await });
         control.spawn(watch_lines(handle.clone(), clock));
-        control.spawn(wardens(&upstreams, &handle, &metrics, clock));
+        control.spawn(wardens(&roster, &handle, &metrics, clock));
         for listener in bound {
             let (proxy, watching) = (proxy.clone(), watching.clone());
             let (handle, lifecycle) = (handle.clone(), lifecycle.clone());
@@ -157,7 +155,6 @@ impl Gate {
             settings: config.server,
             handle,
             lifecycle,
-            upstreams,
             shutdown,
             proxy,
             access,
@@ -182,7 +179,8 @@ impl Gate {
 
     /// Requests under way.
     pub fn in_flight(&self) -> u32 {
-        self.upstreams.iter().map(|upstream| upstream.in_flight.get()).sum()
+        let upstreams = self.handle.roster.borrow().upstreams.clone();
+        upstreams.iter().map(|upstream| upstream.flow.in_flight.get()).sum()
     }
 
     /// Says that it is not ready, goes on serving for the lame-duck time, then takes no more connections and waits for what is under way, but
@@ -283,43 +281,6 @@ fn framework(threads: usize) -> ServerConf {
     }
 }
 
-fn gateway(
-    config: &Config,
-    upstreams: &[Arc<Upstream>],
-    handle: &Handle,
-    metrics: &Metrics,
-    clock: Clock,
-    access: AccessLog,
-) -> Gateway {
-    let rows = config.routes.iter().enumerate().map(|(index, route)| RouteRow {
-        hosts: route.hosts.clone(),
-        path: route.path.clone(),
-        exact: route.exact,
-        index,
-    });
-    let position = |name: &UpstreamName| upstreams.iter().position(|upstream| upstream.settings.name == *name);
-    let targets = config.routes.iter().map(|route| {
-        let upstream = match &route.target {
-            Target::Upstream(name) => position(name),
-            Target::Redirect(..) | Target::Answer(..) => None,
-        };
-        (Arc::new(route.clone()), upstream)
-    });
-    Gateway {
-        guard: config.guard.clone(),
-        trusted: config.trusted_proxies.clone(),
-        alarm: Mutex::new(Alarm::new(config.alarm)),
-        routes: RouteTable::new(rows),
-        targets: targets.collect(),
-        upstreams: upstreams.to_vec(),
-        published: handle.published.clone(),
-        mailbox: handle.mailbox.clone(),
-        access,
-        metrics: metrics.clone(),
-        clock,
-    }
-}
-
 fn access_log(config: &Config) -> Result<AccessLog, StartError> {
     match &config.log.access {
         AccessSink::Off => Ok(AccessLog::off()),
@@ -333,17 +294,17 @@ fn access_log(config: &Config) -> Result<AccessLog, StartError> {
 
 /// Watches over the endpoints of upstreams that say how.
 fn wardens(
-    upstreams: &[Arc<Upstream>],
+    roster: &Roster,
     handle: &Handle,
     metrics: &Metrics,
     clock: Clock,
 ) -> impl Future<Output = ()> + Send + 'static {
     let mut all = tokio::task::JoinSet::new();
     let mut watches = Vec::new();
-    for settings in upstreams.iter().map(|upstream| &upstream.settings) {
+    for settings in roster.upstreams.iter().map(|upstream| &upstream.settings) {
         let Some(live) = &settings.live else { continue };
         let warden = Warden::new(handle.mailbox.clone(), metrics.clone(), clock);
-        let own = handle
+        let own = roster
             .endpoints
             .iter()
             .filter(|endpoint| endpoint.id.upstream == settings.name);
@@ -371,7 +332,8 @@ async fn watch_lines(handle: Handle, clock: Clock) {
         ticks.tick().await;
         Coarse::get().tick(&clock);
         let now = Coarse::get().millis();
-        for endpoint in handle.endpoints.iter() {
+        let endpoints = handle.roster.borrow().endpoints.clone();
+        for endpoint in endpoints.iter() {
             endpoint.lines.end_overdue(now);
             endpoint.idle.close_old();
         }

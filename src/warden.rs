@@ -89,8 +89,8 @@ impl Warden {
 
     async fn is_overridden(&self, endpoint: &Endpoint) -> bool {
         let known = self.mailbox.known().await.unwrap_or_default();
-        let own = known.get(endpoint.slot.index());
-        own.is_some_and(|known| known.overridden.is_some())
+        let mut own = known.iter().filter(|one| one.endpoint.slot == endpoint.slot);
+        own.any(|one| one.known.overridden.is_some())
     }
 
     fn count(&self, endpoint: &Endpoint, outcome: &str) {

@@ -25,14 +25,13 @@ use axum::middleware::{self, Next};
 use axum::response::{Html, IntoResponse, Json, Response};
 use axum::routing::{get, put};
 use serde_json::json;
+use tokio::sync::watch;
 
 use crate::admin::view::{ConfigView, EndpointView, Explanation, Status, UpstreamView};
 use crate::clock::Clock;
-use crate::gate::keeper::Known;
-use crate::mailbox::Mailbox;
+use crate::mailbox::{Acquaintance, Mailbox};
 use crate::metrics::{Metrics, endpoint_labels};
-use crate::upstream::snapshot::Published;
-use crate::upstream::{Endpoint, Upstream};
+use crate::upstream::Roster;
 
 /// Where the process is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,12 +72,8 @@ pub struct Admin {
     pub lifecycle: Arc<Lifecycle>,
     /// The driver.
     pub mailbox: Mailbox,
-    /// Who may serve.
-    pub published: Published,
-    /// Every endpoint, in the order in which the driver knows them.
-    pub endpoints: Arc<[Arc<Endpoint>]>,
-    /// The upstreams.
-    pub upstreams: Arc<[Arc<Upstream>]>,
+    /// Who is watched.
+    pub roster: watch::Receiver<Roster>,
     /// The configuration's file.
     pub config_path: String,
     /// All metrics.
@@ -169,37 +164,37 @@ async fn startupz(State(admin): State<Admin>) -> Response {
 
 async fn readyz(State(admin): State<Admin>) -> Response {
     let fit = admin
-        .published
-        .load()
-        .routable
+        .roster
+        .borrow()
+        .upstreams
         .iter()
-        .filter(|routable| !routable.candidates.is_empty())
-        .count();
+        .any(|upstream| upstream.can_serve());
     match admin.lifecycle.phase() {
         Phase::Starting => refusal(
             StatusCode::SERVICE_UNAVAILABLE,
             "endpoints are asked for the first time",
         ),
         Phase::Leaving => stopping(),
-        Phase::Serving if fit == 0 => refusal(StatusCode::SERVICE_UNAVAILABLE, "no endpoint is fit to serve"),
+        Phase::Serving if !fit => refusal(StatusCode::SERVICE_UNAVAILABLE, "no endpoint is fit to serve"),
         Phase::Serving => Json(json!({"status": "ready"})).into_response(),
     }
 }
 
 async fn metrics(State(admin): State<Admin>) -> Response {
-    for endpoint in admin.endpoints.iter() {
+    let Roster { upstreams, endpoints } = admin.roster.borrow().clone();
+    for endpoint in endpoints.iter() {
         let gauge = admin
             .metrics
             .in_flight
             .with_label_values(&endpoint_labels(&endpoint.id));
         gauge.set(endpoint.in_flight.get().into());
     }
-    for upstream in admin.upstreams.iter() {
+    for upstream in upstreams.iter() {
         let queued = admin
             .metrics
             .queued
             .with_label_values(&[upstream.settings.name.as_str()]);
-        queued.set(upstream.queue.waiting().into());
+        queued.set(upstream.flow.queue.waiting().into());
     }
     match admin.metrics.text() {
         Ok(text) => ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response(),
@@ -218,10 +213,9 @@ async fn explain(State(admin): State<Admin>, Path(address): Path<String>) -> Res
     let Some(known) = admin.mailbox.known().await else {
         return stopping();
     };
-    let all = known.iter().zip(admin.endpoints.iter());
-    let found = all.filter(|(known, _)| known.id.address.as_str() == address);
+    let found = known.iter().filter(|one| one.known.id.address.as_str() == address);
     let explained: Vec<Explanation> = found
-        .map(|(known, endpoint)| Explanation::of(known, endpoint, &admin.clock))
+        .map(|one| Explanation::of(&one.known, &one.endpoint, &admin.clock))
         .collect();
     if explained.is_empty() {
         return refusal(
@@ -233,13 +227,10 @@ async fn explain(State(admin): State<Admin>, Path(address): Path<String>) -> Res
 }
 
 impl Admin {
-    fn status(&self, known: &[Known]) -> Status {
-        let mut upstreams: Vec<UpstreamView> = self
-            .upstreams
-            .iter()
-            .map(|upstream| UpstreamView::of(upstream))
-            .collect();
-        for (known, endpoint) in known.iter().zip(self.endpoints.iter()) {
+    fn status(&self, known: &[Acquaintance]) -> Status {
+        let upstreams = self.roster.borrow().upstreams.clone();
+        let mut upstreams: Vec<UpstreamView> = upstreams.iter().map(|upstream| UpstreamView::of(upstream)).collect();
+        for Acquaintance { known, endpoint } in known {
             let upstream = upstreams
                 .iter_mut()
                 .find(|upstream| upstream.name == known.id.upstream.as_str());

@@ -90,7 +90,9 @@ pub(super) async fn list(State(admin): State<Admin>) -> Response {
     let Some(known) = admin.mailbox.known().await else {
         return stopping();
     };
-    let all = known.iter().filter_map(|known| OverrideView::of(known, &admin.clock));
+    let all = known
+        .iter()
+        .filter_map(|one| OverrideView::of(&one.known, &admin.clock));
     Json(all.collect::<Vec<_>>()).into_response()
 }
 
@@ -163,7 +165,8 @@ async fn say(admin: &Admin, word: Word) -> Response {
 
 impl Admin {
     fn warning(&self, id: &EndpointId, picture: Picture) -> Option<String> {
-        let serving = self.upstreams.iter().map(|upstream| &upstream.settings);
+        let upstreams = self.roster.borrow().upstreams.clone();
+        let serving = upstreams.iter().map(|upstream| &upstream.settings);
         let active = serving
             .filter(|settings| settings.name == id.upstream)
             .any(|settings| settings.active == id.pool);
@@ -177,7 +180,8 @@ impl Admin {
     }
 
     fn effect(&self, id: &EndpointId, picture: Picture) -> Effect {
-        let endpoint = self.endpoints.iter().find(|endpoint| endpoint.id == *id);
+        let endpoints = self.roster.borrow().endpoints.clone();
+        let endpoint = endpoints.iter().find(|endpoint| endpoint.id == *id);
         Effect {
             upstream: id.upstream.to_string(),
             pool: id.pool.to_string(),

@@ -1,5 +1,6 @@
 //! `probe`: one probe of one URL, and what the gate would make of the answer.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -54,10 +55,10 @@ fn spec(args: &ProbeArgs) -> anyhow::Result<(Address, ProbeSpec)> {
         bail!("--timeout takes more than 0 and at most 3600 seconds");
     }
     let spec = ProbeSpec {
-        plan: ProbePlan {
+        plan: Arc::new(ProbePlan {
             timeout: Duration::from_secs_f64(args.timeout),
             ..ProbePlan::default()
-        },
+        }),
         path: uri.path_and_query().map_or("/", |target| target.as_str()).to_owned(),
         host: Some(authority.as_str().to_owned()),
         tls,

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
+use std::sync::Arc;
 use std::time::Duration;
 
 use indexmap::IndexMap;
@@ -102,14 +103,14 @@ fn spec(key: &str, name: &str, probe: Probe, findings: &mut Findings<'_>) -> Pro
         findings.error(&format!("{key}.timeout"), message);
     }
     ProbeSpec {
-        plan: ProbePlan {
+        plan: Arc::new(ProbePlan {
             name: name.into(),
             interval,
             timeout,
             rise: probe.rise.unwrap_or(plan.rise),
             fall: fall(probe.fall, plan.fall.default),
             initial_delay: time(probe.initial_delay, plan.initial_delay),
-        },
+        }),
         path: probe.path.map_or(defaults.path, |path| path.0),
         method: probe
             .method

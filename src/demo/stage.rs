@@ -106,7 +106,8 @@ impl Stage {
             .known()
             .await
             .context("the gate has stopped")?;
-        known.into_iter().nth(index).context("the gate lost an endpoint")
+        let one = known.into_iter().nth(index).map(|one| one.known);
+        one.context("the gate lost an endpoint")
     }
 
     pub(super) fn introduction(&self) -> String {

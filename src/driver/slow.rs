@@ -11,12 +11,9 @@ impl Driver {
     /// Compares, and tells the keeper who is slow.
     pub(super) fn compare_times(&mut self) {
         let now = self.clock.now();
-        for upstream in 0..self.upstreams.len() {
-            let Some(rules) = self
-                .upstreams
-                .get(upstream)
-                .and_then(|up| up.settings.terms.outlier.latency)
-            else {
+        for upstream in 0..self.serving.len() {
+            let serving = self.serving.get(upstream);
+            let Some(rules) = serving.and_then(|serving| serving.upstream.settings.terms.outlier.latency) else {
                 continue;
             };
             let serving = self.routable(upstream);

@@ -39,7 +39,7 @@ impl Driver {
     }
 
     pub(super) fn count(&self, ticket: Ticket, report: &ProbeReport) {
-        let Some(watched) = self.endpoints.get(ticket.slot.index()) else {
+        let Some(watched) = self.endpoints.get(ticket.slot) else {
             return;
         };
         let [upstream, pool, endpoint] = endpoint_labels(&watched.endpoint.id);
@@ -51,7 +51,7 @@ impl Driver {
             self.metrics.probes.with_label_values(&labels).inc();
         }
         watched.counts.duration.observe(report.phases.total.as_secs_f64());
-        let known = self.keeper.known().get(ticket.slot.index());
+        let known = self.keeper.get(ticket.slot);
         let told = |component: &str| known.and_then(|known| known.components.get(component));
         for (component, up) in report.components.iter().filter(|(name, up)| told(name) != Some(up)) {
             let labels = [upstream, pool, endpoint, component];

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use tracing::{info, warn};
 
-use super::{Driver, Progress, Watched};
+use super::{Driver, Progress, Slot, Watched};
 use crate::gate::components::Openness;
 use crate::gate::keeper::Known;
 use crate::gate::names::PoolName;
@@ -14,65 +14,150 @@ use crate::gate::ring::Ring;
 use crate::gate::selection::Balance;
 use crate::gate::state::{State, Tier};
 use crate::upstream::Upstream;
-use crate::upstream::snapshot::{Candidate, Routable, Snapshot};
+use crate::upstream::settings::PoolSettings;
+use crate::upstream::snapshot::{Candidate, Routable};
 
 /// How an upstream is served at present.
 #[derive(Debug)]
 pub(super) struct Serving {
+    pub(super) upstream: Arc<Upstream>,
+    /// Its pools, in the order of the configuration.
+    pools: Vec<Members>,
     /// The pool that serves.
     pool: PoolName,
     /// Whether requests go to endpoints of which none is fit.
     openness: Openness,
-    /// The rings of its pools, where keys decide.
-    rings: BTreeMap<PoolName, Arc<Ring>>,
+    /// Whether what is published of it is out of date.
+    due: Due,
+    /// When it may be published next. Of thousands of endpoints that change within a moment not each one is worth the time for all.
+    next: Instant,
+    /// Endpoints that are to be rescued from once it is published that they are out.
+    lost: Vec<Slot>,
+}
+
+/// Publishing takes at most one part in so many of the driver's time.
+const PARTS: u32 = 5;
+
+/// The endpoints of a pool, and their ring where keys decide.
+#[derive(Debug)]
+struct Members {
+    pool: PoolName,
+    slots: Vec<Slot>,
+    ring: Option<Arc<Ring>>,
+}
+
+/// How soon an upstream is to be published anew.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Due {
+    /// Nothing has changed.
+    Unchanged,
+    /// At the next beat: a share has grown.
+    Soon,
+    /// At once.
+    Now,
 }
 
 impl Serving {
-    /// Whether it is to be decided anew how to serve where nobody is fit.
-    pub(super) fn is_due(&self, now: Instant) -> bool {
-        self.openness.is_due(now)
+    /// An upstream without its endpoints yet, which goes on as it was served `before`.
+    pub(super) fn of(upstream: Arc<Upstream>, mut before: Option<Self>, now: Instant) -> Self {
+        let lost = before
+            .as_mut()
+            .map(|before| std::mem::take(&mut before.lost))
+            .unwrap_or_default();
+        let before = before.filter(|before| before.upstream.settings.active == upstream.settings.active);
+        let (pool, openness) = match before {
+            Some(before) => (before.pool, before.openness),
+            None => (upstream.settings.active.clone(), Openness::default()),
+        };
+        Self {
+            upstream,
+            pools: Vec::new(),
+            pool,
+            openness,
+            due: Due::Now,
+            next: now,
+            lost,
+        }
     }
 
-    pub(super) fn of(upstream: &Upstream) -> Self {
-        let settings = &upstream.settings;
-        let by_key = matches!(settings.balance, Balance::Hash(_));
-        let rings = settings.pools.iter().filter(|_| by_key).map(|pool| {
+    /// Gives it the endpoints of a pool.
+    pub(super) fn seat(&mut self, pool: &PoolSettings, slots: Vec<Slot>) {
+        let by_key = matches!(self.upstream.settings.balance, Balance::Hash(_));
+        let ring = by_key.then(|| {
             let endpoints = pool.endpoints.iter();
-            let ring = Ring::new(endpoints.map(|endpoint| (endpoint.address.as_str(), endpoint.weight)));
-            (pool.name.clone(), Arc::new(ring))
+            Arc::new(Ring::new(
+                endpoints.map(|endpoint| (endpoint.address.as_str(), endpoint.weight)),
+            ))
         });
-        Self {
-            pool: settings.active.clone(),
-            openness: Openness::default(),
-            rings: rings.collect(),
-        }
+        self.pools.push(Members {
+            pool: pool.name.clone(),
+            slots,
+            ring,
+        });
+    }
+
+    fn members(&self, name: &PoolName) -> Option<&Members> {
+        self.pools.iter().find(|members| members.pool == *name)
     }
 }
 
 impl Driver {
-    /// Publishes who may serve from now on.
-    pub(super) fn publish(&mut self) {
+    /// Notes that what is published of an endpoint's upstream is out of date.
+    pub(super) fn mark(&mut self, slot: Slot, due: Due) {
+        let upstream = self.endpoints.get(slot).map_or(usize::MAX, |watched| watched.upstream);
+        if let Some(serving) = self.serving.get_mut(upstream) {
+            serving.due = serving.due.max(due);
+        }
+    }
+
+    /// Publishes who may serve from now on, for every upstream of which that is at least so due.
+    pub(super) fn publish(&mut self, least: Due) {
         let now = self.clock.now();
-        let routable: Vec<Routable> = (0..self.upstreams.len())
-            .map(|upstream| self.fit(upstream, now))
-            .collect();
+        for upstream in 0..self.serving.len() {
+            let Some(serving) = self.serving.get_mut(upstream) else {
+                continue;
+            };
+            let again = least <= Due::Soon && serving.openness.is_due(now);
+            if least != Due::Unchanged && (serving.next > now || serving.due < least && !again) {
+                continue;
+            }
+            serving.due = Due::Unchanged;
+            let (flow, lost) = (serving.upstream.flow.clone(), std::mem::take(&mut serving.lost));
+            flow.routable.store(Arc::new(self.fit(upstream, now)));
+            flow.queue.look_again();
+            lost.into_iter().for_each(|slot| self.rescue(slot));
+            let done = self.clock.now();
+            if let Some(serving) = self.serving.get_mut(upstream) {
+                serving.next = done + (done - now) * (PARTS - 1);
+            }
+        }
         let progress = Progress {
             asked_everyone: self.keeper.has_asked_everyone(),
-            can_serve: routable.iter().all(|routable| !routable.candidates.is_empty()),
+            can_serve: self.serving.iter().all(|serving| serving.upstream.can_serve()),
         };
-        let failing = (0..self.upstreams.len())
-            .map(|upstream| self.failing(upstream).into())
-            .collect();
-        self.published.store(Arc::new(Snapshot { routable, failing }));
-        self.stale = false;
-        self.progress.send_replace(progress);
-        self.upstreams.iter().for_each(|upstream| upstream.queue.look_again());
+        self.progress
+            .send_if_modified(|before| std::mem::replace(before, progress) != progress);
+    }
+
+    /// When what is due is to be published, if anything is.
+    pub(super) fn next_publication(&self) -> Option<Instant> {
+        let due = self.serving.iter().filter(|serving| serving.due == Due::Now);
+        due.map(|serving| serving.next).min()
+    }
+
+    /// What waits on an endpoint is to go elsewhere as soon as it is published that the endpoint is out, so that nothing is sent there again.
+    pub(super) fn lose(&mut self, slot: Slot) {
+        let upstream = self.endpoints.get(slot).map_or(usize::MAX, |watched| watched.upstream);
+        if let Some(serving) = self.serving.get_mut(upstream) {
+            serving.lost.push(slot);
+        }
     }
 
     /// The endpoints of a pool of an upstream.
-    fn pool<'a>(&'a self, upstream: usize, pool: &'a PoolName) -> impl Iterator<Item = (&'a Watched, &'a Known)> {
-        let all = self.endpoints.iter().zip(self.keeper.known());
-        all.filter(move |(watched, known)| watched.upstream == upstream && known.id.pool == *pool)
+    fn pool<'a>(&'a self, upstream: usize, pool: &PoolName) -> impl Iterator<Item = (&'a Watched, &'a Known)> {
+        let members = self.serving.get(upstream).and_then(|serving| serving.members(pool));
+        let slots = members.into_iter().flat_map(|members| &members.slots);
+        slots.filter_map(|slot| Some((self.endpoints.get(*slot)?, self.keeper.get(*slot)?)))
     }
 
     /// The endpoints of the pool that serves an upstream.
@@ -90,10 +175,8 @@ impl Driver {
     fn fit(&mut self, upstream: usize, now: Instant) -> Routable {
         self.settle_pool(upstream);
         let best = self.serving(upstream).filter_map(|(_, known)| known.state.tier()).min();
-        let ring = self
-            .serving
-            .get(upstream)
-            .and_then(|serving| serving.rings.get(&serving.pool).cloned());
+        let serving = self.serving.get(upstream);
+        let ring = serving.and_then(|serving| serving.members(&serving.pool)?.ring.clone());
         let Some(best) = best else {
             let candidates = if self.is_open(upstream, now) {
                 let asked = self.serving(upstream).filter(|(_, known)| known.state == State::Down);
@@ -107,6 +190,7 @@ impl Driver {
                 candidates,
                 reserve: Box::default(),
                 ring,
+                failing: self.failing(upstream).into(),
             };
         };
         if let Some(serving) = self.serving.get_mut(upstream) {
@@ -121,6 +205,7 @@ impl Driver {
             candidates: candidates.into(),
             reserve: reserve.into(),
             ring,
+            failing: Arc::default(),
         }
     }
 
@@ -128,13 +213,14 @@ impl Driver {
     fn candidate(&self, watched: &Watched, known: &Known, open: bool, now: Instant) -> Option<Candidate> {
         let tier = known.state.tier().or(open.then_some(Tier::Accused))?;
         let share = known.share(now);
-        let most = self.upstreams.get(watched.upstream)?.settings.limits.in_flight;
+        let most = self.serving.get(watched.upstream)?.upstream.settings.limits.in_flight;
         let percent = if open { 50 } else { u64::from(share) };
         let scaled = most.map(|most| u32::try_from(u64::from(most) * percent / 100).map_or(most, |cap| cap.max(1)));
         let cap = scaled.into_iter().chain(watched.full).min();
         Some(Candidate {
             endpoint: watched.endpoint.clone(),
             place: watched.place,
+            weight: watched.weight,
             socket: known.socket?,
             tier,
             share,
@@ -145,14 +231,14 @@ impl Driver {
 
     /// Finds the pool that serves: the active one, or the first fallback with an endpoint that may while the active one has none.
     fn settle_pool(&mut self, upstream: usize) {
-        let Some(settings) = self.upstreams.get(upstream).map(|upstream| &upstream.settings) else {
+        let Some(serving) = self.serving.get(upstream) else {
             return;
         };
+        let settings = &serving.upstream.settings;
         let may_serve = |pool: &&PoolName| self.pool(upstream, pool).any(|(_, known)| known.state.tier().is_some());
         let pools = std::iter::once(&settings.active).chain(&settings.fallback);
         let pool = pools.into_iter().find(may_serve).unwrap_or(&settings.active).clone();
-        let before = self.serving.get(upstream).map(|serving| &serving.pool);
-        if before == Some(&pool) {
+        if serving.pool == pool {
             return;
         }
         let (name, active) = (settings.name.as_str(), &settings.active);
@@ -181,11 +267,11 @@ impl Driver {
             return false;
         }
         let refuses = heard().any(|(_, known)| known.refuses());
-        let Some(rule) = self.upstreams.get(upstream).map(|upstream| upstream.settings.all_down) else {
-            return false;
-        };
         let serving = self.serving.get_mut(upstream);
-        serving.is_some_and(|serving| serving.openness.decide(rule, refuses, now))
+        serving.is_some_and(|serving| {
+            let rule = serving.upstream.settings.all_down;
+            serving.openness.decide(rule, refuses, now)
+        })
     }
 
     /// What is wrong with the endpoints of an upstream, in one line.

@@ -11,11 +11,13 @@
 //! - **An answer to an older question moves nothing**: of two overlapping probes, the later one's word stands.
 //! - **Every change of state is an event with a cause.**
 
-use std::cmp::Reverse;
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+use slotmap::{SecondaryMap, SlotMap};
 
 use super::components::Worth;
 use super::flapping::Flapping;
@@ -28,7 +30,7 @@ use super::latency::Slowness;
 use super::names::{PoolName, UpstreamName};
 use super::passive::{Passive, Standing};
 use super::ramp::{self, Ramp};
-use super::schedule::{self, Dice};
+use super::schedule::Dice;
 use super::state::{Cause, Event, State};
 use super::window::Window;
 
@@ -36,9 +38,10 @@ mod asking;
 mod comeback;
 mod dependency;
 mod operator;
+mod roster;
 mod traffic;
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Timer {
     Due {
         slot: Slot,
@@ -82,19 +85,70 @@ struct Track {
 struct Pool {
     name: (UpstreamName, PoolName),
     members: Vec<Slot>,
+    /// How many of them are routable, and how many are held back by their traffic.
+    routable: usize,
+    accused: usize,
     /// When the last of them that was down came back, or will.
     turn: Option<Instant>,
+}
+
+/// An alarm clock. The earliest is the greatest, so that a heap hands it out first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Wake {
+    at: Instant,
+    /// Clocks wound so far, so that of two at the same moment the first one wound rings first.
+    number: u64,
+    timer: Timer,
+}
+
+impl Ord for Wake {
+    fn cmp(&self, other: &Self) -> Ordering {
+        let by_time = other.at.cmp(&self.at);
+        by_time.then_with(|| other.number.cmp(&self.number))
+    }
+}
+
+/// All alarm clocks that are wound.
+#[derive(Debug, Default)]
+struct Clocks {
+    heap: BinaryHeap<Wake>,
+    /// How many have been wound so far.
+    wound: u64,
+}
+
+impl Clocks {
+    fn wind(&mut self, at: Instant, timer: Timer) {
+        self.wound += 1;
+        let number = self.wound;
+        self.heap.push(Wake { at, number, timer });
+    }
+
+    fn next(&self) -> Option<Instant> {
+        self.heap.peek().map(|wake| wake.at)
+    }
+
+    /// What rings by `now`.
+    fn ring(&mut self, now: Instant) -> Option<Timer> {
+        let first = self.heap.peek()?;
+        (first.at <= now).then(|| self.heap.pop())?.map(|wake| wake.timer)
+    }
+}
+
+impl PartialOrd for Wake {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
 }
 
 /// See the module's own words.
 #[derive(Debug)]
 pub struct Keeper {
-    known: Vec<Known>,
-    tracks: Vec<Vec<Track>>,
+    known: SlotMap<Slot, Known>,
+    tracks: SecondaryMap<Slot, Vec<Track>>,
     /// The pool of each endpoint, by its position in `pools`.
-    seats: Vec<usize>,
+    seats: SecondaryMap<Slot, usize>,
     pools: Vec<Pool>,
-    timers: BinaryHeap<Reverse<(Instant, Timer)>>,
+    timers: Clocks,
     effects: VecDeque<Effect>,
     /// Probes that have never been answered.
     unanswered: usize,
@@ -103,82 +157,24 @@ pub struct Keeper {
 }
 
 impl Keeper {
-    /// A keeper that knows nothing yet of `plans` and asks all of them as soon as it is let.
-    pub fn new(plans: Vec<EndpointPlan>, seed: u64, now: Instant) -> Self {
-        let mut keeper = Self {
-            known: Vec::with_capacity(plans.len()),
-            tracks: Vec::with_capacity(plans.len()),
-            seats: Vec::with_capacity(plans.len()),
+    /// A keeper of nobody; [`Keeper::reconcile`] tells it whom to watch.
+    pub fn new(seed: u64) -> Self {
+        Self {
+            known: SlotMap::with_key(),
+            tracks: SecondaryMap::new(),
+            seats: SecondaryMap::new(),
             pools: Vec::new(),
-            timers: BinaryHeap::new(),
+            timers: Clocks::default(),
             effects: VecDeque::new(),
             unanswered: 0,
             dice: Dice::new(seed),
             seed,
-        };
-        for plan in plans {
-            keeper.admit(plan, now);
         }
-        keeper
-    }
-
-    fn admit(&mut self, plan: EndpointPlan, now: Instant) {
-        let slot = Slot(self.known.len());
-        let pool = self.pool_named((plan.id.upstream.clone(), plan.id.pool.clone()));
-        self.seats.push(pool);
-        if let Some(pool) = self.pools.get_mut(pool) {
-            pool.members.push(slot);
-        }
-        for (probe, terms) in plan.probes.iter().enumerate() {
-            let timer = Timer::Due { slot, probe, cycle: 0 };
-            let wave = schedule::WAVE * u32::try_from(slot.0 / schedule::AT_ONCE).unwrap_or(u32::MAX);
-            self.timers.push(Reverse((now + terms.initial_delay + wave, timer)));
-        }
-        self.unanswered += plan.probes.len();
-        self.tracks.push(vec![Track::default(); plan.probes.len()]);
-        self.known.push(Known {
-            socket: plan.id.address.literal(),
-            id: plan.id,
-            state: State::Unknown,
-            since: now,
-            cause: Cause::NotProbed,
-            components: BTreeMap::new(),
-            version: None,
-            history: VecDeque::new(),
-            verdicts: plan.probes.into_iter().map(|terms| (terms, Health::START)).collect(),
-            terms: plan.terms,
-            shared: BTreeSet::new(),
-            degraded: false,
-            passive: Passive::default(),
-            busy: false,
-            ramp: None,
-            sheds: None,
-            slowness: Slowness::default(),
-            overridden: None,
-            newcomer: false,
-            window: Window::new(now),
-            flapping: Flapping::default(),
-            turn: None,
-        });
-    }
-
-    /// The position of a pool, which is new if nobody has named it before.
-    fn pool_named(&mut self, name: (UpstreamName, PoolName)) -> usize {
-        // Endpoints come pool by pool, so it is the last one or a new one.
-        if let Some(at) = self.pools.iter().rposition(|pool| pool.name == name) {
-            return at;
-        }
-        self.pools.push(Pool {
-            name,
-            members: Vec::new(),
-            turn: None,
-        });
-        self.pools.len() - 1
     }
 
     /// When [`Keeper::handle_timeout`] is to be called next.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        self.timers.peek().map(|Reverse((at, _))| *at)
+        self.timers.next()
     }
 
     /// What is to be done next.
@@ -186,9 +182,15 @@ impl Keeper {
         self.effects.pop_front()
     }
 
-    /// All that is known, in the order of the plans.
-    pub fn known(&self) -> &[Known] {
-        &self.known
+    /// Every endpoint and all that is known of it, in the order of the plans.
+    pub fn all(&self) -> impl Iterator<Item = (Slot, &Known)> {
+        let members = self.pools.iter().flat_map(|pool| &pool.members);
+        members.filter_map(|slot| Some((*slot, self.known.get(*slot)?)))
+    }
+
+    /// All that is known of one endpoint, unless it has gone.
+    pub fn get(&self, slot: Slot) -> Option<&Known> {
+        self.known.get(slot)
     }
 
     /// Whether every endpoint has answered, or failed to, at least once.
@@ -198,11 +200,7 @@ impl Keeper {
 
     /// Puts every question that is due.
     pub fn handle_timeout(&mut self, now: Instant) {
-        while let Some(Reverse((at, timer))) = self.timers.peek().copied() {
-            if at > now {
-                break;
-            }
-            self.timers.pop();
+        while let Some(timer) = self.timers.ring(now) {
             match timer {
                 Timer::Due { slot, probe, cycle } => self.due(slot, probe, cycle, now),
                 Timer::Overlap(ticket) => self.overlap(ticket, now),
@@ -216,7 +214,7 @@ impl Keeper {
     }
 
     /// Weighs an answer. `delivering` tells whether the endpoint's streams went on while it was asked.
-    pub fn handle_probe(&mut self, ticket: Ticket, report: ProbeReport, delivering: bool, now: Instant) {
+    pub fn handle_probe(&mut self, ticket: Ticket, report: Arc<ProbeReport>, delivering: bool, now: Instant) {
         let Some(track) = self.track(ticket.slot, ticket.probe) else {
             return;
         };
@@ -228,7 +226,7 @@ impl Keeper {
         let misconfigured = matches!(report.outcome, Outcome::Misconfigured { .. });
         track.misconfigured = misconfigured;
         self.unanswered -= usize::from(first);
-        if self.known.get(ticket.slot.0).is_some_and(Known::is_maintained) {
+        if self.known.get(ticket.slot).is_some_and(Known::is_maintained) {
             return;
         }
         let busy = delivering && report.outcome.class() == Some(FailureClass::Timeout);
@@ -255,20 +253,14 @@ impl Keeper {
     /// A probe path that no endpoint of a pool has is the configuration's fault: nobody is ejected for it.
     fn whole_pool_is_misconfigured(&self, ticket: Ticket) -> bool {
         self.pool_of(ticket.slot).iter().all(|slot| {
-            let track = self.tracks.get(slot.0).and_then(|tracks| tracks.get(ticket.probe));
+            let track = self.tracks.get(*slot).and_then(|tracks| tracks.get(ticket.probe));
             track.is_some_and(|track| track.misconfigured)
         })
     }
 
-    /// The endpoints of the pool that an endpoint is in, itself among them.
-    fn pool_of(&self, slot: Slot) -> &[Slot] {
-        let pool = self.seats.get(slot.0).and_then(|pool| self.pools.get(*pool));
-        pool.map_or(&[], |pool| &pool.members)
-    }
-
     /// Remembers an answer, whatever it is worth.
-    fn note(&mut self, ticket: Ticket, report: &ProbeReport, now: Instant) {
-        let Some(known) = self.known.get_mut(ticket.slot.0) else {
+    fn note(&mut self, ticket: Ticket, report: &Arc<ProbeReport>, now: Instant) {
+        let Some(known) = self.known.get_mut(ticket.slot) else {
             return;
         };
         let Some((terms, _)) = known.verdicts.get(ticket.probe) else {
@@ -280,7 +272,7 @@ impl Keeper {
         known.history.push_back(ProbeRecord {
             probe: terms.name.clone(),
             at: now,
-            report: Arc::new(report.clone()),
+            report: report.clone(),
         });
         for (component, up) in &report.components {
             if known.components.get(component) != Some(up) {
@@ -308,7 +300,7 @@ impl Keeper {
         } else {
             Some(plan)
         };
-        let (Some(known), Some(plan)) = (self.known.get_mut(ticket.slot.0), plan) else {
+        let (Some(known), Some(plan)) = (self.known.get_mut(ticket.slot), plan) else {
             return;
         };
         let Some((_, health)) = known.verdicts.get_mut(ticket.probe) else {
@@ -325,7 +317,7 @@ impl Keeper {
     }
 
     fn judge(&mut self, ticket: Ticket, outcome: &Outcome, now: Instant) {
-        let Some(known) = self.known.get_mut(ticket.slot.0) else {
+        let Some(known) = self.known.get_mut(ticket.slot) else {
             return;
         };
         let Some((terms, _)) = known.verdicts.get(ticket.probe) else {
@@ -350,14 +342,14 @@ impl Keeper {
             return;
         }
         let returns = self.returns(slot);
-        let Some(known) = self.known.get_mut(slot.0) else {
+        let Some(known) = self.known.get_mut(slot) else {
             return;
         };
         if known.verdict().tier().is_none() {
             known.ramp = None;
         } else if returns && known.verdict() == State::Up && !known.terms.slow_start.window.is_zero() {
             known.ramp = Some(Ramp::start(now, known.terms.slow_start));
-            self.timers.push(Reverse((now + ramp::STEP, Timer::Ramp(slot))));
+            self.timers.wind(now + ramp::STEP, Timer::Ramp(slot));
         }
         let to = known.verdict();
         if to == known.state {
@@ -369,21 +361,25 @@ impl Keeper {
         let from = std::mem::replace(&mut known.state, to);
         known.since = now;
         known.cause = cause.clone();
-        self.effects.push_back(Effect::Announce(Event {
-            endpoint: known.id.clone(),
-            from,
-            to,
-            cause,
-        }));
+        self.effects.push_back(Effect::Announce(
+            slot,
+            Event {
+                endpoint: known.id.clone(),
+                from,
+                to,
+                cause,
+            },
+        ));
+        self.tally(slot, from, to);
         self.note_flap(slot, from, now);
     }
 
     fn track(&mut self, slot: Slot, probe: usize) -> Option<&mut Track> {
-        self.tracks.get_mut(slot.0)?.get_mut(probe)
+        self.tracks.get_mut(slot)?.get_mut(probe)
     }
 
-    fn verdict(&self, slot: Slot, probe: usize) -> Option<(ProbePlan, Health)> {
-        self.known.get(slot.0)?.verdicts.get(probe).cloned()
+    fn verdict(&self, slot: Slot, probe: usize) -> Option<(Arc<ProbePlan>, Health)> {
+        self.known.get(slot)?.verdicts.get(probe).cloned()
     }
 }
 

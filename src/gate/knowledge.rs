@@ -25,7 +25,7 @@ pub struct EndpointPlan {
     /// Whose plan it is.
     pub id: EndpointId,
     /// Its probes, all of which must pass; never empty.
-    pub probes: Vec<ProbePlan>,
+    pub probes: Vec<Arc<ProbePlan>>,
     /// What else decides about it.
     pub terms: Arc<Terms>,
 }
@@ -43,20 +43,9 @@ pub struct Terms {
     pub flapping: FlapRules,
 }
 
-/// An endpoint's number within the keeper.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Slot(pub(super) usize);
-
-impl Slot {
-    /// The endpoint at this position of the list that the keeper was made with.
-    pub fn at(index: usize) -> Self {
-        Self(index)
-    }
-
-    /// The position of the endpoint in the list that the keeper was made with.
-    pub fn index(self) -> usize {
-        self.0
-    }
+slotmap::new_key_type! {
+    /// An endpoint's number within the keeper. It is never given again: what was said of an endpoint that has gone is said of nobody.
+    pub struct Slot;
 }
 
 /// One question put to one endpoint; its answer comes back with it.
@@ -75,11 +64,11 @@ pub enum Effect {
     /// Send this probe.
     Probe(Ticket),
     /// Tell of a change; routable endpoints may be others than before.
-    Announce(Event),
-    /// Publish anew: nobody's state has changed, but a trial has begun or ended.
-    Publish,
+    Announce(Slot, Event),
+    /// Publish anew: the state has not changed, but a trial has begun or ended.
+    Publish(Slot),
     /// Publish anew within a moment: a share has grown.
-    Grow,
+    Grow(Slot),
     /// Tell that a dependency which a pool shares fails, or does no longer.
     Shared {
         /// An endpoint of the pool.
@@ -177,7 +166,7 @@ pub struct Known {
     /// The last probes, oldest first.
     pub history: VecDeque<ProbeRecord>,
     /// Each probe's plan and verdict.
-    pub verdicts: Vec<(ProbePlan, Health)>,
+    pub verdicts: Vec<(Arc<ProbePlan>, Health)>,
     /// What its traffic says.
     pub passive: Passive,
     /// What else decides about it.

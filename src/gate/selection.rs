@@ -31,7 +31,7 @@ pub enum HashKey {
 /// What a choice looks at.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Load {
-    /// Requests that it is serving, streams included; recent failures count as some more, for who fails fast looks idle.
+    /// Requests that it is serving, streams included; recent failures and unusual silence count as some more, for who fails fast looks idle.
     pub in_flight: u32,
     /// Its share relative to its neighbours; at least 1.
     pub weight: u32,

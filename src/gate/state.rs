@@ -171,6 +171,8 @@ pub enum Cause {
     },
     /// The operator took the word back.
     Enabled,
+    /// The configuration was loaded anew, and asks for less or something else.
+    Reloaded,
     /// The time of the operator's word is over.
     OverrideExpired,
     /// The gate could not ask.
@@ -219,6 +221,7 @@ impl Cause {
             Self::Ramped => "slow_start_over",
             Self::Operator { .. } => "operator",
             Self::Enabled => "enabled",
+            Self::Reloaded => "reloaded",
             Self::OverrideExpired => "override_expired",
             Self::NoEvidence { .. } => "no_evidence",
         }
@@ -250,6 +253,7 @@ impl fmt::Display for Cause {
             Self::Ramped => f.write_str("slow start is over"),
             Self::Operator { reason } => write!(f, "by the operator: {reason}"),
             Self::Enabled => f.write_str("enabled by the operator"),
+            Self::Reloaded => f.write_str("configuration reloaded"),
             Self::OverrideExpired => f.write_str("the operator's time for it is over"),
             Self::NoEvidence { detail } => write!(f, "could not probe: {detail}"),
         }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use regex::Regex;
 
@@ -12,7 +13,7 @@ use crate::gate::health::ProbePlan;
 #[derive(Clone, Debug)]
 pub struct ProbeSpec {
     /// When it is sent and how its answers count.
-    pub plan: ProbePlan,
+    pub plan: Arc<ProbePlan>,
     /// The request target, always starting with `/`.
     pub path: String,
     /// The request method.
@@ -55,7 +56,7 @@ pub struct Expect {
 impl Default for ProbeSpec {
     fn default() -> Self {
         Self {
-            plan: ProbePlan::default(),
+            plan: Arc::default(),
             path: "/healthz".to_owned(),
             method: http::Method::GET,
             host: None,

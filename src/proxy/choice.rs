@@ -17,7 +17,7 @@ use crate::proxy::Gateway;
 use crate::proxy::answer::Answer;
 use crate::proxy::context::{Attempt, Exchange, OpenStream};
 use crate::proxy::witness;
-use crate::upstream::snapshot::{Draw, Picked, Routable};
+use crate::upstream::snapshot::{Draw, Picked};
 use crate::upstream::{Held, Retrying};
 
 /// The key of a request where keys decide who serves it; `None` where it has none.
@@ -65,14 +65,16 @@ impl Gateway {
         };
         let upstream = course.upstream.owner().clone();
         let limits = upstream.settings.limits;
-        let Some(place) = upstream.queue.join(limits.queue) else {
+        let Some(place) = upstream.flow.queue.join(limits.queue) else {
             return Err(self.overflow(exchange, "queue_full"));
         };
         let until = Instant::from_std(self.clock.now()) + limits.queue_timeout;
         loop {
             let mut room = std::pin::pin!(place.room());
             room.as_mut().enable();
-            exchange.world = Some(self.published.load_full());
+            if let Some(course) = &mut exchange.course {
+                course.world = upstream.flow.routable.load_full();
+            }
             match self.look(exchange)? {
                 Choice::Made(socket) => return Ok(socket),
                 Choice::Nobody => return Err(self.nobody(exchange)),
@@ -86,18 +88,20 @@ impl Gateway {
 
     /// Takes an endpoint, if one may serve and has room.
     fn look(&self, exchange: &mut Exchange) -> pingora::Result<Choice> {
-        let Exchange { course, world, .. } = exchange;
-        let (Some(course), Some(world)) = (course, world) else {
+        let Some(course) = &mut exchange.course else {
             return Error::e_explain(ErrorType::InternalError, "a request without a route");
         };
+        let upstream = course.upstream.owner();
         // A retry must see who may serve by then; the verdict that caused it is younger than the request.
         if course.made > 0 {
-            *world = self.published.load_full();
+            course.world = upstream.flow.routable.load_full();
         }
-        let upstream = course.upstream.owner();
-        let Some(routable) = world.routable.get(course.index) else {
-            return Ok(Choice::Nobody);
+        let now = if course.made == 0 {
+            exchange.start
+        } else {
+            self.clock.now()
         };
+        let routable = &course.world;
         // A trial is for a request that can be sent again, so that nobody pays for it.
         let may_try = course.made == 0 && course.class == RetryClass::Idempotent;
         let trial = may_try.then(|| routable.trial()).flatten();
@@ -107,6 +111,7 @@ impl Gateway {
                 let draw = Draw {
                     random: fastrand::u64(..),
                     key: course.key,
+                    now: self.clock.millis(now),
                 };
                 match routable.pick(upstream, draw, &course.tried) {
                     Picked::Candidate(candidate) => (candidate, None, candidate.cap),
@@ -134,12 +139,8 @@ impl Gateway {
         exchange.answer = Some(match course.filter(|_| first) {
             None => Answer::upstream_failed(),
             Some(course) => {
-                let failing = exchange
-                    .world
-                    .as_ref()
-                    .and_then(|world| world.failing.get(course.index));
                 let name = course.upstream.owner().settings.name.as_str();
-                Answer::no_endpoint(name, failing.map_or("", |failing| failing))
+                Answer::no_endpoint(name, &course.world.failing)
             }
         });
         Error::new_up(ErrorType::HTTPStatus(503))
@@ -165,9 +166,9 @@ impl Gateway {
             // Of a request that was tried elsewhere before, nobody knows what this endpoint took.
             if let Some(attempt) = course.attempt.as_ref().filter(|_| course.made == 1) {
                 let pulse = &attempt.endpoint.owner().pulse;
-                pulse.feel_first_byte(after);
+                pulse.feel_first_byte(after, self.clock.millis(exchange.start + after));
                 if course.upstream.owner().settings.terms.outlier.latency.is_some() {
-                    pulse.feel_group(course.route, after);
+                    pulse.feel_group(course.to.position, after);
                 }
             }
             if streams {
@@ -188,8 +189,8 @@ impl Gateway {
             failure,
             made: course.made,
             replayable: !session.as_ref().retry_buffer_truncated() && !session.is_upgrade_req(),
-            in_flight: upstream.in_flight.get(),
-            retrying: upstream.retrying.get(),
+            in_flight: upstream.flow.in_flight.get(),
+            retrying: upstream.flow.retrying.get(),
         });
         if !(allowed && self.is_elsewhere(exchange)) {
             return false;
@@ -200,7 +201,7 @@ impl Gateway {
         let upstream = course.upstream.owner();
         let labels = [upstream.settings.name.as_str(), failure.as_str()];
         self.metrics.retries.with_label_values(&labels).inc();
-        course.retrying = Some(Retrying::new(upstream.clone()));
+        course.retrying = Some(Retrying::new(upstream.flow.clone()));
         if let Some(attempt) = course.attempt.take() {
             course.tried.push(attempt.endpoint.owner().clone());
         }
@@ -210,9 +211,9 @@ impl Gateway {
 
     /// Whether there is another endpoint than that of the attempt under way.
     pub(super) fn is_elsewhere(&self, exchange: &Exchange) -> bool {
-        let world = self.published.load();
         exchange.attempt().is_some_and(|(course, attempt)| {
-            let mut others = world.routable.get(course.index).into_iter().flat_map(Routable::all);
+            let world = course.upstream.owner().flow.routable.load();
+            let mut others = world.all();
             others.any(|other| !Arc::ptr_eq(&other.endpoint, attempt.endpoint.owner()))
         })
     }

@@ -5,22 +5,24 @@ use std::time::{Duration, Instant};
 
 use prometheus::IntGauge;
 
+use crate::config::RouteSettings;
 use crate::gate::client::Client;
 use crate::gate::retry::RetryClass;
 use crate::proxy::answer::Answer;
 use crate::proxy::headers::RequestId;
+use crate::proxy::site::{Destination, Site};
 use crate::upstream::line::Line;
 use crate::upstream::settings::Timeouts;
-use crate::upstream::snapshot::Snapshot;
+use crate::upstream::snapshot::Routable;
 use crate::upstream::{Endpoint, Held, OnTrial, Retrying, Upstream};
 
 /// One request and its answer.
 pub(crate) struct Exchange {
     pub(crate) start: Instant,
+    /// What the configuration says of it.
+    pub(crate) site: Arc<Site>,
     pub(crate) request_id: RequestId,
     pub(crate) client: Option<Client>,
-    /// The world that it sees, from its route to its end.
-    pub(crate) world: Option<Arc<Snapshot>>,
     pub(crate) course: Option<Course>,
     /// Body bytes received from the client.
     pub(crate) received: u64,
@@ -38,13 +40,12 @@ pub(crate) struct Exchange {
 /// Where a request goes and what may be done with it.
 pub(crate) struct Course {
     pub(crate) upstream: Held<Upstream>,
-    /// The upstream's position in the snapshot.
-    pub(crate) index: usize,
+    /// Who may serve it, as of its last choice.
+    pub(crate) world: Arc<Routable>,
     pub(crate) timeouts: Timeouts,
     pub(crate) body_limit: u64,
     pub(crate) class: RetryClass,
-    /// The route's position.
-    pub(crate) route: usize,
+    pub(crate) to: Destination,
     /// What decides who serves it, where keys decide.
     pub(crate) key: Option<u64>,
     pub(crate) attempt: Option<Attempt>,
@@ -87,12 +88,12 @@ impl Drop for OpenStream {
 }
 
 impl Exchange {
-    pub(crate) fn new(start: Instant) -> Self {
+    pub(crate) fn new(start: Instant, site: Arc<Site>) -> Self {
         Self {
             start,
+            site,
             request_id: RequestId::none(),
             client: None,
-            world: None,
             course: None,
             received: 0,
             first_byte: None,
@@ -108,6 +109,11 @@ impl Exchange {
         self.refused = Some(reason);
         self.answer = Some(answer.clone());
         answer
+    }
+
+    /// Its route, if it goes to an upstream.
+    pub(crate) fn route(&self) -> Option<&RouteSettings> {
+        self.course.as_ref().map(|course| &*course.to.route)
     }
 
     /// Its course and the attempt under way.

@@ -131,7 +131,7 @@ impl Gateway {
                 Err(_) if was_kept => continue,
                 Err(e) => return Err(lost(AttemptFailure::Unsent, WireError::Broken(e))),
             }
-            let wait = endpoint.pulse.ask();
+            let wait = endpoint.pulse.ask(self.clock.millis(self.clock.now()));
             let head = self.await_head(session, exchange, &endpoint, &mut connection).await;
             drop(wait);
             match head {
@@ -204,15 +204,11 @@ impl Gateway {
 
     /// Whether an endpoint is still among those that may serve.
     fn still_serves(&self, exchange: &Exchange, endpoint: &Arc<Endpoint>) -> bool {
-        let (Some(course), Some(seen)) = (&exchange.course, &exchange.world) else {
+        let Some(course) = &exchange.course else {
             return false;
         };
-        let world = self.published.load();
-        Arc::ptr_eq(&world, seen)
-            || world.routable.get(course.index).is_some_and(|routable| {
-                let mut all = routable.all();
-                all.any(|candidate| Arc::ptr_eq(&candidate.endpoint, endpoint))
-            })
+        let world = course.upstream.owner().flow.routable.load();
+        Arc::ptr_eq(&world, &course.world) || world.all().any(|candidate| Arc::ptr_eq(&candidate.endpoint, endpoint))
     }
 
     /// Relays an answer as it comes.

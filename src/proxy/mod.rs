@@ -10,13 +10,14 @@ mod direct;
 mod headers;
 mod record;
 mod request;
+mod site;
 mod tunnel;
 mod witness;
 
 use std::os::fd::RawFd;
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use bytes::Bytes;
 use pingora::http::{RequestHeader, ResponseHeader};
@@ -27,37 +28,19 @@ use pingora::{Error, ErrorSource, ErrorType};
 
 use crate::access_log::AccessLog;
 use crate::clock::Clock;
-use crate::config::RouteSettings;
-use crate::gate::alarm::Alarm;
-use crate::gate::cidr::CidrSet;
-use crate::gate::guard::Guard;
 use crate::gate::passive::TrafficFailure;
 use crate::gate::retry::AttemptFailure;
-use crate::gate::route::RouteTable;
 use crate::mailbox::Mailbox;
 use crate::metrics::Metrics;
 use crate::proxy::answer::Answer;
 use crate::proxy::context::Exchange;
 use crate::proxy::request::conn;
-use crate::upstream::Upstream;
-use crate::upstream::snapshot::Published;
+pub(crate) use crate::proxy::site::Site;
 
 /// The proxy of all listeners.
 pub(crate) struct Gateway {
-    /// Who may ask for guarded paths.
-    pub(crate) guard: Guard,
-    /// Whose word about clients is believed.
-    pub(crate) trusted: CidrSet,
-    /// Notices abnormally frequent requests for guarded paths.
-    pub(crate) alarm: Mutex<Alarm>,
-    /// What goes where; its indices are those of `targets`.
-    pub(crate) routes: RouteTable,
-    /// Each route, and the position of its upstream if it has one.
-    pub(crate) targets: Vec<(Arc<RouteSettings>, Option<usize>)>,
-    /// The upstreams.
-    pub(crate) upstreams: Vec<Arc<Upstream>>,
-    /// Who may serve.
-    pub(crate) published: Published,
+    /// What the configuration says of requests.
+    pub(crate) site: ArcSwap<Site>,
     /// Where failures are told of.
     pub(crate) mailbox: Mailbox,
     /// Where requests are told of.
@@ -73,7 +56,7 @@ impl ProxyHttp for Gateway {
     type CTX = Exchange;
 
     fn new_ctx(&self) -> Exchange {
-        Exchange::new(self.clock.now())
+        Exchange::new(self.clock.now(), self.site.load_full())
     }
 
     fn init_downstream_modules(&self, _modules: &mut pingora::modules::http::HttpModules) {}
@@ -102,7 +85,7 @@ impl ProxyHttp for Gateway {
                 Ok(true)
             }
             request::Admitted::Health => {
-                let (status, body) = self.summary();
+                let (status, body) = exchange.site.summary();
                 answer::respond(session, status, body, None, &exchange.request_id).await?;
                 Ok(true)
             }

@@ -15,6 +15,7 @@ use tracing::warn;
 use crate::config::{RouteSettings, Target};
 use crate::edge::conn::Conn;
 use crate::gate::alarm::AlarmVerdict;
+use crate::gate::cidr::CidrSet;
 use crate::gate::client::{self, Client};
 use crate::gate::guard::{Admission, GuardAnswer};
 use crate::gate::hygiene::{self, HttpVersion};
@@ -24,6 +25,7 @@ use crate::proxy::answer::{Answer, Fixed};
 use crate::proxy::choice;
 use crate::proxy::context::{Course, Exchange};
 use crate::proxy::headers::{self, Origin, RequestId};
+use crate::proxy::site::Site;
 use crate::upstream::Held;
 
 /// What is to become of a request.
@@ -43,6 +45,13 @@ pub(super) fn conn(session: &Session) -> Option<&Conn> {
     Conn::of(session.stream()?.as_ref())
 }
 
+fn identify(session: &Session, trusted: &CidrSet) -> Client {
+    match peer(session) {
+        Some(peer) => client::identify(peer, trusted, lines(session.req_header())),
+        None => Client::UNKNOWN,
+    }
+}
+
 fn peer(session: &Session) -> Option<IpAddr> {
     Some(session.client_addr()?.as_inet()?.ip())
 }
@@ -51,7 +60,7 @@ impl Gateway {
     /// Decides what becomes of a request.
     pub(super) fn admit(&self, session: &Session, exchange: &mut Exchange) -> Admitted {
         let request = session.req_header();
-        let client = self.identify(session);
+        let client = identify(session, &exchange.site.trusted);
         exchange.client = Some(client);
         exchange.request_id = RequestId::of(request, &client);
         let method = request.method.as_str();
@@ -68,31 +77,25 @@ impl Gateway {
                 return Admitted::Answer(exchange.refuse(answer, malformed.reason()));
             }
         };
-        match self.guard.admit(&client, form.path()) {
+        let site = exchange.site.clone();
+        match site.guard.admit(&client, form.path()) {
             Admission::Open => self.route(session, exchange, form.path()),
             Admission::Internal { path } => self.internal(session, exchange, form.path(), path),
             Admission::Deny { reason, .. } => {
                 self.metrics.guard_denied.with_label_values(&[reason.as_str()]).inc();
-                let answer = self.watch(&client).unwrap_or(Answer::not_found(self.guard.deny_status));
+                let answer = self.watch(&site, &client);
+                let answer = answer.unwrap_or(Answer::not_found(site.guard.deny_status));
                 Admitted::Answer(exchange.refuse(answer, reason.as_str()))
             }
         }
     }
 
-    fn identify(&self, session: &Session) -> Client {
-        let request = session.req_header();
-        match peer(session) {
-            Some(peer) => client::identify(peer, &self.trusted, lines(request)),
-            None => Client::UNKNOWN,
-        }
-    }
-
     fn internal(&self, session: &Session, exchange: &mut Exchange, path: &str, guarded: &str) -> Admitted {
         let client = exchange.client.unwrap_or(Client::UNKNOWN);
-        if let Some(answer) = self.watch(&client) {
+        if let Some(answer) = self.watch(&exchange.site, &client) {
             return Admitted::Answer(exchange.refuse(answer, "alarm"));
         }
-        match self.guard.answer {
+        match exchange.site.guard.answer {
             GuardAnswer::Summary if guarded == "/healthz" => Admitted::Health,
             GuardAnswer::Summary => Admitted::Answer(exchange.refuse(Answer::not_found(404), "guarded")),
             GuardAnswer::Forward => self.route(session, exchange, path),
@@ -100,8 +103,8 @@ impl Gateway {
     }
 
     /// Notices a client that asks for guarded paths abnormally often; an answer means that it is to be refused for it.
-    fn watch(&self, client: &Client) -> Option<Answer> {
-        let mut alarm = self.alarm.lock().unwrap_or_else(PoisonError::into_inner);
+    fn watch(&self, site: &Site, client: &Client) -> Option<Answer> {
+        let mut alarm = site.alarm.lock().unwrap_or_else(PoisonError::into_inner);
         match alarm.observe(client.address, self.clock.now()) {
             AlarmVerdict::Quiet | AlarmVerdict::Ongoing => None,
             AlarmVerdict::Raised { client, requests } => {
@@ -116,15 +119,14 @@ impl Gateway {
 
     fn route(&self, session: &Session, exchange: &mut Exchange, path: &str) -> Admitted {
         let request = session.req_header();
-        let found = self.routes.find(host(request), path);
-        let found = found.and_then(|route| Some((route, self.targets.get(route)?)));
-        let Some((position, (route, index))) = found else {
+        let Some(to) = exchange.site.find(host(request), path).cloned() else {
             return Admitted::Answer(exchange.refuse(Answer::not_found(404), "no_route"));
         };
+        let route = &to.route;
         if let Some(fixed) = fixed(route, request, &exchange.client.unwrap_or(Client::UNKNOWN)) {
             return Admitted::Fixed(fixed);
         }
-        let Some((index, upstream)) = index.and_then(|index| Some((index, self.upstreams.get(index)?))) else {
+        let Some(upstream) = to.upstream.clone() else {
             return Admitted::Answer(exchange.refuse(Answer::internal(), "no_upstream"));
         };
         if route.strip_prefix && behind(&route.path, path).is_none() {
@@ -134,22 +136,21 @@ impl Gateway {
         if content_length(request).is_some_and(|length| length > body_limit) {
             return Admitted::Answer(exchange.refuse(Answer::too_large(body_limit), "too_large"));
         }
-        exchange.world = Some(self.published.load_full());
         exchange.course = Some(Course {
             // In the reading that routes take, so that no spelling of a webhook is taken for a harmless GET.
             class: route
                 .retry
                 .unwrap_or_else(|| upstream.settings.retry.class(request.method.as_str(), &canonical(path))),
-            route: position,
             key: choice::key(
                 &upstream.settings.balance,
                 request,
                 &exchange.client.unwrap_or(Client::UNKNOWN),
             ),
-            upstream: Held::new(upstream.clone()),
-            index,
+            world: upstream.flow.routable.load_full(),
+            upstream: Held::new(upstream),
             timeouts: route.timeouts,
             body_limit,
+            to,
             attempt: None,
             tried: Vec::new(),
             made: 0,
@@ -171,7 +172,7 @@ impl Gateway {
             request.set_raw_path(target.as_bytes())?;
         }
         let client = exchange.client.unwrap_or(Client::UNKNOWN);
-        let route = self.route_of(exchange);
+        let route = exchange.route();
         headers::forward(request, &origin(session, &client, &exchange.request_id, route))
     }
 
@@ -180,7 +181,7 @@ impl Gateway {
         let request = session.req_header();
         let target = self.final_target(request, exchange)?;
         let client = exchange.client.unwrap_or(Client::UNKNOWN);
-        let origin = origin(session, &client, &exchange.request_id, self.route_of(exchange));
+        let origin = origin(session, &client, &exchange.request_id, exchange.route());
         Ok(headers::write_head(request, &target, &origin))
     }
 
@@ -193,7 +194,7 @@ impl Gateway {
             return Error::e_explain(ErrorType::InternalError, "a target that was not admitted");
         };
         self.guard_again(&client, form.path(), exchange)?;
-        let route = self.route_of(exchange).filter(|route| route.strip_prefix);
+        let route = exchange.route().filter(|route| route.strip_prefix);
         let Some(rest) = route.map(|route| behind(&route.path, form.target()).unwrap_or_default().to_owned()) else {
             return Ok(form.into_target());
         };
@@ -216,19 +217,15 @@ impl Gateway {
 
     /// The guard has the last word on what is sent on.
     fn guard_again(&self, client: &Client, path: &str, exchange: &mut Exchange) -> pingora::Result<()> {
-        let Admission::Deny { reason, .. } = self.guard.admit(client, path) else {
+        let guard = &exchange.site.guard;
+        let Admission::Deny { reason, .. } = guard.admit(client, path) else {
             return Ok(());
         };
         self.metrics.guard_denied.with_label_values(&[reason.as_str()]).inc();
-        exchange.answer = Some(Answer::not_found(self.guard.deny_status));
-        let status = ErrorType::HTTPStatus(self.guard.deny_status);
+        let status = guard.deny_status;
+        exchange.answer = Some(Answer::not_found(status));
+        let status = ErrorType::HTTPStatus(status);
         Error::e_explain(status, "a guarded path after routing")
-    }
-
-    /// The route of a request that goes to an upstream.
-    fn route_of(&self, exchange: &Exchange) -> Option<&RouteSettings> {
-        let course = exchange.course.as_ref()?;
-        self.targets.get(course.route).map(|(route, _)| &**route)
     }
 
     /// Changes the headers of an answer as the route says.
@@ -238,7 +235,7 @@ impl Gateway {
         response: &mut ResponseHeader,
         exchange: &Exchange,
     ) -> pingora::Result<()> {
-        let Some(route) = self.route_of(exchange) else {
+        let Some(route) = exchange.route() else {
             return Ok(());
         };
         for name in &route.response.remove {
@@ -255,41 +252,6 @@ impl Gateway {
             }
         }
         Ok(())
-    }
-
-    /// The gate's own `/healthz`: the contract that Dify's image has, one entry an upstream.
-    pub(super) fn summary(&self) -> (u16, String) {
-        let world = self.published.load();
-        let fit = |index: usize| {
-            world
-                .routable
-                .get(index)
-                .is_some_and(|routable| !routable.candidates.is_empty())
-        };
-        let names = self
-            .upstreams
-            .iter()
-            .map(|upstream| upstream.settings.name.as_str())
-            .enumerate();
-        let failed: Vec<&str> = names
-            .clone()
-            .filter(|(index, _)| !fit(*index))
-            .map(|(_, name)| name)
-            .collect();
-        let details: serde_json::Map<_, _> = names
-            .map(|(index, name)| (name.to_owned(), fit(index).into()))
-            .collect();
-        if failed.is_empty() {
-            (
-                200,
-                serde_json::json!({"status": "healthy", "details": details}).to_string(),
-            )
-        } else {
-            (
-                503,
-                serde_json::json!({"status": "unhealthy", "failed": failed, "details": details}).to_string(),
-            )
-        }
     }
 }
 

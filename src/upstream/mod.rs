@@ -11,6 +11,7 @@ pub mod snapshot;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
+use arc_swap::ArcSwap;
 use pingora::connectors::l4::Connect;
 use prometheus::{IntCounter, IntCounterVec};
 
@@ -23,20 +24,39 @@ use crate::upstream::pulse::Pulse;
 use crate::upstream::queue::Queue;
 use crate::upstream::recall::Recall;
 use crate::upstream::settings::UpstreamSettings;
+use crate::upstream::snapshot::Routable;
 
-/// One upstream, alive.
+/// Who is watched, by the configuration that is in force.
+#[derive(Clone, Debug, Default)]
+pub struct Roster {
+    /// The upstreams, in its order.
+    pub upstreams: Arc<[Arc<Upstream>]>,
+    /// Every endpoint, in its order.
+    pub endpoints: Arc<[Arc<Endpoint>]>,
+}
+
+/// One upstream by one configuration. A request keeps the one that it began with.
 #[derive(Debug)]
 pub struct Upstream {
     /// How requests to it are sent.
     pub settings: UpstreamSettings,
     /// Its times.
     pub times: RequestTimes,
+    /// What goes through it, whatever the configuration says by now.
+    pub flow: Arc<Flow>,
+}
+
+/// What goes through an upstream.
+#[derive(Debug, Default)]
+pub struct Flow {
     /// Requests under way.
     pub in_flight: Gauge,
     /// Retries under way.
     pub retrying: Gauge,
     /// Requests that wait for an endpoint with room.
     pub queue: Arc<Queue>,
+    /// Who may serve. The driver alone writes it.
+    pub routable: ArcSwap<Routable>,
     turn: AtomicU64,
 }
 
@@ -46,13 +66,26 @@ impl Upstream {
         Self {
             times: RequestTimes::of(metrics, settings.name.as_str()),
             settings,
-            in_flight: Gauge::default(),
-            retrying: Gauge::default(),
-            queue: Arc::default(),
-            turn: AtomicU64::new(0),
+            flow: Arc::default(),
         }
     }
 
+    /// The same upstream by other settings.
+    pub fn renewed(&self, settings: UpstreamSettings) -> Self {
+        Self {
+            times: self.times.clone(),
+            settings,
+            flow: self.flow.clone(),
+        }
+    }
+
+    /// Whether it has an endpoint that may serve.
+    pub fn can_serve(&self) -> bool {
+        !self.flow.routable.load().candidates.is_empty()
+    }
+}
+
+impl Flow {
     /// A running number for round-robin.
     pub fn next_turn(&self) -> u64 {
         self.turn.fetch_add(1, Ordering::Relaxed)
@@ -66,8 +99,6 @@ pub struct Endpoint {
     pub id: EndpointId,
     /// Its number with the keeper.
     pub slot: Slot,
-    /// Its share relative to its neighbours.
-    pub weight: u32,
     /// Requests under way.
     pub in_flight: Gauge,
     /// Its connections.
@@ -92,12 +123,11 @@ const COMMON: [u16; 10] = [200, 201, 204, 304, 400, 401, 404, 500, 502, 503];
 
 impl Endpoint {
     /// An endpoint with nothing under way, which tells `queue` when it has room again.
-    pub fn new(id: EndpointId, slot: Slot, weight: u32, queue: Arc<Queue>, metrics: &Metrics) -> Self {
+    pub fn new(id: EndpointId, slot: Slot, queue: Arc<Queue>, metrics: &Metrics) -> Self {
         let lines = Lines::default();
         Self {
             id,
             slot,
-            weight,
             in_flight: Gauge::default(),
             connector: Arc::new(lines.clone()),
             lines,
@@ -175,7 +205,7 @@ impl Counted for Endpoint {
 
 impl Counted for Upstream {
     fn gauge(&self) -> &Gauge {
-        &self.in_flight
+        &self.flow.in_flight
     }
 }
 
@@ -217,13 +247,13 @@ impl<T: Counted> Drop for Held<T> {
 
 /// A retry under way.
 #[derive(Debug)]
-pub struct Retrying(Arc<Upstream>);
+pub struct Retrying(Arc<Flow>);
 
 impl Retrying {
     /// Counts one more.
-    pub fn new(upstream: Arc<Upstream>) -> Self {
-        upstream.retrying.0.fetch_add(1, Ordering::Relaxed);
-        Self(upstream)
+    pub fn new(flow: Arc<Flow>) -> Self {
+        flow.retrying.0.fetch_add(1, Ordering::Relaxed);
+        Self(flow)
     }
 }
 

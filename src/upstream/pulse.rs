@@ -11,6 +11,8 @@ use crate::gate::latency::FirstBytes;
 pub struct Pulse {
     asked: AtomicU64,
     answered: AtomicU64,
+    /// When those that wait last had a reason to hope: the first of them was sent, or another was answered.
+    hoped: AtomicU64,
     /// Of the coarse clock.
     delivered: AtomicU64,
     /// The usual time to the first byte in milliseconds, as the bits of an `f32`, and when it was last felt by the coarse clock.
@@ -36,6 +38,10 @@ struct Group {
 /// A failure counts as so many requests under way at first, and as nothing after [`FORGETS`]: who fails fast looks idle, and would
 /// draw all traffic on itself.
 const PENALTY: u64 = 16;
+/// Nobody is expected to answer within fewer milliseconds than this.
+const BRISK: u64 = 10;
+/// Silence counts as so many requests under way at the most: a workflow may be silent for minutes.
+const MOST_HUSH: u32 = 4;
 /// After so many milliseconds a failure is forgotten, and two thirds of what was felt of the first byte.
 const FORGETS: u64 = 10_000;
 
@@ -53,10 +59,26 @@ pub struct Beat {
 }
 
 impl Pulse {
-    /// A request was sent.
-    pub fn ask(&self) -> Wait<'_> {
-        self.asked.fetch_add(1, Ordering::Relaxed);
+    /// A request was sent, at this time of the gate's clock in milliseconds.
+    pub fn ask(&self, now: u64) -> Wait<'_> {
+        let asked = self.asked.fetch_add(1, Ordering::Relaxed);
+        if asked == self.answered.load(Ordering::Relaxed) {
+            self.hoped.store(now, Ordering::Relaxed);
+        }
         Wait(self)
+    }
+
+    /// As how many requests under way it counts that requests wait there for longer than usual: one for each four times the usual, so that of two
+    /// endpoints with as many requests the one that answers is chosen long before a probe can tell.
+    pub fn hush(&self, now: u64) -> u32 {
+        let Beat { waiting, .. } = self.feel();
+        if waiting == 0 {
+            return 0;
+        }
+        let silent = now.saturating_sub(self.hoped.load(Ordering::Relaxed));
+        let usual = f32::from_bits(self.first_byte.load(Ordering::Relaxed));
+        let patience = BRISK + 4 * usual as u64;
+        u32::try_from(silent / patience).unwrap_or(MOST_HUSH).min(MOST_HUSH)
     }
 
     /// A part of a body came.
@@ -64,8 +86,8 @@ impl Pulse {
         self.delivered.store(Coarse::get().millis(), Ordering::Relaxed);
     }
 
-    /// A first byte came after this time. A slow one counts at once, a fast one bit by bit (Finagle's Peak EWMA).
-    pub fn feel_first_byte(&self, after: Duration) {
+    /// A first byte came after this time. `at` is the time of the gate's clock in milliseconds. A slow one counts at once, a fast one bit by bit (Finagle's Peak EWMA).
+    pub fn feel_first_byte(&self, after: Duration, at: u64) {
         let (fresh, now) = (after.as_secs_f32() * 1e3, Coarse::get().millis());
         let usual = self.first_byte_ms();
         let smoothed = if fresh > usual {
@@ -75,6 +97,7 @@ impl Pulse {
         };
         self.first_byte.store(smoothed.to_bits(), Ordering::Relaxed);
         self.felt.store(now, Ordering::Relaxed);
+        self.hoped.store(at, Ordering::Relaxed);
     }
 
     /// The same for the group of a route, where latency counts.

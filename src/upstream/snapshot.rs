@@ -1,9 +1,7 @@
-//! The world as one request sees it: who may serve, at one moment. The driver publishes, requests read, nobody changes.
+//! An upstream as one request sees it: who may serve, at one moment. The driver publishes, requests read, nobody changes.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-
-use arc_swap::ArcSwap;
 
 use crate::gate::ring::{self, Ring};
 use crate::gate::selection::{self, Balance, Load};
@@ -17,6 +15,8 @@ pub struct Candidate {
     pub endpoint: Arc<Endpoint>,
     /// Its position in its pool, which is its place on the pool's ring.
     pub place: usize,
+    /// Its share relative to its neighbours.
+    pub weight: u32,
     /// The socket address that passed its last probe.
     pub socket: SocketAddr,
     /// How good a choice it is.
@@ -44,6 +44,8 @@ pub struct Routable {
     pub reserve: Box<[Candidate]>,
     /// The pool's ring, where keys decide.
     pub ring: Option<Arc<Ring>>,
+    /// One line of what is wrong where nobody may serve.
+    pub failing: Arc<str>,
 }
 
 /// What a choice is made by.
@@ -53,6 +55,8 @@ pub struct Draw {
     pub random: u64,
     /// The request's key, where keys decide and it has one.
     pub key: Option<u64>,
+    /// The time of the gate's clock in milliseconds.
+    pub now: u64,
 }
 
 /// What a choice comes to.
@@ -90,14 +94,14 @@ impl Routable {
             candidate.share < 100 && u64::from(candidate.share) <= chance
         };
         let ticket = match upstream.settings.balance {
-            Balance::RoundRobin => upstream.next_turn(),
+            Balance::RoundRobin => upstream.flow.next_turn(),
             Balance::LeastRequest | Balance::Ewma | Balance::Hash(_) => draw.random,
         };
-        let mut chosen = self.choose(upstream, draw.key, ticket, &|candidate| {
+        let mut chosen = self.choose(upstream, draw, ticket, &|candidate| {
             out(candidate) || passed_by(candidate)
         });
         if chosen.is_none() {
-            chosen = self.choose(upstream, draw.key, ticket, &out);
+            chosen = self.choose(upstream, draw, ticket, &out);
         }
         // The overflow goes to those whose hands are full or who lack something; to those whose traffic fails goes only what has failed already.
         let takes = |candidate: &Candidate| candidate.tier != Tier::Accused || !tried.is_empty();
@@ -112,15 +116,15 @@ impl Routable {
     fn choose(
         &self,
         upstream: &Upstream,
-        key: Option<u64>,
+        draw: Draw,
         ticket: u64,
         out: &dyn Fn(&Candidate) -> bool,
     ) -> Option<&Candidate> {
         let balance = &upstream.settings.balance;
         let at = |index: usize| self.candidates.get(index);
         let is_out = |index| at(index).is_none_or(out);
-        if let (Some(ring), Some(key)) = (&self.ring, key) {
-            let bound = ring::bound(upstream.in_flight.get(), self.candidates.len());
+        if let (Some(ring), Some(key)) = (&self.ring, draw.key) {
+            let bound = ring::bound(upstream.flow.in_flight.get(), self.candidates.len());
             let mut met = ring.walk(key).filter_map(|place| self.at_place(place));
             let home = met.find(|candidate| candidate.endpoint.in_flight.get() < bound && !out(candidate));
             if home.is_some() {
@@ -129,16 +133,22 @@ impl Routable {
         }
         let by_time = *balance == Balance::Ewma;
         let load = |index| {
-            let Some(Candidate { endpoint, .. }) = at(index) else {
+            let Some(Candidate { endpoint, weight, .. }) = at(index) else {
                 return Load {
                     in_flight: u32::MAX,
                     weight: 1,
                     cost: 1.0,
                 };
             };
+            let in_flight = endpoint.in_flight.get();
+            let hush = if in_flight > 0 {
+                endpoint.pulse.hush(draw.now)
+            } else {
+                0
+            };
             Load {
-                in_flight: endpoint.in_flight.get() + endpoint.pulse.penalty(),
-                weight: endpoint.weight,
+                in_flight: in_flight + endpoint.pulse.penalty() + hush,
+                weight: *weight,
                 cost: if by_time { endpoint.pulse.first_byte_ms() } else { 1.0 },
             }
         };
@@ -152,15 +162,3 @@ impl Routable {
         self.candidates.get(found.ok()?)
     }
 }
-
-/// Who may serve, by the position of the upstream in the configuration.
-#[derive(Clone, Debug, Default)]
-pub struct Snapshot {
-    /// One entry an upstream.
-    pub routable: Vec<Routable>,
-    /// For each upstream, one line of what is wrong when nothing may serve.
-    pub failing: Vec<Arc<str>>,
-}
-
-/// Where the current snapshot stands.
-pub type Published = Arc<ArcSwap<Snapshot>>;

@@ -220,6 +220,8 @@ async fn nothing_is_under_way_after_every_client_has_gone() {
     until_idle(&gate).await;
     assert!(
         gate.handle()
+            .roster
+            .borrow()
             .endpoints
             .iter()
             .all(|endpoint| endpoint.in_flight.get() == 0)

@@ -146,6 +146,7 @@ async fn a_name_that_does_not_resolve_is_no_evidence() {
     let all = gate.handle().mailbox.known().await.unwrap();
     let nowhere = all
         .iter()
+        .map(|one| &one.known)
         .find(|known| known.id.address.as_str() == "nowhere.invalid:80")
         .unwrap();
     assert_eq!(nowhere.state, State::Unknown);

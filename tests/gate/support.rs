@@ -116,7 +116,8 @@ pub(crate) fn edge(gate: &Gate) -> SocketAddr {
 pub(crate) async fn known(gate: &Gate, address: SocketAddr) -> Known {
     let all = gate.handle().mailbox.known().await.unwrap();
     let name = address.to_string();
-    all.into_iter().find(|known| known.id.address.as_str() == name).unwrap()
+    let mut all = all.into_iter().map(|one| one.known);
+    all.find(|known| known.id.address.as_str() == name).unwrap()
 }
 
 /// Waits until the endpoint at `address` is in `state`.

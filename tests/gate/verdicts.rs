@@ -17,7 +17,8 @@ fn traffic(dify: &SimulatedDify) -> u64 {
 
 async fn serve(gate: &Gate, requests: usize) {
     for _ in 0..requests {
-        assert_eq!(ask(edge(gate), "GET /v1/info").await.status, 200);
+        let answer = ask(edge(gate), "GET /v1/info").await;
+        assert_eq!(answer.status, 200, "{answer:?}");
     }
 }
 

@@ -1,6 +1,5 @@
 //! When each question is put, and who is asked again how soon.
 
-use std::cmp::Reverse;
 use std::time::{Duration, Instant};
 
 use super::{Effect, Health, Keeper, Known, Slot, Ticket, Timer};
@@ -11,7 +10,7 @@ impl Keeper {
         let Some((terms, health)) = self.verdict(slot, probe) else {
             return;
         };
-        if self.known.get(slot.0).is_some_and(Known::is_maintained) {
+        if self.known.get(slot).is_some_and(Known::is_maintained) {
             return;
         }
         let wait = terms.timeout * 4;
@@ -28,14 +27,14 @@ impl Keeper {
         if matches!(health, Health::Down { .. }) {
             self.await_lost(ticket, now + wait);
         } else {
-            self.timers.push(Reverse((now + overlap, Timer::Overlap(ticket))));
+            self.timers.wind(now + overlap, Timer::Overlap(ticket));
         }
     }
 
     /// An answer always comes, for a probe has a deadline; should its task die, the endpoint is asked again all the same.
     fn await_lost(&mut self, Ticket { slot, probe, .. }: Ticket, at: Instant) {
         if let Some(cycle) = self.track(slot, probe).map(|track| track.cycle) {
-            self.timers.push(Reverse((at, Timer::Due { slot, probe, cycle })));
+            self.timers.wind(at, Timer::Due { slot, probe, cycle });
         }
     }
 
@@ -81,7 +80,7 @@ impl Keeper {
         let at = if track.misconfigured {
             // By then every neighbour has been asked once more, whatever its jitter.
             started + terms.interval * 5 / 4
-        } else if self.known.get(slot.0).is_some_and(|known| known.sheds.is_some()) {
+        } else if self.known.get(slot).is_some_and(|known| known.sheds.is_some()) {
             // It has too much to do, and would not like to be asked in haste.
             started + schedule::next(&terms, Health::Up { fails: 0 }, random)
         } else if is_down {
@@ -89,7 +88,7 @@ impl Keeper {
         } else if health.is_unsure() {
             now + schedule::next(&terms, health, random)
         } else if track.answered <= 2 && track.cycle == 1 {
-            let identity = self.known.get(slot.0).map(|known| &known.id);
+            let identity = self.known.get(slot).map(|known| &known.id);
             started + schedule::phase(&(identity, probe), self.seed, terms.interval)
         } else {
             started + schedule::next(&terms, health, random)
@@ -100,6 +99,6 @@ impl Keeper {
             track.wait = wait;
         }
         let timer = Timer::Due { slot, probe, cycle };
-        self.timers.push(Reverse((at.max(now), timer)));
+        self.timers.wind(at.max(now), timer);
     }
 }

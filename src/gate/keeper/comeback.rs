@@ -1,6 +1,6 @@
 //! How endpoints come back: not while they flap or ask to be spared, and not all at once.
 
-use std::cmp::Reverse;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::{Cause, Effect, Health, Keeper, Slot, Timer};
@@ -15,9 +15,9 @@ impl Keeper {
     /// An endpoint asks to be spared for a while.
     pub(super) fn shed(&mut self, slot: Slot, seconds: u32, now: Instant) {
         let until = now + Duration::from_secs(seconds.into());
-        if let Some(known) = self.known.get_mut(slot.0) {
+        if let Some(known) = self.known.get_mut(slot) {
             if known.sheds.is_none() {
-                self.timers.push(Reverse((until, Timer::Shed(slot))));
+                self.timers.wind(until, Timer::Shed(slot));
             }
             known.sheds = known.sheds.max(Some(until));
             self.settle(slot, Cause::Sheds { seconds }, now);
@@ -26,11 +26,11 @@ impl Keeper {
 
     /// The time is over, unless it asked for more meanwhile.
     pub(super) fn shed_ends(&mut self, slot: Slot, now: Instant) {
-        let Some(known) = self.known.get_mut(slot.0) else {
+        let Some(known) = self.known.get_mut(slot) else {
             return;
         };
         match known.sheds {
-            Some(until) if until > now => self.timers.push(Reverse((until, Timer::Shed(slot)))),
+            Some(until) if until > now => self.timers.wind(until, Timer::Shed(slot)),
             _ => {
                 known.sheds = None;
                 self.settle(slot, Cause::ShedOver, now);
@@ -40,23 +40,32 @@ impl Keeper {
 
     /// What a pass is worth to an endpoint that is down: `None` for nothing, since it flaps and others can serve; else the plan to hold it
     /// against.
-    pub(super) fn damped(&self, slot: Slot, plan: &ProbePlan, health: Health, now: Instant) -> Option<ProbePlan> {
-        let known = self.known.get(slot.0)?;
+    pub(super) fn damped(
+        &self,
+        slot: Slot,
+        plan: &Arc<ProbePlan>,
+        health: Health,
+        now: Instant,
+    ) -> Option<Arc<ProbePlan>> {
+        let known = self.known.get(slot)?;
         let held = matches!(health, Health::Down { .. })
             .then(|| known.flapping.until())
             .flatten();
-        let Some(until) = held.filter(|_| self.neighbours(slot).any(State::is_routable)) else {
+        let Some(until) = held.filter(|_| self.others_routable(slot) > 0) else {
             return Some(plan.clone());
         };
-        (until <= now).then(|| ProbePlan {
-            rise: plan.rise.max(known.terms.flapping.rise),
-            ..plan.clone()
+        (until <= now).then(|| {
+            let rise = plan.rise.max(known.terms.flapping.rise);
+            Arc::new(ProbePlan {
+                rise,
+                ..ProbePlan::clone(plan)
+            })
         })
     }
 
     /// Notes a change of state where it is one between serving and down.
     pub(super) fn note_flap(&mut self, slot: Slot, from: State, now: Instant) {
-        let Some(known) = self.known.get_mut(slot.0) else {
+        let Some(known) = self.known.get_mut(slot) else {
             return;
         };
         let to = known.state;
@@ -70,7 +79,7 @@ impl Keeper {
 
     /// Whether an endpoint that may come back waits for its turn.
     pub(super) fn waits(&mut self, slot: Slot, now: Instant) -> bool {
-        let Some(known) = self.known.get_mut(slot.0) else {
+        let Some(known) = self.known.get_mut(slot) else {
             return false;
         };
         let comes_back = known.state == State::Down && known.overridden.is_none() && known.verdict().tier().is_some();
@@ -83,25 +92,18 @@ impl Keeper {
             .most_serve(slot)
             .then(|| self.turn_of(slot, turn, now))
             .filter(|turn| *turn > now);
-        if let Some(known) = self.known.get_mut(slot.0) {
+        if let Some(known) = self.known.get_mut(slot) {
             known.turn = waits_until;
         }
         if let Some(turn) = waits_until {
-            self.timers.push(Reverse((turn, Timer::Turn(slot))));
+            self.timers.wind(turn, Timer::Turn(slot));
         }
         waits_until.is_some()
     }
 
-    /// Whether half of the pool of an endpoint serves.
-    fn most_serve(&self, slot: Slot) -> bool {
-        let pool = self.pool_of(slot);
-        let states = pool.iter().filter_map(|slot| self.known.get(slot.0));
-        states.filter(|known| known.state.is_routable()).count() * 2 >= pool.len()
-    }
-
     /// When it is an endpoint's turn: the one that it has been given, or the next one of its pool.
     fn turn_of(&mut self, slot: Slot, given: Option<Instant>, now: Instant) -> Instant {
-        let pool = self.seats.get(slot.0).and_then(|pool| self.pools.get_mut(*pool));
+        let pool = self.seats.get(slot).and_then(|pool| self.pools.get_mut(*pool));
         let Some(pool) = pool else {
             return now;
         };

@@ -11,7 +11,7 @@ const FRESH: u32 = 3;
 impl Keeper {
     /// What an answer is worth, and the outcome that counts.
     pub(super) fn worth(&mut self, slot: Slot, report: &ProbeReport) -> (Worth, Outcome) {
-        let Some(known) = self.known.get_mut(slot.0) else {
+        let Some(known) = self.known.get_mut(slot) else {
             return (Worth::Face, report.outcome.clone());
         };
         let worth = known
@@ -31,7 +31,7 @@ impl Keeper {
 
     /// Looks at every shared component of the pool of `slot`: does it fail on most endpoints?
     pub(super) fn correlate(&mut self, slot: Slot, now: Instant) {
-        let Some(known) = self.known.get(slot.0) else {
+        let Some(known) = self.known.get(slot) else {
             return;
         };
         let names: Vec<String> = known
@@ -66,7 +66,7 @@ impl Keeper {
             });
         }
         for slot in slots {
-            if let Some(known) = self.known.get_mut(slot.0) {
+            if let Some(known) = self.known.get_mut(slot) {
                 known.shared.clone_from(&failing);
             }
         }
@@ -74,7 +74,7 @@ impl Keeper {
 
     /// Whether the last word of an endpoint, if it is fresh, is that a component fails.
     fn misses(&self, slot: Slot, component: &str, now: Instant) -> bool {
-        let Some(known) = self.known.get(slot.0) else {
+        let Some(known) = self.known.get(slot) else {
             return false;
         };
         let interval = known

@@ -1,6 +1,5 @@
 //! The operator's word: it is taken at once, and nothing but the operator or the clock takes it back.
 
-use std::cmp::Reverse;
 use std::time::Instant;
 
 use super::{Cause, Health, Keeper, Slot, Timer};
@@ -10,20 +9,20 @@ use crate::gate::state::State;
 impl Keeper {
     /// The endpoints at an address, in every pool that has it.
     pub fn at(&self, address: &str) -> Vec<Slot> {
-        let all = self.known.iter().enumerate();
+        let all = self.all();
         all.filter(|(_, known)| known.id.address.as_str() == address)
-            .map(|(index, _)| Slot(index))
+            .map(|(slot, _)| slot)
             .collect()
     }
 
     /// What a wish would do, without doing it; `None` stands for taking an override back.
     pub fn picture(&self, slot: Slot, wish: Option<Wish>) -> Option<Picture> {
-        let known = self.known.get(slot.0)?;
+        let known = self.known.get(slot)?;
         let mut then = known.clone();
         then.history.clear();
         then.overridden = None;
         let state = wish.map_or_else(|| then.verdict(), Wish::state);
-        let elsewhere = self.neighbours(slot).filter(|state| state.is_routable()).count();
+        let elsewhere = self.others_routable(slot);
         Some(Picture {
             state,
             routable_now: elsewhere + usize::from(known.state.is_routable()),
@@ -34,7 +33,7 @@ impl Keeper {
 
     /// The operator's word; a later one replaces an earlier. It ends what traffic held against the endpoint, which gets none now.
     pub fn handle_override(&mut self, slot: Slot, word: Override, now: Instant) {
-        let Some(known) = self.known.get_mut(slot.0) else {
+        let Some(known) = self.known.get_mut(slot) else {
             return;
         };
         let was_maintained = known.is_maintained();
@@ -46,7 +45,7 @@ impl Keeper {
         known.passive.clear(now);
         known.overridden = Some(word);
         if let Some(until) = until {
-            self.timers.push(Reverse((until, Timer::Override(slot))));
+            self.timers.wind(until, Timer::Override(slot));
         }
         match wish {
             Wish::Maintain => self.excuse(slot),
@@ -63,14 +62,14 @@ impl Keeper {
 
     /// The time of a word is over, unless a later one has replaced it.
     pub(super) fn override_ends(&mut self, slot: Slot, now: Instant) {
-        let known = self.known.get(slot.0);
+        let known = self.known.get(slot);
         if known.is_some_and(|known| known.overridden.as_ref().is_some_and(|word| word.is_over(now))) {
             self.enable(slot, Cause::OverrideExpired, now);
         }
     }
 
     fn enable(&mut self, slot: Slot, cause: Cause, now: Instant) {
-        let Some(known) = self.known.get_mut(slot.0) else {
+        let Some(known) = self.known.get_mut(slot) else {
             return;
         };
         let was_maintained = known.is_maintained();
@@ -80,7 +79,7 @@ impl Keeper {
         if was_maintained {
             self.ask_anew(slot, now);
         }
-        let known = self.known.get(slot.0);
+        let known = self.known.get(slot);
         let failed = known.filter(|known| known.verdict() == State::Down).and_then(|known| {
             let failures = known
                 .history
@@ -96,14 +95,14 @@ impl Keeper {
 
     /// Nobody waits for the first answer of an endpoint that is not asked.
     fn excuse(&mut self, slot: Slot) {
-        for track in self.tracks.get_mut(slot.0).into_iter().flatten() {
+        for track in self.tracks.get_mut(slot).into_iter().flatten() {
             self.unanswered -= usize::from(!std::mem::replace(&mut track.heard, true));
         }
     }
 
     /// What was known before the maintenance is of no use after it: the endpoint starts like a new one.
     fn ask_anew(&mut self, slot: Slot, now: Instant) {
-        let Some(known) = self.known.get_mut(slot.0) else {
+        let Some(known) = self.known.get_mut(slot) else {
             return;
         };
         for (_, health) in &mut known.verdicts {

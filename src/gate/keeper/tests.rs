@@ -22,7 +22,7 @@ struct World {
     now: Instant,
     start: Instant,
     answers: Vec<Answer>,
-    waiting: Vec<(Instant, Ticket, ProbeReport)>,
+    waiting: Vec<(Instant, Ticket, Arc<ProbeReport>)>,
     events: Vec<(u128, String)>,
     probes: Vec<(u128, usize)>,
     /// Whether streams go on while probes are under way.
@@ -42,15 +42,26 @@ enum Answer {
     Lacks(&'static str),
 }
 
-fn report(outcome: Outcome) -> ProbeReport {
-    ProbeReport {
+fn report(outcome: Outcome) -> Arc<ProbeReport> {
+    Arc::new(ProbeReport {
         outcome,
         status: None,
         components: BTreeMap::new(),
         version: None,
         asked: None,
         phases: Phases::default(),
-    }
+    })
+}
+
+/// The slot of an endpoint of the first list.
+fn slot(place: usize) -> Slot {
+    slotmap::KeyData::from_ffi((1 << 32) | (place as u64 + 1)).into()
+}
+
+/// The position in the first list of the endpoint in a slot.
+fn place(slot: Slot) -> usize {
+    use slotmap::Key;
+    (slot.data().as_ffi() & u64::from(u32::MAX)) as usize - 1
 }
 
 impl World {
@@ -67,12 +78,14 @@ impl World {
                     pool: PoolName::new("main"),
                     address: Address::parse(&format!("10.0.0.{}:80", n + 1)).unwrap(),
                 },
-                probes: (0..probes).map(|_| ProbePlan::default()).collect(),
+                probes: (0..probes).map(|_| Arc::default()).collect(),
                 terms: terms.clone(),
             })
             .collect();
+        let mut keeper = Keeper::new(7);
+        keeper.reconcile(plans, now);
         Self {
-            keeper: Keeper::new(plans, 7, now),
+            keeper,
             now,
             start: now,
             answers: vec![Answer::Healthy; count],
@@ -83,12 +96,12 @@ impl World {
         }
     }
 
-    fn answer(&self, ticket: Ticket) -> (Instant, Ticket, ProbeReport) {
+    fn answer(&self, ticket: Ticket) -> (Instant, Ticket, Arc<ProbeReport>) {
         let fail = |class| Outcome::Fail {
             class,
             detail: "as told".into(),
         };
-        let (after, outcome) = match self.answers[ticket.slot.0] {
+        let (after, outcome) = match self.answers[place(ticket.slot)] {
             Answer::Healthy => (2, Outcome::Pass),
             Answer::Refuses => (2, fail(FailureClass::Status)),
             Answer::Silent => (1_000, fail(FailureClass::Timeout)),
@@ -103,10 +116,11 @@ impl World {
             ),
         };
         let mut report = report(outcome);
-        if let Answer::Lacks(component) = self.answers[ticket.slot.0] {
-            report.components = [(component.to_owned(), false)].into();
-        } else if report.outcome.is_pass() {
-            report.components = ["database", "cache", "model"]
+        let told = Arc::make_mut(&mut report);
+        if let Answer::Lacks(component) = self.answers[place(ticket.slot)] {
+            told.components = [(component.to_owned(), false)].into();
+        } else if told.outcome.is_pass() {
+            told.components = ["database", "cache", "model"]
                 .map(|name| (name.to_owned(), true))
                 .into();
         }
@@ -121,13 +135,13 @@ impl World {
                 let at = (self.now - self.start).as_millis();
                 match effect {
                     Effect::Probe(ticket) => {
-                        self.probes.push((at, ticket.slot.0));
+                        self.probes.push((at, place(ticket.slot)));
                         self.waiting.push(self.answer(ticket));
                     }
-                    Effect::Announce(event) => self
+                    Effect::Announce(_, event) => self
                         .events
                         .push((at, format!("{} {}", event.endpoint.address, event.to))),
-                    Effect::Publish | Effect::Grow => {}
+                    Effect::Publish(_) | Effect::Grow(_) => {}
                     Effect::Slow(..) => {}
                     Effect::Flaps(id) => self.events.push((at, format!("{} flaps", id.address))),
                     Effect::Shared { component, failing, .. } => {
@@ -152,7 +166,7 @@ impl World {
                 .into_iter()
                 .partition(|(at, ..)| *at <= self.now);
             self.waiting = rest;
-            let ready: Vec<(Instant, Ticket, ProbeReport)> = ready;
+            let ready: Vec<(Instant, Ticket, Arc<ProbeReport>)> = ready;
             for (_, ticket, report) in ready {
                 self.keeper.handle_probe(ticket, report, self.delivering, self.now);
             }
@@ -160,8 +174,12 @@ impl World {
         }
     }
 
+    fn known(&self) -> Vec<&Known> {
+        self.keeper.all().map(|(_, known)| known).collect()
+    }
+
     fn states(&self) -> Vec<State> {
-        self.keeper.known().iter().map(|known| known.state).collect()
+        self.known().iter().map(|known| known.state).collect()
     }
 
     /// Milliseconds from now on until the endpoint is in `state`.
@@ -252,7 +270,7 @@ fn one_lost_answer_moves_nothing() {
 fn two_probes_are_joined_by_and() {
     let mut world = World::of(1, 2);
     let ticket = |probe| Ticket {
-        slot: Slot(0),
+        slot: slot(0),
         probe,
         sequence: 1,
     };
@@ -291,7 +309,7 @@ fn a_pool_that_never_had_the_path_stays_unknown_and_says_why() {
     world.answers = vec![Answer::NotFound; 2];
     world.run(10_000);
     assert_eq!(world.states(), [State::Unknown; 2]);
-    assert_eq!(world.keeper.known()[0].cause.label(), "misconfigured");
+    assert_eq!(world.known()[0].cause.label(), "misconfigured");
 }
 
 #[test]
@@ -300,10 +318,7 @@ fn a_name_that_does_not_resolve_leaves_the_endpoint_unknown_with_the_cause() {
     world.answers[0] = Answer::Unresolvable;
     world.run(10_000);
     assert_eq!(world.states(), [State::Unknown]);
-    assert_eq!(
-        world.keeper.known()[0].cause.to_string(),
-        "could not probe: no such name"
-    );
+    assert_eq!(world.known()[0].cause.to_string(), "could not probe: no such name");
     world.answers[0] = Answer::Healthy;
     world.run(5_000);
     assert_eq!(world.states(), [State::Up]);
@@ -314,17 +329,17 @@ fn an_old_answer_moves_nothing() {
     let mut world = World::of(1, 1);
     world.run(10_000);
     let stale = Ticket {
-        slot: Slot(0),
+        slot: slot(0),
         probe: 0,
         sequence: 1,
     };
-    let before = world.keeper.known()[0].history.len();
+    let before = world.known()[0].history.len();
     let refusal = Outcome::Fail {
         class: FailureClass::Status,
         detail: String::new(),
     };
     world.keeper.handle_probe(stale, report(refusal), false, world.now);
-    assert_eq!(world.keeper.known()[0].history.len(), before);
+    assert_eq!(world.known()[0].history.len(), before);
 }
 
 #[test]
@@ -338,11 +353,12 @@ fn ten_thousand_endpoints_are_asked_evenly() {
                 pool: PoolName::new("main"),
                 address: Address::parse(&format!("10.0.{}.{}:80", n / 250, n % 250 + 1)).unwrap(),
             },
-            probes: vec![ProbePlan::default()],
+            probes: vec![Arc::default()],
             terms: Arc::default(),
         })
         .collect();
-    world.keeper = Keeper::new(plans, 7, now);
+    world.keeper = Keeper::new(7);
+    world.keeper.reconcile(plans, now);
     world.answers = vec![Answer::Healthy; 10_000];
     world.run(6_000);
     world.probes.clear();

@@ -5,7 +5,6 @@
 //!   always may be: of two to five endpoints a share alone could allow none (as Envoy's `max_ejection_percent` of 10 % does).
 //! - **An endpoint that is out by its traffic comes back by its traffic.**
 
-use std::cmp::Reverse;
 use std::time::Instant;
 
 use super::{Cause, Effect, Keeper, Outcome, Slot, Spared, State, Timer};
@@ -19,7 +18,7 @@ use crate::gate::window;
 impl Keeper {
     /// Requests have been answered by an endpoint, or have failed there.
     pub fn handle_answers(&mut self, slot: Slot, answered: u32, now: Instant) {
-        if let Some(known) = self.known.get_mut(slot.0) {
+        if let Some(known) = self.known.get_mut(slot) {
             known.window.note(answered, 0, now);
         }
     }
@@ -27,7 +26,7 @@ impl Keeper {
     /// A request failed on an endpoint, the last of `streak` in a row.
     pub fn handle_failure(&mut self, slot: Slot, failure: TrafficFailure, streak: u32, now: Instant) {
         let stands_out = self.stands_out(slot, streak, now);
-        let Some(known) = self.known.get_mut(slot.0) else {
+        let Some(known) = self.known.get_mut(slot) else {
             return;
         };
         known.window.note(0, 1, now);
@@ -41,12 +40,12 @@ impl Keeper {
             0
         };
         let may_eject = self.may_eject(slot);
-        let Some(known) = self.known.get_mut(slot.0) else {
+        let Some(known) = self.known.get_mut(slot) else {
             return;
         };
         if stands_out && may_eject {
             known.passive.accuse(failure, question, now);
-            self.timers.push(Reverse((now + PATIENCE, Timer::Hold(slot))));
+            self.timers.wind(now + PATIENCE, Timer::Hold(slot));
             self.settle(slot, Cause::Traffic(failure), now);
         } else if first {
             let why = if may_eject {
@@ -62,10 +61,10 @@ impl Keeper {
     fn stands_out(&self, slot: Slot, streak: u32, now: Instant) -> bool {
         let others = self.pool_of(slot).iter().filter(|other| **other != slot);
         let serving = others
-            .filter_map(|other| self.known.get(other.0))
+            .filter_map(|other| self.known.get(*other))
             .filter(|known| known.state.is_routable());
         let shares = serving.filter_map(|known| known.window.share(now)).collect();
-        let share = self.known.get(slot.0).and_then(|known| known.window.share(now));
+        let share = self.known.get(slot).and_then(|known| known.window.share(now));
         window::stands_out(streak, share, shares)
     }
 
@@ -73,7 +72,7 @@ impl Keeper {
     /// and is held back when that does not help.
     pub fn handle_latency(&mut self, slot: Slot, slow: Option<(u32, u32)>, now: Instant) {
         let may_eject = self.may_eject(slot);
-        let Some(known) = self.known.get_mut(slot.0) else {
+        let Some(known) = self.known.get_mut(slot) else {
             return;
         };
         let Some(rules) = known.terms.outlier.latency else {
@@ -82,7 +81,7 @@ impl Keeper {
         let (news, too_long) = known.slowness.note(slow.is_some(), &rules, now);
         if news {
             self.effects.push_back(Effect::Slow(known.id.clone(), slow));
-            self.effects.push_back(Effect::Grow);
+            self.effects.push_back(Effect::Grow(slot));
         }
         if let Some((ms, median)) = slow.filter(|_| too_long && may_eject && known.state.is_routable()) {
             known.slowness = Slowness::default();
@@ -93,7 +92,7 @@ impl Keeper {
     /// Requests wait on an endpoint for longer than they do elsewhere. That proves nothing, so it only asks, and agrees with a probe
     /// that times out.
     pub fn handle_stall(&mut self, slot: Slot, now: Instant) {
-        let Some(known) = self.known.get_mut(slot.0) else {
+        let Some(known) = self.known.get_mut(slot) else {
             return;
         };
         if known.state.tier().is_some() && known.passive.witness(now) {
@@ -103,7 +102,7 @@ impl Keeper {
 
     /// The request that tried an ejected endpoint has ended.
     pub fn handle_trial(&mut self, slot: Slot, trial: Trial, now: Instant) {
-        let Some(known) = self.known.get_mut(slot.0) else {
+        let Some(known) = self.known.get_mut(slot) else {
             return;
         };
         if !known.wants_trial() {
@@ -116,7 +115,7 @@ impl Keeper {
             }
             Trial::Failed(failure) => {
                 self.eject(slot, Cause::TrialFailed(failure), now);
-                self.effects.push_back(Effect::Publish);
+                self.effects.push_back(Effect::Publish(slot));
             }
         }
     }
@@ -124,16 +123,16 @@ impl Keeper {
     /// Holds an endpoint back.
     pub(super) fn eject(&mut self, slot: Slot, cause: Cause, now: Instant) {
         let random = self.dice.roll();
-        if let Some(known) = self.known.get_mut(slot.0) {
+        if let Some(known) = self.known.get_mut(slot) {
             let until = known.passive.eject(now, random, &known.terms.outlier);
-            self.timers.push(Reverse((until, Timer::Hold(slot))));
+            self.timers.wind(until, Timer::Hold(slot));
             self.settle(slot, cause, now);
         }
     }
 
     /// The hold is over: a request may try it. If none comes, its probes have the word after all.
     pub(super) fn hold_ends(&mut self, slot: Slot, now: Instant) {
-        let Some(known) = self.known.get_mut(slot.0) else {
+        let Some(known) = self.known.get_mut(slot) else {
             return;
         };
         match (known.passive.standing(), known.passive.failure()) {
@@ -142,8 +141,8 @@ impl Keeper {
             }
             (Standing::Ejected { until }, _) if until <= now => {
                 known.passive.try_again(now);
-                self.timers.push(Reverse((now + PATIENCE, Timer::Hold(slot))));
-                self.effects.push_back(Effect::Publish);
+                self.timers.wind(now + PATIENCE, Timer::Hold(slot));
+                self.effects.push_back(Effect::Publish(slot));
             }
             (Standing::OnTrial { since }, _) if since + PATIENCE <= now => {
                 known.passive.clear(now);
@@ -155,7 +154,7 @@ impl Keeper {
 
     /// A returning endpoint takes a larger share.
     pub(super) fn grow(&mut self, slot: Slot, now: Instant) {
-        let Some(known) = self.known.get_mut(slot.0) else {
+        let Some(known) = self.known.get_mut(slot) else {
             return;
         };
         match known.ramp {
@@ -165,8 +164,8 @@ impl Keeper {
                 self.settle(slot, Cause::Ramped, now);
             }
             Some(_) => {
-                self.timers.push(Reverse((now + ramp::STEP, Timer::Ramp(slot))));
-                self.effects.push_back(Effect::Grow);
+                self.timers.wind(now + ramp::STEP, Timer::Ramp(slot));
+                self.effects.push_back(Effect::Grow(slot));
             }
         }
     }
@@ -174,17 +173,17 @@ impl Keeper {
     /// Whether an endpoint that becomes fit comes back to neighbours that can carry its load meanwhile. At the start of all nobody comes
     /// back, and the only one that is fit cannot be spared.
     pub(super) fn returns(&self, slot: Slot) -> bool {
-        let was_out = self.known.get(slot.0).is_some_and(|known| match known.state {
+        let was_out = self.known.get(slot).is_some_and(|known| match known.state {
             State::Unknown => known.newcomer,
             State::Down | State::Suspect | State::Ejected | State::Draining | State::Maintenance => true,
             State::Up | State::Ramping | State::Busy | State::Degraded => false,
         });
-        was_out && self.neighbours(slot).any(State::is_routable)
+        was_out && self.others_routable(slot) > 0
     }
 
     /// Notes whether an endpoint had no time for its probe.
     pub(super) fn weigh_busy(&mut self, slot: Slot, busy: bool, outcome: &Outcome) {
-        if let Some(known) = self.known.get_mut(slot.0)
+        if let Some(known) = self.known.get_mut(slot)
             && (busy || outcome.is_evidence())
         {
             known.busy = busy;
@@ -192,22 +191,10 @@ impl Keeper {
     }
 
     pub(super) fn may_eject(&self, slot: Slot) -> bool {
-        let out = self
-            .neighbours(slot)
-            .filter(|state| state.tier() == Some(Tier::Accused))
-            .count();
         let all = self.pool_of(slot).len();
-        let known = self.known.get(slot.0);
-        known.is_some_and(|known| out < known.terms.outlier.most_of(all))
-            && self.neighbours(slot).any(State::is_routable)
-    }
-
-    /// The states of the other endpoints of a pool.
-    pub(super) fn neighbours(&self, slot: Slot) -> impl Iterator<Item = State> {
-        let others = self.pool_of(slot).iter().filter(move |other| **other != slot);
-        others
-            .filter_map(|other| self.known.get(other.0))
-            .map(|known| known.state)
+        let known = self.known.get(slot);
+        let allowed = known.map_or(0, |known| known.terms.outlier.most_of(all));
+        self.others_accused(slot) < allowed && self.others_routable(slot) > 0
     }
 
     /// Asks an endpoint's first probe at once, unless it was asked a moment ago; returns the number of the question.

@@ -68,15 +68,10 @@ fn who_fails_while_it_waits_for_its_turn_loses_it() {
     (0..4).for_each(|endpoint| world.answers[endpoint] = Answer::Refuses);
     world.run(5_000);
     world.answers = vec![Answer::Healthy; 8];
-    while world.keeper.known().iter().filter(|known| known.turn.is_some()).count() < 3 {
+    while world.known().iter().filter(|known| known.turn.is_some()).count() < 3 {
         world.run(10);
     }
-    let waiting = world
-        .keeper
-        .known()
-        .iter()
-        .position(|known| known.turn.is_some())
-        .unwrap();
+    let waiting = world.known().iter().position(|known| known.turn.is_some()).unwrap();
     world.answers[waiting] = Answer::Refuses;
     world.run(10_000);
     assert_eq!(world.states()[waiting], State::Down);
@@ -112,10 +107,7 @@ fn who_asks_to_be_spared_is_busy_for_so_long() {
     world.run(5_000);
     world.answers[1] = Answer::Sheds(10);
     world.until(1, State::Busy);
-    assert_eq!(
-        world.keeper.known()[1].cause.to_string(),
-        "asks to be spared for 10 s (429)"
-    );
+    assert_eq!(world.known()[1].cause.to_string(), "asks to be spared for 10 s (429)");
     world.answers[1] = Answer::Healthy;
     let took = world.until(1, State::Up);
     assert!(

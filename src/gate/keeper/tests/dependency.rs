@@ -47,18 +47,12 @@ fn a_dependency_that_most_of_a_pool_lacks_is_one_event_and_ejects_nobody_more() 
         "those that were out before it was known: {:?}",
         world.states()
     );
-    assert!(
-        world
-            .keeper
-            .known()
-            .iter()
-            .all(|known| known.shared.contains("database"))
-    );
+    assert!(world.known().iter().all(|known| known.shared.contains("database")));
     world.answers = vec![Answer::Healthy; 5];
     world.run(60_000);
     assert_eq!(told(&world, "database is well"), 1);
     assert_eq!(world.states(), [State::Up; 5]);
-    assert!(world.keeper.known().iter().all(|known| known.shared.is_empty()));
+    assert!(world.known().iter().all(|known| known.shared.is_empty()));
 }
 
 #[test]
@@ -78,7 +72,7 @@ fn what_it_can_do_without_degrades_or_means_nothing() {
     world.until(0, State::Degraded);
     world.run(30_000);
     assert_eq!(world.states(), [State::Degraded, State::Up]);
-    let cause = world.keeper.known()[0].cause.to_string();
+    let cause = world.known()[0].cause.to_string();
     assert_eq!(cause, "does without cache");
     world.answers[0] = Answer::Healthy;
     world.until(0, State::Up);

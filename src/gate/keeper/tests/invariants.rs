@@ -66,22 +66,22 @@ fn take(world: &mut World, step: &Step) {
         Step::Fails(endpoint, number, streak) => {
             world
                 .keeper
-                .handle_failure(Slot(endpoint % count), failure(number), streak, now);
+                .handle_failure(slot(endpoint % count), failure(number), streak, now);
         }
-        Step::Serves(endpoint, answered) => world.keeper.handle_answers(Slot(endpoint % count), answered, now),
+        Step::Serves(endpoint, answered) => world.keeper.handle_answers(slot(endpoint % count), answered, now),
         Step::Says(endpoint, drain, lasts) => {
             let wish = if drain { Wish::Drain } else { Wish::Maintain };
             world.say(endpoint % count, wish, lasts);
         }
-        Step::Enables(endpoint) => world.keeper.handle_enable(Slot(endpoint % count), now),
-        Step::Stalls(endpoint) => world.keeper.handle_stall(Slot(endpoint % count), now),
+        Step::Enables(endpoint) => world.keeper.handle_enable(slot(endpoint % count), now),
+        Step::Stalls(endpoint) => world.keeper.handle_stall(slot(endpoint % count), now),
         Step::Tried(endpoint, passed) => {
             let trial = if passed {
                 Trial::Passed
             } else {
                 Trial::Failed(TrafficFailure::Reset)
             };
-            world.keeper.handle_trial(Slot(endpoint % count), trial, now);
+            world.keeper.handle_trial(slot(endpoint % count), trial, now);
         }
     }
 }
@@ -98,9 +98,9 @@ fn told(world: &World) -> HashMap<String, String> {
 }
 
 fn look(world: &World) -> Result<(), TestCaseError> {
-    let known = world.keeper.known();
+    let known = world.known();
     let told = told(world);
-    for known in known {
+    for known in &known {
         let address = known.id.address.to_string();
         let expected = told.get(&address).map_or("unknown", String::as_str);
         prop_assert_eq!(known.state.as_str(), expected, "every change has an event");
@@ -129,10 +129,10 @@ fn look(world: &World) -> Result<(), TestCaseError> {
         accused,
         known.len()
     );
-    let idle = known.iter().all(Known::is_maintained);
+    let idle = known.iter().all(|known| known.is_maintained());
     let next = world.keeper.poll_timeout();
     prop_assert!(next.map_or(idle, |at| at > world.now), "a timer is late or lost");
-    let timers = world.keeper.timers.len();
+    let timers = world.keeper.timers.heap.len();
     prop_assert!(
         timers <= 24 * known.len(),
         "{} timers for {} endpoints",
@@ -168,7 +168,7 @@ proptest! {
         world.answers = vec![Answer::Healthy; count];
         world.delivering = false;
         let now = world.now;
-        (0..count).for_each(|endpoint| world.keeper.handle_enable(Slot(endpoint), now));
+        (0..count).for_each(|endpoint| world.keeper.handle_enable(slot(endpoint), now));
         // The longest hold, the patience for a trial, and a whole slow start.
         world.run(72_000 + 10_000 + 31_000 + 5_000);
         prop_assert_eq!(world.states(), vec![State::Up; count]);

@@ -13,7 +13,7 @@ impl World {
             since: self.now,
             until: lasts.map(|lasts| self.now + Duration::from_millis(lasts)),
         };
-        self.keeper.handle_override(Slot(endpoint), word, self.now);
+        self.keeper.handle_override(slot(endpoint), word, self.now);
         self.run(0);
     }
 
@@ -32,9 +32,9 @@ fn no_probe_and_no_traffic_undoes_a_drain() {
         world.answers[1] = answer;
         world.run(10_000);
         let now = world.now;
-        world.keeper.handle_failure(Slot(1), TrafficFailure::Reset, 1, now);
+        world.keeper.handle_failure(slot(1), TrafficFailure::Reset, 1, now);
         assert_eq!(world.states()[1], State::Draining);
-        assert_eq!(world.keeper.known()[1].cause.to_string(), "by the operator: a new disk");
+        assert_eq!(world.known()[1].cause.to_string(), "by the operator: a new disk");
     }
     let before = world.probes_of(1);
     world.run(10_000);
@@ -50,13 +50,10 @@ fn an_endpoint_that_is_enabled_again_stands_where_its_probes_say() {
     world.answers[1] = Answer::Refuses;
     world.run(10_000);
     let now = world.now;
-    world.keeper.handle_enable(Slot(0), now);
-    world.keeper.handle_enable(Slot(1), now);
+    world.keeper.handle_enable(slot(0), now);
+    world.keeper.handle_enable(slot(1), now);
     assert_eq!(world.states(), [State::Ramping, State::Down, State::Up]);
-    assert_eq!(
-        world.keeper.known()[1].cause.to_string(),
-        "probe failed (status): as told"
-    );
+    assert_eq!(world.known()[1].cause.to_string(), "probe failed (status): as told");
 }
 
 #[test]
@@ -70,7 +67,7 @@ fn what_is_maintained_is_left_alone_and_then_asked_like_a_new_one() {
     assert_eq!(world.probes_of(0), before);
     world.answers[0] = Answer::Healthy;
     let now = world.now;
-    world.keeper.handle_enable(Slot(0), now);
+    world.keeper.handle_enable(slot(0), now);
     assert_eq!(world.states()[0], State::Unknown);
     assert!(world.until(0, State::Ramping) <= 5, "the first pass counts at once");
 }
@@ -105,7 +102,7 @@ fn a_gate_that_starts_with_an_endpoint_in_maintenance_waits_for_the_others_alone
 fn a_picture_shows_and_does_nothing() {
     let mut world = World::of(2, 1);
     world.run(5_000);
-    let picture = world.keeper.picture(Slot(0), Some(Wish::Drain)).unwrap();
+    let picture = world.keeper.picture(slot(0), Some(Wish::Drain)).unwrap();
     assert_eq!(
         (picture.state, picture.routable_now, picture.routable_then),
         (State::Draining, 2, 1)
@@ -113,9 +110,9 @@ fn a_picture_shows_and_does_nothing() {
     assert!(picture.traffic_may_eject);
     assert_eq!(world.states(), [State::Up; 2]);
     world.say(1, Wish::Drain, None);
-    let picture = world.keeper.picture(Slot(0), Some(Wish::Drain)).unwrap();
+    let picture = world.keeper.picture(slot(0), Some(Wish::Drain)).unwrap();
     assert_eq!((picture.routable_now, picture.routable_then), (1, 0));
     assert!(!picture.traffic_may_eject, "it is the last one");
-    let back = world.keeper.picture(Slot(1), None).unwrap();
+    let back = world.keeper.picture(slot(1), None).unwrap();
     assert_eq!((back.state, back.routable_then), (State::Up, 2));
 }

@@ -100,12 +100,12 @@ fn answer(world: &mut World, heard: &mut [Heard], endpoint: usize, number: u8) {
         3..=5 => Answer::Refuses,
         _ => Answer::Unresolvable,
     };
-    let before = world.keeper.known()[endpoint].history.back().map(|record| record.at);
+    let before = world.known()[endpoint].history.back().map(|record| record.at);
     let mut asked = 0;
     // An answer older than the one that is wanted may come first.
     loop {
         world.run(1);
-        let last = world.keeper.known()[endpoint].history.back().map(|record| record.at);
+        let last = world.known()[endpoint].history.back().map(|record| record.at);
         asked += 1;
         if last != before || asked > 10_000 {
             break;
@@ -136,7 +136,7 @@ proptest! {
                             Some(wish) => world.say(0, wish, None),
                             None => {
                                 let now = world.now;
-                                world.keeper.handle_enable(Slot(0), now);
+                                world.keeper.handle_enable(slot(0), now);
                             }
                         }
                         if was_maintained && wish != Some(Wish::Maintain) {

@@ -15,15 +15,15 @@ fn fit(count: usize) -> World {
 
 impl World {
     fn fails(&mut self, endpoint: usize, failure: TrafficFailure) {
-        self.keeper.handle_failure(Slot(endpoint), failure, 1, self.now);
+        self.keeper.handle_failure(slot(endpoint), failure, 1, self.now);
     }
 
     fn tried(&mut self, endpoint: usize, trial: Trial) {
-        self.keeper.handle_trial(Slot(endpoint), trial, self.now);
+        self.keeper.handle_trial(slot(endpoint), trial, self.now);
     }
 
     fn wants_trial(&self, endpoint: usize) -> bool {
-        self.keeper.known()[endpoint].wants_trial()
+        self.known()[endpoint].wants_trial()
     }
 
     /// Seconds until the endpoint is to be tried.
@@ -138,7 +138,7 @@ fn a_flood_of_failures_asks_once() {
 fn silence_while_requests_wait_is_out_after_one_deadline() {
     let mut world = fit(3);
     world.answers[1] = Answer::Silent;
-    world.keeper.handle_stall(Slot(1), world.now);
+    world.keeper.handle_stall(slot(1), world.now);
     assert_eq!(world.states()[1], State::Up, "silence proves nothing");
     assert!((1_000..1_010).contains(&world.until(1, State::Down)));
 }
@@ -181,12 +181,8 @@ fn what_returns_ramps_unless_it_is_the_only_one() {
         [State::Up, State::Ramping],
         "the first to return has no time for a slow start"
     );
-    let ramping = world
-        .keeper
-        .known()
-        .iter()
-        .find(|known| known.state == State::Ramping)
-        .unwrap();
+    let all = world.known();
+    let ramping = all.iter().find(|known| known.state == State::Ramping).unwrap();
     assert!((10..60).contains(&ramping.share(world.now)));
 }
 
@@ -204,13 +200,13 @@ fn who_fails_like_all_the_others_is_spared_and_who_stands_out_is_not() {
     let mut world = fit(3);
     let fails = |world: &mut World, endpoint: usize, streak: u32| {
         let now = world.now;
-        world.keeper.handle_failure(Slot(endpoint), REFUSED, streak, now);
+        world.keeper.handle_failure(slot(endpoint), REFUSED, streak, now);
         world.run(10);
     };
     // Each of them fails two requests in a hundred, far apart: the first is held back, for until then nobody else has failed.
     for endpoint in 0..3 {
         let now = world.now;
-        world.keeper.handle_answers(Slot(endpoint), 100, now);
+        world.keeper.handle_answers(slot(endpoint), 100, now);
     }
     fails(&mut world, 0, 1);
     assert_eq!(world.states()[0], State::Ejected);
@@ -220,11 +216,11 @@ fn who_fails_like_all_the_others_is_spared_and_who_stands_out_is_not() {
     assert_eq!(world.states(), [State::Up; 3]);
     let now = world.now;
     for endpoint in 0..3 {
-        world.keeper.handle_answers(Slot(endpoint), 100, now);
+        world.keeper.handle_answers(slot(endpoint), 100, now);
     }
-    world.keeper.known[0].window.note(0, 2, now);
-    world.keeper.known[1].window.note(0, 2, now);
-    world.keeper.known[2].window.note(0, 2, now);
+    world.keeper.known[slot(0)].window.note(0, 2, now);
+    world.keeper.known[slot(1)].window.note(0, 2, now);
+    world.keeper.known[slot(2)].window.note(0, 2, now);
     for endpoint in 0..3 {
         fails(&mut world, endpoint, 1);
     }
@@ -269,16 +265,13 @@ fn who_answers_late_loses_weight_first_and_is_held_back_when_that_does_not_help(
     world.run(5_000);
     let tell = |world: &mut World, slow| {
         let now = world.now;
-        world.keeper.handle_latency(Slot(1), slow, now);
+        world.keeper.handle_latency(slot(1), slow, now);
         world.run(10_000);
     };
     tell(&mut world, Some((900, 20)));
-    assert_eq!(
-        (world.states()[1], world.keeper.known()[1].share(world.now)),
-        (State::Up, 25)
-    );
+    assert_eq!((world.states()[1], world.known()[1].share(world.now)), (State::Up, 25));
     tell(&mut world, None);
-    assert_eq!(world.keeper.known()[1].share(world.now), 100);
+    assert_eq!(world.known()[1].share(world.now), 100);
     for _ in 0..3 {
         tell(&mut world, Some((900, 20)));
         assert_eq!(world.states()[1], State::Up);
@@ -286,7 +279,7 @@ fn who_answers_late_loses_weight_first_and_is_held_back_when_that_does_not_help(
     tell(&mut world, Some((900, 20)));
     assert_eq!(world.states()[1], State::Ejected);
     assert_eq!(
-        world.keeper.known()[1].cause.to_string(),
+        world.known()[1].cause.to_string(),
         "its first byte takes 900 ms, and the others' 20 ms"
     );
 }

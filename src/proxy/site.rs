@@ -1,0 +1,101 @@
+//! What the configuration says of requests: who may ask for what, what goes where, and which upstreams there are.
+//!
+//! A request keeps the site that it began with; a reload puts another one in its place for those that come after.
+
+use std::sync::{Arc, Mutex};
+
+use serde_json::json;
+
+use crate::config::{Config, RouteSettings, Target};
+use crate::gate::alarm::{Alarm, AlarmRules};
+use crate::gate::cidr::CidrSet;
+use crate::gate::guard::Guard;
+use crate::gate::route::{RouteRow, RouteTable};
+use crate::upstream::Upstream;
+
+/// See the module's own words.
+#[derive(Debug)]
+pub(crate) struct Site {
+    /// Who may ask for guarded paths.
+    pub(crate) guard: Guard,
+    /// Whose word about clients is believed.
+    pub(crate) trusted: CidrSet,
+    /// Notices abnormally frequent requests for guarded paths.
+    pub(crate) alarm: Arc<Mutex<Alarm>>,
+    alarm_rules: AlarmRules,
+    /// What goes where; its indices are those of `targets`.
+    routes: RouteTable,
+    targets: Vec<Destination>,
+    upstreams: Arc<[Arc<Upstream>]>,
+}
+
+/// Where a route leads.
+#[derive(Clone, Debug)]
+pub(crate) struct Destination {
+    /// The route's position.
+    pub(crate) position: usize,
+    /// What it says.
+    pub(crate) route: Arc<RouteSettings>,
+    /// The upstream that it names, if it names one.
+    pub(crate) upstream: Option<Arc<Upstream>>,
+}
+
+impl Site {
+    /// What `config` says, whose upstreams are `upstreams`. The alarm goes on from that of the site before, unless its rules are others.
+    pub(crate) fn new(config: &Config, upstreams: Arc<[Arc<Upstream>]>, before: Option<&Self>) -> Self {
+        let rows = config.routes.iter().enumerate().map(|(index, route)| RouteRow {
+            hosts: route.hosts.clone(),
+            path: route.path.clone(),
+            exact: route.exact,
+            index,
+        });
+        let targets = config.routes.iter().enumerate().map(|(position, route)| Destination {
+            position,
+            route: Arc::new(route.clone()),
+            upstream: match &route.target {
+                Target::Upstream(name) => upstreams
+                    .iter()
+                    .find(|upstream| upstream.settings.name == *name)
+                    .cloned(),
+                Target::Redirect(..) | Target::Answer(..) => None,
+            },
+        });
+        let same_alarm = before.filter(|before| before.alarm_rules == config.alarm);
+        let alarm = match same_alarm {
+            Some(before) => before.alarm.clone(),
+            None => Arc::new(Mutex::new(Alarm::new(config.alarm))),
+        };
+        Self {
+            guard: config.guard.clone(),
+            trusted: config.trusted_proxies.clone(),
+            alarm,
+            alarm_rules: config.alarm,
+            routes: RouteTable::new(rows),
+            targets: targets.collect(),
+            upstreams,
+        }
+    }
+
+    /// Where a request goes; `None` where no route takes it.
+    pub(crate) fn find(&self, host: &str, path: &str) -> Option<&Destination> {
+        self.targets.get(self.routes.find(host, path)?)
+    }
+
+    /// The gate's own `/healthz`: the contract that Dify's image has, one entry an upstream.
+    pub(crate) fn summary(&self) -> (u16, String) {
+        let all = self
+            .upstreams
+            .iter()
+            .map(|upstream| (upstream.settings.name.as_str(), upstream.can_serve()));
+        let failed: Vec<&str> = all.clone().filter(|(_, fit)| !fit).map(|(name, _)| name).collect();
+        let details: serde_json::Map<_, _> = all.map(|(name, fit)| (name.to_owned(), fit.into())).collect();
+        if failed.is_empty() {
+            (200, json!({"status": "healthy", "details": details}).to_string())
+        } else {
+            (
+                503,
+                json!({"status": "unhealthy", "failed": failed, "details": details}).to_string(),
+            )
+        }
+    }
+}
