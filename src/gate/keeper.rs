@@ -21,6 +21,7 @@ use slotmap::{SecondaryMap, SlotMap};
 
 use super::components::Worth;
 use super::flapping::Flapping;
+use super::haste::Haste;
 use super::health::{FailureClass, Health, Outcome, ProbePlan};
 use super::knowledge::HISTORY;
 pub use super::knowledge::{
@@ -128,9 +129,9 @@ impl Clocks {
     }
 
     /// What rings by `now`.
-    fn ring(&mut self, now: Instant) -> Option<Timer> {
+    fn ring(&mut self, now: Instant) -> Option<Wake> {
         let first = self.heap.peek()?;
-        (first.at <= now).then(|| self.heap.pop())?.map(|wake| wake.timer)
+        (first.at <= now).then(|| self.heap.pop())?
     }
 }
 
@@ -152,6 +153,8 @@ pub struct Keeper {
     effects: VecDeque<Effect>,
     /// Probes that have never been answered.
     unanswered: usize,
+    /// Questions that may be put sooner than the interval says.
+    haste: Haste,
     dice: Dice,
     seed: u64,
 }
@@ -167,6 +170,7 @@ impl Keeper {
             timers: Clocks::default(),
             effects: VecDeque::new(),
             unanswered: 0,
+            haste: Haste::default(),
             dice: Dice::new(seed),
             seed,
         }
@@ -200,10 +204,10 @@ impl Keeper {
 
     /// Puts every question that is due.
     pub fn handle_timeout(&mut self, now: Instant) {
-        while let Some(timer) = self.timers.ring(now) {
-            match timer {
+        while let Some(wake) = self.timers.ring(now) {
+            match wake.timer {
                 Timer::Due { slot, probe, cycle } => self.due(slot, probe, cycle, now),
-                Timer::Overlap(ticket) => self.overlap(ticket, now),
+                Timer::Overlap(ticket) => self.overlap(ticket, now - wake.at, now),
                 Timer::Hold(slot) => self.hold_ends(slot, now),
                 Timer::Ramp(slot) => self.grow(slot, now),
                 Timer::Override(slot) => self.override_ends(slot, now),

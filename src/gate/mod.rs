@@ -14,6 +14,7 @@ pub mod client;
 pub mod components;
 pub mod flapping;
 pub mod guard;
+pub mod haste;
 pub mod health;
 pub mod hygiene;
 pub mod keeper;

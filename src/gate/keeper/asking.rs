@@ -5,6 +5,9 @@ use std::time::{Duration, Instant};
 use super::{Effect, Health, Keeper, Known, Slot, Ticket, Timer};
 use crate::gate::schedule;
 
+/// A clock that rings so late tells of a gate that has too much to do.
+const BEHIND: Duration = Duration::from_millis(50);
+
 impl Keeper {
     pub(super) fn due(&mut self, slot: Slot, probe: usize, cycle: u64, now: Instant) {
         let Some((terms, health)) = self.verdict(slot, probe) else {
@@ -38,7 +41,9 @@ impl Keeper {
         }
     }
 
-    pub(super) fn overlap(&mut self, ticket: Ticket, now: Instant) {
+    /// An answer is overdue: another question follows, unless this clock rang late, for then it is the gate that is behind, and more questions
+    /// would not help.
+    pub(super) fn overlap(&mut self, ticket: Ticket, late: Duration, now: Instant) {
         let track = self.track(ticket.slot, ticket.probe).copied();
         let Some(track) = track.filter(|track| track.answered < ticket.sequence) else {
             return;
@@ -46,7 +51,7 @@ impl Keeper {
         if let Some((terms, _)) = self.verdict(ticket.slot, ticket.probe) {
             self.await_lost(ticket, now + terms.timeout * 4);
         }
-        if track.asked == ticket.sequence {
+        if track.asked == ticket.sequence && late < BEHIND && self.haste.take(self.known.len(), now) {
             self.ask(ticket.slot, ticket.probe);
         }
     }
@@ -72,6 +77,7 @@ impl Keeper {
         };
         let started = track.started.unwrap_or(now);
         let is_down = health == Health::Down { passes: 0 };
+        let hasty = (is_down || health.is_unsure()) && self.haste.take(self.known.len(), now);
         let wait = if is_down {
             schedule::again(track.wait, terms.interval, random)
         } else {
@@ -83,15 +89,15 @@ impl Keeper {
         } else if self.known.get(slot).is_some_and(|known| known.sheds.is_some()) {
             // It has too much to do, and would not like to be asked in haste.
             started + schedule::next(&terms, Health::Up { fails: 0 }, random)
-        } else if is_down {
+        } else if hasty && is_down {
             now + wait
-        } else if health.is_unsure() {
+        } else if hasty {
             now + schedule::next(&terms, health, random)
         } else if track.answered <= 2 && track.cycle == 1 {
             let identity = self.known.get(slot).map(|known| &known.id);
             started + schedule::phase(&(identity, probe), self.seed, terms.interval)
         } else {
-            started + schedule::next(&terms, health, random)
+            started + schedule::next(&terms, Health::Up { fails: 0 }, random)
         };
         let cycle = track.cycle + 1;
         if let Some(track) = self.track(slot, probe) {
