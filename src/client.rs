@@ -44,7 +44,7 @@ pub enum ClientError {
 }
 
 /// How long an answer may take.
-const DEADLINE: Duration = Duration::from_secs(5);
+const DEADLINE: Duration = Duration::from_secs(15);
 
 /// Gets `path` from the service at `base`, such as `http://127.0.0.1:9900`.
 ///

@@ -10,7 +10,7 @@
 //! | 6 | [`cli`], [`demo`] | everything |
 //! | 5 | [`server`]: builds a gate and stops it | everything below |
 //! | 4 | [`driver`] (the one writer), [`warden`] (asks for restarts), `proxy` (the request path), [`admin`] (the API), [`edge`] (listeners) | floors below, not each other; but `proxy` knows the connections of [`edge`] |
-//! | 3 | [`config`]: a file becomes settings, or all of its errors | settings of floors 1 and 2 |
+//! | 3 | [`config`]: a file becomes settings, or all of its errors; [`reload`]: the way to the one who loads it again | settings of floors 1 and 2 |
 //! | 2 | [`http1`], [`probe`], [`restart`], [`upstream`], [`mailbox`], [`metrics`], [`access_log`], [`clock`], [`client`] | floor 1, and each other in that order |
 //! | 1 | [`gate`]: every decision, pure | nothing |
 //!
@@ -24,6 +24,9 @@
 //!
 //! **A probe**: `gate::keeper` says that one is due → [`driver`] sends it through [`probe`] → the answer comes back by [`mailbox`] → `gate::keeper` weighs it →
 //! a change is announced, counted and published as a new snapshot; what waits on an endpoint that went down goes elsewhere.
+//!
+//! **Another configuration**: a signal or `POST config:reload` goes by [`reload`] to [`server`], which parses it → [`driver`] takes the new list for the old one,
+//! `gate::keeper` keeps all that it knows of who stays → once who is new has answered, `proxy` gets another site for the requests that come.
 //!
 //! # Invariants (held by `tests/architecture.rs`)
 //!
@@ -52,6 +55,7 @@ pub mod mailbox;
 pub mod metrics;
 pub mod probe;
 pub(crate) mod proxy;
+pub mod reload;
 pub mod restart;
 pub mod server;
 #[allow(clippy::disallowed_methods)] // it is a peer, and has a clock of its own

@@ -4,6 +4,9 @@
 //! Two runtimes share nothing but snapshots and counters: one proxies, the other probes and serves the admin API, so that traffic delays
 //! no probe.
 
+mod loading;
+
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -18,18 +21,24 @@ use thiserror::Error;
 use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 use tracing::{info, warn};
 
 use crate::access_log::AccessLog;
 use crate::admin::{self, Admin, Lifecycle, Phase};
 use crate::clock::{Clock, Coarse, TICK};
-use crate::config::{AccessSink, Config, ServerSettings};
+use crate::config::{AccessSink, Config};
 use crate::driver::{Driver, Handle};
 use crate::edge::Listener;
 use crate::edge::crowd::Crowd;
+use crate::gate::keeper::Slot;
+use crate::gate::names::UpstreamName;
 use crate::metrics::Metrics;
 use crate::proxy::{Gateway, Site};
-use crate::upstream::Roster;
+use crate::reload::{Applied, Loader};
+use crate::server::loading::Loading;
+use crate::upstream::Endpoint;
+use crate::upstream::settings::LiveSettings;
 use crate::warden::Warden;
 
 /// How long clients wait for the first round of probes before they are answered all the same.
@@ -86,7 +95,8 @@ pub enum Stopped {
 pub struct Gate {
     listeners: Vec<SocketAddr>,
     admin: SocketAddr,
-    settings: ServerSettings,
+    applied: watch::Receiver<Applied>,
+    loader: Loader,
     handle: Handle,
     lifecycle: Arc<Lifecycle>,
     shutdown: watch::Sender<bool>,
@@ -115,8 +125,13 @@ impl Gate {
         let roster = handle.roster.borrow().clone();
         let lifecycle = Arc::new(Lifecycle::default());
         let access = access_log(&config)?;
+        let site = Arc::new(ArcSwap::from_pointee(Site::new(
+            &config,
+            roster.upstreams.clone(),
+            None,
+        )));
         let gateway = Gateway {
-            site: ArcSwap::from_pointee(Site::new(&config, roster.upstreams.clone(), None)),
+            site: site.clone(),
             mailbox: handle.mailbox.clone(),
             access: access.clone(),
             metrics: metrics.clone(),
@@ -127,19 +142,35 @@ impl Gate {
         let listeners = bound.iter().map(Listener::address).collect::<io::Result<_>>()?;
         let admin_address = admin.local_addr()?;
         metrics.config_applied(1);
+        let (applying, applied) = watch::channel(Applied {
+            generation: 1,
+            at: clock.now(),
+            server: config.server,
+        });
+        let (loader, questions) = Loader::new();
         let api = admin::router(Admin {
             lifecycle: lifecycle.clone(),
             mailbox: handle.mailbox.clone(),
             roster: handle.roster.clone(),
             config_path: config.path.display().to_string(),
+            applied: applied.clone(),
+            loader: loader.clone(),
             metrics: metrics.clone(),
             clock,
-            started: clock.now(),
         });
         control.spawn(driver.run());
         control.spawn(async move { axum::serve(admin, api).await });
         control.spawn(watch_lines(handle.clone(), clock));
-        control.spawn(wardens(&roster, &handle, &metrics, clock));
+        control.spawn(wardens(handle.clone(), metrics.clone(), clock));
+        let loading = Loading {
+            config,
+            site,
+            handle: handle.clone(),
+            applied: applying,
+            metrics,
+            clock,
+        };
+        control.spawn(loading.run(questions));
         for listener in bound {
             let (proxy, watching) = (proxy.clone(), watching.clone());
             let (handle, lifecycle) = (handle.clone(), lifecycle.clone());
@@ -152,7 +183,8 @@ impl Gate {
         Ok(Self {
             listeners,
             admin: admin_address,
-            settings: config.server,
+            applied,
+            loader,
             handle,
             lifecycle,
             shutdown,
@@ -177,6 +209,11 @@ impl Gate {
         &self.handle
     }
 
+    /// The way to load another configuration.
+    pub fn loader(&self) -> &Loader {
+        &self.loader
+    }
+
     /// Requests under way.
     pub fn in_flight(&self) -> u32 {
         let upstreams = self.handle.roster.borrow().upstreams.clone();
@@ -186,9 +223,10 @@ impl Gate {
     /// Says that it is not ready, goes on serving for the lame-duck time, then takes no more connections and waits for what is under way, but
     /// no longer than the drain timeout. It comes back as soon as nothing is under way.
     pub async fn stop(&self) -> Stopped {
+        let settings = self.applied.borrow().server;
         self.lifecycle.enter(Phase::Leaving);
-        info!(lame_duck = ?self.settings.lame_duck, in_flight = self.in_flight(), "stopping: not ready any more");
-        tokio::time::sleep(self.settings.lame_duck).await;
+        info!(lame_duck = ?settings.lame_duck, in_flight = self.in_flight(), "stopping: not ready any more");
+        tokio::time::sleep(settings.lame_duck).await;
         // Listeners that are gone already need no word.
         let _ = self.shutdown.send(true);
         self.proxy.cleanup().await;
@@ -197,7 +235,7 @@ impl Gate {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
         };
-        match tokio::time::timeout(self.settings.drain_timeout, drained).await {
+        match tokio::time::timeout(settings.drain_timeout, drained).await {
             Ok(()) => Stopped::Drained,
             Err(_) => {
                 let cut = self.in_flight();
@@ -292,27 +330,43 @@ fn access_log(config: &Config) -> Result<AccessLog, StartError> {
     }
 }
 
-/// Watches over the endpoints of upstreams that say how.
-fn wardens(
-    roster: &Roster,
-    handle: &Handle,
-    metrics: &Metrics,
-    clock: Clock,
-) -> impl Future<Output = ()> + Send + 'static {
-    let mut all = tokio::task::JoinSet::new();
-    let mut watches = Vec::new();
-    for settings in roster.upstreams.iter().map(|upstream| &upstream.settings) {
-        let Some(live) = &settings.live else { continue };
-        let warden = Warden::new(handle.mailbox.clone(), metrics.clone(), clock);
-        let own = roster
-            .endpoints
-            .iter()
-            .filter(|endpoint| endpoint.id.upstream == settings.name);
-        watches.extend(own.map(|endpoint| warden.clone().watch(endpoint.clone(), live.clone())));
-    }
-    async move {
-        watches.into_iter().for_each(|watch| drop(all.spawn(watch)));
-        while all.join_next().await.is_some() {}
+/// Watches over the endpoints of upstreams that say how, whoever they are by now.
+async fn wardens(mut handle: Handle, metrics: Metrics, clock: Clock) {
+    let mut upstreams: HashMap<UpstreamName, Warden> = HashMap::new();
+    let mut watches: HashMap<Slot, (Arc<LiveSettings>, JoinHandle<()>)> = HashMap::new();
+    loop {
+        let roster = handle.roster.borrow_and_update().clone();
+        let mut before = std::mem::take(&mut watches);
+        for upstream in roster.upstreams.iter() {
+            let settings = &upstream.settings;
+            let Some(live) = &settings.live else { continue };
+            let warden = upstreams.entry(settings.name.clone());
+            let warden = warden.or_insert_with(|| Warden::new(handle.mailbox.clone(), metrics.clone(), clock));
+            for endpoint in roster
+                .endpoints
+                .iter()
+                .filter(|endpoint| endpoint.id.upstream == settings.name)
+            {
+                let old = before.remove(&endpoint.slot);
+                let same = old.filter(|(settings, watch)| {
+                    Arc::ptr_eq(settings, live) || {
+                        watch.abort();
+                        false
+                    }
+                });
+                let start = || {
+                    (
+                        live.clone(),
+                        tokio::spawn(warden.clone().watch(endpoint.clone(), live.clone())),
+                    )
+                };
+                watches.insert(endpoint.slot, same.unwrap_or_else(start));
+            }
+        }
+        before.into_values().for_each(|(_, watch)| watch.abort());
+        if handle.roster.changed().await.is_err() {
+            return;
+        }
     }
 }
 
@@ -325,15 +379,22 @@ async fn first_round(mut handle: Handle) {
     let _ = tokio::time::timeout(FIRST_ROUND, ready).await;
 }
 
-/// Moves the coarse clock, ends lines on which something is overdue, and closes connections that nobody has used for long.
-async fn watch_lines(handle: Handle, clock: Clock) {
+/// Moves the coarse clock, ends lines on which something is overdue, and closes connections that nobody has used for long. Endpoints that have
+/// left the configuration count until their last stream has ended.
+async fn watch_lines(mut handle: Handle, clock: Clock) {
     let mut ticks = tokio::time::interval(TICK);
+    let mut endpoints: Vec<Arc<Endpoint>> = Vec::new();
     loop {
         ticks.tick().await;
         Coarse::get().tick(&clock);
+        if endpoints.is_empty() || handle.roster.has_changed().unwrap_or(false) {
+            let roster = handle.roster.borrow_and_update().clone();
+            let slots: HashSet<Slot> = roster.endpoints.iter().map(|endpoint| endpoint.slot).collect();
+            endpoints.retain(|endpoint| !slots.contains(&endpoint.slot) && endpoint.in_flight.get() > 0);
+            endpoints.extend(roster.endpoints.iter().cloned());
+        }
         let now = Coarse::get().millis();
-        let endpoints = handle.roster.borrow().endpoints.clone();
-        for endpoint in endpoints.iter() {
+        for endpoint in &endpoints {
             endpoint.lines.end_overdue(now);
             endpoint.idle.close_old();
         }

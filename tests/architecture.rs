@@ -18,6 +18,7 @@ const ROOMS: &[&str] = &[
     "upstream",
     "mailbox",
     "config",
+    "reload",
     "edge",
     "driver",
     "warden",

@@ -9,8 +9,11 @@
 //! | `/metrics` | Prometheus's text format |
 //! | `/api/v1/status` | upstreams, pools, endpoints |
 //! | `/api/v1/endpoints/{address}` | why an endpoint is in its state, with its last probes |
+//! | `/api/v1/config:check`, `/api/v1/config:diff` | POST a configuration: whether it is valid, and what it would change |
+//! | `/api/v1/config:reload` | POST: load the file again |
 //! | `/api/v1/overrides`, `/api/v1/overrides/{address}` | the operator's word on endpoints: GET, PUT, DELETE |
 
+mod config;
 pub mod overrides;
 pub mod view;
 
@@ -23,7 +26,7 @@ use axum::extract::{Path, Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{Html, IntoResponse, Json, Response};
-use axum::routing::{get, put};
+use axum::routing::{get, post, put};
 use serde_json::json;
 use tokio::sync::watch;
 
@@ -31,6 +34,7 @@ use crate::admin::view::{ConfigView, EndpointView, Explanation, Status, Upstream
 use crate::clock::Clock;
 use crate::mailbox::{Acquaintance, Mailbox};
 use crate::metrics::{Metrics, endpoint_labels};
+use crate::reload::{Applied, Loader};
 use crate::upstream::Roster;
 
 /// Where the process is in its life.
@@ -80,8 +84,10 @@ pub struct Admin {
     pub metrics: Metrics,
     /// The time.
     pub clock: Clock,
-    /// When the gate started.
-    pub started: std::time::Instant,
+    /// The configuration that is in force.
+    pub applied: watch::Receiver<Applied>,
+    /// Who loads another one.
+    pub loader: Loader,
 }
 
 /// The routes of the API.
@@ -94,6 +100,9 @@ pub fn router(admin: Admin) -> Router {
         .route("/metrics", get(metrics))
         .route("/api/v1/status", get(status))
         .route("/api/v1/endpoints/{address}", get(explain))
+        .route("/api/v1/config:check", post(config::check))
+        .route("/api/v1/config:diff", post(config::diff))
+        .route("/api/v1/config:reload", post(config::reload))
         .route("/api/v1/overrides", get(overrides::list))
         .route(
             "/api/v1/overrides/{address}",
@@ -246,13 +255,14 @@ impl Admin {
                 pool.endpoints.push(EndpointView::of(known, endpoint, &self.clock));
             }
         }
+        let applied = *self.applied.borrow();
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             uptime_seconds: self.clock.uptime().as_secs(),
             config: ConfigView {
                 path: self.config_path.clone(),
-                generation: 1,
-                loaded_at: self.clock.tell(self.started),
+                generation: applied.generation,
+                loaded_at: self.clock.tell(applied.at),
             },
             upstreams,
         }

@@ -1,15 +1,17 @@
-//! `status` and `explain`: what the running gate says.
+//! The commands that speak to a running gate.
 
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
 
-use super::{Exit, OverrideArgs, block_on, complain, render, say};
+use super::{Exit, LoadingArgs, OverrideArgs, block_on, complain, render, say};
 use crate::admin::overrides::{Outcome, Put};
 use crate::admin::view::{Explanation, Status};
 use crate::client;
+use crate::reload::Loaded;
 
 /// Shows the gate's status. Unhealthy is an upstream of which nothing may serve.
 pub(super) fn status(admin: &str, json: bool, watch: bool) -> anyhow::Result<Exit> {
@@ -82,6 +84,33 @@ pub(super) fn endpoint(args: &OverrideArgs, put: Option<Put>) -> anyhow::Result<
             return say(&raw);
         }
         say(&render::overridden(&outcome))
+    })?
+}
+
+/// Shows what the gate would change if it loaded this file.
+pub(super) fn diff(path: &Path, args: &LoadingArgs) -> anyhow::Result<Exit> {
+    let text = std::fs::read(path).with_context(|| format!("{} cannot be read", path.display()))?;
+    load(args, "/api/v1/config:diff", text, "nothing would change")
+}
+
+/// Makes the gate load its file again.
+pub(super) fn reload(args: &LoadingArgs) -> anyhow::Result<Exit> {
+    load(args, "/api/v1/config:reload", Vec::new(), "nothing has changed")
+}
+
+fn load(args: &LoadingArgs, path: &str, text: Vec<u8>, nothing: &str) -> anyhow::Result<Exit> {
+    let admin = &args.admin.url;
+    block_on(async {
+        let answer = client::send(http::Method::POST, admin, path, text.into()).await?;
+        let (raw, loaded) = read::<Loaded>(admin, answer)?;
+        if args.json {
+            return say(&raw);
+        }
+        if loaded.changes.is_empty() {
+            return say(nothing);
+        }
+        let lines: Vec<String> = loaded.changes.iter().map(ToString::to_string).collect();
+        say(&lines.join("\n"))
     })?
 }
 

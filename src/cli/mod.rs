@@ -50,6 +50,18 @@ enum Command {
         #[command(flatten)]
         config: ConfigFile,
     },
+    /// Show what the running gate would change if it loaded this file
+    Diff {
+        #[command(flatten)]
+        config: ConfigFile,
+        #[command(flatten)]
+        loading: LoadingArgs,
+    },
+    /// Make the running gate load its file again, and show what changed; streams, verdicts and overrides stay
+    Reload {
+        #[command(flatten)]
+        loading: LoadingArgs,
+    },
     /// Show upstreams, pools and endpoints, and why each is in its state; exit 1 if an upstream has nothing fit to serve
     Status {
         #[command(flatten)]
@@ -167,6 +179,15 @@ struct ConfigFile {
 }
 
 #[derive(clap::Args, Debug)]
+struct LoadingArgs {
+    #[command(flatten)]
+    admin: AdminUrl,
+    /// Print what the admin API says
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(clap::Args, Debug)]
 struct AdminUrl {
     /// The gate's admin API
     #[arg(
@@ -192,6 +213,8 @@ fn dispatch(command: Command) -> anyhow::Result<Exit> {
     match command {
         Command::Run { config } => run::run(&config.path),
         Command::Check { config } => run::check(&config.path),
+        Command::Diff { config, loading } => live::diff(&config.path, &loading),
+        Command::Reload { loading } => live::reload(&loading),
         Command::Status { admin, json, watch } => live::status(&admin.url, json, watch),
         Command::Explain { endpoint, admin, json } => live::explain(&admin.url, &endpoint, json),
         Command::Endpoint(command) => command.run(),

@@ -10,6 +10,7 @@ use tracing_subscriber::EnvFilter;
 
 use super::{Exit, block_on, complain, say};
 use crate::config::{self, Config, LogFormat, LogSettings};
+use crate::reload::Wanted;
 use crate::server::{Gate, Stopped};
 
 fn environment(name: &str) -> Option<String> {
@@ -61,13 +62,18 @@ pub(super) fn run(path: &Path) -> anyhow::Result<Exit> {
     block_on(until_stopped(&gate))?
 }
 
-/// SIGTERM drains; SIGINT, and a second signal of either kind, end the process at once.
+/// SIGHUP loads the configuration again; SIGTERM drains; SIGINT, and a second signal of either kind, end the process at once.
 async fn until_stopped(gate: &Gate) -> anyhow::Result<Exit> {
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => return Ok(Exit::Done),
+    let mut hangup = signal(SignalKind::hangup()).context("cannot listen for SIGHUP")?;
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => return Ok(Exit::Done),
+            // What comes of it stands in the log.
+            _ = hangup.recv() => drop(gate.loader().ask(Wanted::Reload).await),
+        }
     }
     let stopped = tokio::select! {
         stopped = gate.stop() => stopped,

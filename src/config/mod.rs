@@ -2,6 +2,7 @@
 //!
 //! A [`Config`] exists only if it is valid. What the file says (`raw`) and what it means (`Config`) are two types, and the second can be built only from the first.
 
+pub mod changes;
 mod check;
 mod document;
 mod error;
@@ -47,6 +48,8 @@ pub struct Config {
     pub upstreams: Vec<UpstreamSettings>,
     /// What goes where, in the order of the file; never empty (one catch-all is made when the file has none and one upstream).
     pub routes: Vec<RouteSettings>,
+    /// The file's own keys and values, the environment put in; two configurations are held against each other by them.
+    pub document: serde_json::Value,
 }
 
 /// The process.
@@ -155,7 +158,8 @@ pub fn parse(text: &str, path: &Path, environment: Environment<'_>) -> Result<Co
 fn build(text: &str, path: &Path, environment: Environment<'_>, errors: &mut Vec<ConfigError>) -> Option<Config> {
     let document = document::read(text, environment, errors)?;
     let strays = check::check(&document, &schema(), errors);
-    let raw = match serde_json::from_value(document.value(&strays)) {
+    let value = document.value(&strays);
+    let raw = match serde_json::from_value(value.clone()) {
         Ok(raw) => raw,
         Err(e) => {
             if errors.is_empty() {
@@ -165,7 +169,8 @@ fn build(text: &str, path: &Path, environment: Environment<'_>, errors: &mut Vec
         }
     };
     let marks = document.marks();
-    Some(parse::config(path, raw, &mut parse::Findings { marks: &marks, errors }))
+    let findings = &mut parse::Findings { marks: &marks, errors };
+    Some(parse::config(path, raw, value, findings))
 }
 
 /// Reads a time such as `500ms`, `2s` or `30m`, as the file writes them.

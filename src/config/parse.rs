@@ -44,7 +44,7 @@ impl Findings<'_> {
 }
 
 /// Builds the configuration. It is meaningless if anything was found.
-pub(super) fn config(path: &Path, raw: Raw, findings: &mut Findings<'_>) -> Config {
+pub(super) fn config(path: &Path, raw: Raw, document: serde_json::Value, findings: &mut Findings<'_>) -> Config {
     let trusts = raw
         .trusted_proxies
         .as_ref()
@@ -63,6 +63,7 @@ pub(super) fn config(path: &Path, raw: Raw, findings: &mut Findings<'_>) -> Conf
         routes: routes::routes(raw.routes, &upstreams, findings),
         listeners,
         upstreams,
+        document,
     }
 }
 

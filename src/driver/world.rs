@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tracing::{info, warn};
 
@@ -29,11 +29,16 @@ pub(super) struct Serving {
     openness: Openness,
     /// Whether what is published of it is out of date.
     due: Due,
+    /// Until when those who served before another configuration go on while nobody that it names may.
+    handover: Option<Instant>,
     /// When it may be published next. Of thousands of endpoints that change within a moment not each one is worth the time for all.
     next: Instant,
     /// Endpoints that are to be rescued from once it is published that they are out.
     lost: Vec<Slot>,
 }
+
+/// So long, at the most.
+const HANDOVER: Duration = Duration::from_secs(5);
 
 /// Publishing takes at most one part in so many of the driver's time.
 const PARTS: u32 = 5;
@@ -64,6 +69,8 @@ impl Serving {
             .as_mut()
             .map(|before| std::mem::take(&mut before.lost))
             .unwrap_or_default();
+        let served = before.as_ref().filter(|before| before.upstream.can_serve());
+        let handover = served.map(|_| now + HANDOVER);
         let before = before.filter(|before| before.upstream.settings.active == upstream.settings.active);
         let (pool, openness) = match before {
             Some(before) => (before.pool, before.openness),
@@ -75,6 +82,7 @@ impl Serving {
             pool,
             openness,
             due: Due::Now,
+            handover,
             next: now,
             lost,
         }
@@ -123,7 +131,11 @@ impl Driver {
             }
             serving.due = Due::Unchanged;
             let (flow, lost) = (serving.upstream.flow.clone(), std::mem::take(&mut serving.lost));
-            flow.routable.store(Arc::new(self.fit(upstream, now)));
+            let fit = self.fit(upstream, now);
+            if !self.is_handed_over(upstream, &fit, now) {
+                continue;
+            }
+            flow.routable.store(Arc::new(fit));
             flow.queue.look_again();
             lost.into_iter().for_each(|slot| self.rescue(slot));
             let done = self.clock.now();
@@ -143,6 +155,20 @@ impl Driver {
     pub(super) fn next_publication(&self) -> Option<Instant> {
         let due = self.serving.iter().filter(|serving| serving.due == Due::Now);
         due.map(|serving| serving.next).min()
+    }
+
+    /// Whether what is to be published may take the place of what served before another configuration: not at once while nobody in it may serve.
+    fn is_handed_over(&mut self, upstream: usize, fit: &Routable, now: Instant) -> bool {
+        let Some(serving) = self.serving.get_mut(upstream) else {
+            return true;
+        };
+        let waits = serving.handover.is_some_and(|until| now < until) && fit.candidates.is_empty();
+        if waits {
+            serving.due = Due::Soon;
+        } else {
+            serving.handover = None;
+        }
+        !waits
     }
 
     /// What waits on an endpoint is to go elsewhere as soon as it is published that the endpoint is out, so that nothing is sent there again.

@@ -15,6 +15,7 @@ mod tunnel;
 mod witness;
 
 use std::os::fd::RawFd;
+use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -40,7 +41,7 @@ pub(crate) use crate::proxy::site::Site;
 /// The proxy of all listeners.
 pub(crate) struct Gateway {
     /// What the configuration says of requests.
-    pub(crate) site: ArcSwap<Site>,
+    pub(crate) site: Arc<ArcSwap<Site>>,
     /// Where failures are told of.
     pub(crate) mailbox: Mailbox,
     /// Where requests are told of.

@@ -11,6 +11,7 @@ mod overrides;
 mod own_faults;
 mod probes;
 mod proxy_protocol;
+mod reload;
 mod request_path;
 mod routes;
 mod streaming;

@@ -38,8 +38,8 @@ pub(crate) async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
     soon(what, asking).await;
 }
 
-/// `text` as a configuration on free ports, with quiet defaults for the keys that it leaves out.
-pub(crate) fn settings(text: &str) -> Config {
+/// `text` with quiet defaults for the keys that it leaves out.
+pub(crate) fn whole(text: &str) -> String {
     let mut whole = String::new();
     for (key, default) in [
         ("log:", "log: {access: \"off\"}"),
@@ -50,7 +50,12 @@ pub(crate) fn settings(text: &str) -> Config {
             whole += &format!("{default}\n");
         }
     }
-    whole += text;
+    whole + text
+}
+
+/// `text` as a configuration on free ports, with quiet defaults for the keys that it leaves out.
+pub(crate) fn settings(text: &str) -> Config {
+    let whole = whole(text);
     let mut config =
         config::parse(&whole, Path::new("test.yaml"), &|_| None).unwrap_or_else(|e| panic!("{e}\n{whole}"));
     for listener in &mut config.listeners {
@@ -76,7 +81,11 @@ pub(crate) fn dify_upstream(endpoints: &[SocketAddr], keys: &str) -> String {
 
 /// A gate that runs on `text` and has heard from every endpoint.
 pub(crate) async fn gate(text: &str) -> Gate {
-    let gate = Gate::start(settings(text)).unwrap();
+    ready(Gate::start(settings(text)).unwrap()).await
+}
+
+/// A gate once it has heard from every endpoint.
+pub(crate) async fn ready(gate: Gate) -> Gate {
     let mut progress = gate.handle().progress.clone();
     soon(
         "the first round of probes",
@@ -84,6 +93,13 @@ pub(crate) async fn gate(text: &str) -> Gate {
     )
     .await
     .unwrap();
+    // Where the machine kept the gate from running meanwhile, it asks again.
+    until("answers that are evidence", async || {
+        let all = gate.handle().mailbox.known().await.unwrap();
+        let mut causes = all.iter().map(|one| one.known.cause.to_string());
+        !causes.any(|cause| cause.contains("did not run"))
+    })
+    .await;
     gate
 }
 

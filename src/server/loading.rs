@@ -1,0 +1,117 @@
+//! Another configuration for a gate that runs. Verdicts, overrides, counts and streams stay; what cannot change is told.
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use tokio::sync::{mpsc, watch};
+use tracing::{error, info, warn};
+
+use super::first_round;
+use crate::clock::Clock;
+use crate::config::changes::{Change, changes};
+use crate::config::{self, Config, Environment};
+use crate::driver::Handle;
+use crate::metrics::Metrics;
+use crate::proxy::Site;
+use crate::reload::{Applied, Loaded, Question, Refused, Wanted};
+
+/// Loads configurations, one after the other.
+pub(super) struct Loading {
+    pub(super) config: Config,
+    pub(super) site: Arc<ArcSwap<Site>>,
+    pub(super) handle: Handle,
+    pub(super) applied: watch::Sender<Applied>,
+    pub(super) metrics: Metrics,
+    pub(super) clock: Clock,
+}
+
+const ENVIRONMENT: Environment<'static> = &|name| std::env::var(name).ok();
+
+impl Loading {
+    /// Answers until nobody can ask any more.
+    pub(super) async fn run(mut self, mut questions: mpsc::Receiver<Question>) {
+        while let Some((wanted, reply)) = questions.recv().await {
+            let loaded = match wanted {
+                Wanted::Reload => self.reload().await,
+                Wanted::Diff(text) => self.diff(&text),
+            };
+            // Whoever asked may have gone; then nobody misses the answer.
+            let _ = reply.send(loaded);
+        }
+    }
+
+    fn generation(&self) -> u64 {
+        self.applied.borrow().generation
+    }
+
+    fn diff(&self, text: &str) -> Result<Loaded, Refused> {
+        let other = config::parse(text, &self.config.path, ENVIRONMENT).map_err(|errors| errors.to_string())?;
+        Ok(Loaded {
+            generation: self.generation(),
+            changes: changes(&self.config, &other),
+        })
+    }
+
+    async fn reload(&mut self) -> Result<Loaded, Refused> {
+        let path = self.config.path.clone();
+        let loaded = match config::load(&path, ENVIRONMENT) {
+            Ok(config) => self.apply(config).await,
+            Err(errors) => Err(errors.to_string()),
+        };
+        if let Err(why) = &loaded {
+            self.metrics.config_last_reload_ok.set(0);
+            error!(path = %path.display(), why, "the configuration is not loaded: the one in force stays");
+        }
+        loaded
+    }
+
+    async fn apply(&mut self, mut config: Config) -> Result<Loaded, Refused> {
+        let found = changes(&self.config, &config);
+        keep_alive_settings(&self.config, &mut config);
+        let watched = self.handle.mailbox.reconcile(config.upstreams.clone()).await;
+        watched.ok_or("the gate is stopping")?;
+        // An upstream that is new is asked before anybody is sent there.
+        first_round(self.handle.clone()).await;
+        let upstreams = self.handle.roster.borrow().upstreams.clone();
+        let site = Site::new(&config, upstreams, Some(&self.site.load()));
+        self.site.store(Arc::new(site));
+        let generation = self.generation() + 1;
+        self.applied.send_replace(Applied {
+            generation,
+            at: self.clock.now(),
+            server: config.server,
+        });
+        self.metrics
+            .config_applied(i64::try_from(generation).unwrap_or(i64::MAX));
+        self.config = config;
+        tell(generation, &found);
+        Ok(Loaded {
+            generation,
+            changes: found,
+        })
+    }
+}
+
+/// Whoever watches whether endpoints live goes on with what it knows, where nobody asks for something else.
+fn keep_alive_settings(old: &Config, new: &mut Config) {
+    let (from, to) = (&old.document, new.document.clone());
+    for upstream in &mut new.upstreams {
+        let name = upstream.name.as_str();
+        let same = |key| from["upstreams"][name][key] == to["upstreams"][name][key];
+        let before = old.upstreams.iter().find(|old| old.name == upstream.name);
+        if let Some(before) = before.filter(|_| same("live") && same("probe") && same("probes")) {
+            upstream.live.clone_from(&before.live);
+        }
+    }
+}
+
+fn tell(generation: u64, changes: &[Change]) {
+    info!(generation, changes = changes.len(), "the configuration is loaded");
+    for change in changes {
+        if change.needs_restart {
+            warn!(change = %change, "this does not change while the gate runs");
+        } else {
+            info!(change = %change, "changed");
+        }
+    }
+}
