@@ -99,6 +99,44 @@ async fn changes(stage: &Stage) -> anyhow::Result<u64> {
         .sum())
 }
 
+/// So many threads do nothing but use the processors for ten seconds. Who is slow then is the machine, and nobody is to be blamed for it.
+async fn starved(spinners: usize) -> anyhow::Result<()> {
+    let stage = Stage::set().await?;
+    let load = Load::start(stage.listener());
+    sleep(Duration::from_millis(1_500)).await;
+    let (before, began) = (changes(&stage).await?, Instant::now());
+    let until = began + Duration::from_secs(10);
+    let threads: Vec<_> = (0..spinners)
+        .map(|_| {
+            std::thread::spawn(move || {
+                while Instant::now() < until {
+                    std::hint::spin_loop()
+                }
+            })
+        })
+        .collect();
+    tokio::time::sleep_until(until).await;
+    threads
+        .into_iter()
+        .for_each(|thread| thread.join().expect("a thread that spins"));
+    load.settled(Instant::now().into_std()).await;
+    let outcomes = load.since(began.into_std());
+    let mut took: Vec<f64> = outcomes
+        .iter()
+        .map(|outcome| outcome.took.as_secs_f64() * 1e3)
+        .collect();
+    took.sort_by(f64::total_cmp);
+    say(&format!(
+        "| {spinners} threads spin on {} processors for 10 s | {} changes of state | {} of {} requests failed | 99 % within {:.0} ms |",
+        std::thread::available_parallelism()?,
+        changes(&stage).await? - before,
+        failed(&outcomes),
+        outcomes.len(),
+        took.get(took.len() * 99 / 100).copied().unwrap_or_default(),
+    ));
+    Ok(())
+}
+
 const STREAM: &str =
     r#"{"inputs":{"events":400,"gap_ms":20},"query":"hello","response_mode":"streaming","user":"lab"}"#;
 
@@ -237,5 +275,9 @@ async fn main() -> anyhow::Result<()> {
     say("|---|---|---|---|");
     streams(1).await?;
     streams(3).await?;
+    say("\n| the machine itself | | | |");
+    say("|---|---|---|---|");
+    starved(8).await?;
+    starved(32).await?;
     Ok(())
 }

@@ -12,6 +12,7 @@ mod dependency;
 mod invariants;
 mod operator;
 mod reference;
+mod roster;
 mod traffic;
 
 const MS: Duration = Duration::from_millis(1);
