@@ -104,6 +104,12 @@ metrics! {
     connections_open: IntGaugeVec = gauges("connections_open", &[&["listener"]]);
     /// Connections that a limit turned away.
     connections_refused: IntCounterVec = counters("connections_refused_total", &[&["listener"]]);
+    /// Times that a listener's certificates were read, by what came of it.
+    certificates_loaded: IntCounterVec = counters("tls_certificates_loaded_total", &[&["listener", "outcome"]]);
+    /// When the first of a listener's certificates ends, in seconds of Unix time.
+    certificate_ends: IntGaugeVec = gauges("tls_certificate_end_timestamp_seconds", &[&["listener"]]);
+    /// TLS handshakes that came to nothing.
+    handshakes_failed: IntCounterVec = counters("tls_handshakes_failed_total", &[&["listener"]]);
     /// Connections closed for want of a PROXY header, or since nobody believes who sent one.
     proxy_header_refused: IntCounterVec = counters("proxy_header_refused_total", &[&["listener"]]);
     /// Counts applied configurations.

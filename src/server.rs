@@ -5,41 +5,36 @@
 //! no probe.
 
 mod loading;
+mod tending;
 
-use std::collections::{HashMap, HashSet};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-
-use pingora::apps::ServerApp;
+use axum::Router;
+use pingora::apps::{HttpServerOptions, ServerApp};
 use pingora::proxy::{HttpProxy, http_proxy};
 use pingora::server::configuration::ServerConf;
 use thiserror::Error;
 use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
 use tracing::{info, warn};
 
 use crate::access_log::AccessLog;
 use crate::admin::{self, Admin, Lifecycle, Phase};
-use crate::clock::{Clock, Coarse, TICK};
+use crate::clock::Clock;
 use crate::config::{AccessSink, Config};
 use crate::driver::{Driver, Handle};
-use crate::edge::Listener;
 use crate::edge::crowd::Crowd;
-use crate::gate::keeper::Slot;
-use crate::gate::names::UpstreamName;
+use crate::edge::tls::TlsError;
+use crate::edge::{ListenError, Listener};
 use crate::metrics::Metrics;
 use crate::proxy::{Gateway, Site};
 use crate::reload::{Applied, Loader};
 use crate::server::loading::Loading;
-use crate::upstream::Endpoint;
-use crate::upstream::settings::LiveSettings;
-use crate::warden::Warden;
 
 /// How long clients wait for the first round of probes before they are answered all the same.
 const FIRST_ROUND: Duration = Duration::from_secs(5);
@@ -57,6 +52,14 @@ pub enum StartError {
         address: SocketAddr,
         /// What the system says.
         source: io::Error,
+    },
+    /// A listener cannot speak TLS.
+    #[error("cannot speak TLS on {address}")]
+    Tls {
+        /// The listener's address.
+        address: SocketAddr,
+        /// Which file, and what is wrong with it.
+        source: Box<TlsError>,
     },
     /// The admin API's address cannot be bound.
     #[error("cannot listen on {address} for the admin API (set `admin.address`)")]
@@ -91,6 +94,73 @@ pub enum Stopped {
     Cut(u32),
 }
 
+/// What a gate is assembled from.
+struct Parts {
+    site: Arc<ArcSwap<Site>>,
+    access: AccessLog,
+    lifecycle: Arc<Lifecycle>,
+    handle: Handle,
+    metrics: Metrics,
+    clock: Clock,
+}
+
+impl Parts {
+    fn api(&self, config_path: String, applied: watch::Receiver<Applied>, loader: Loader) -> Router {
+        admin::router(Admin {
+            lifecycle: self.lifecycle.clone(),
+            mailbox: self.handle.mailbox.clone(),
+            roster: self.handle.roster.clone(),
+            config_path,
+            applied,
+            loader,
+            metrics: self.metrics.clone(),
+            clock: self.clock,
+        })
+    }
+
+    /// What serves the connections of each listener.
+    fn proxies(&self, listeners: &[Listener], threads: usize) -> Vec<Arc<HttpProxy<Gateway>>> {
+        let conf = Arc::new(framework(threads));
+        let proxies = listeners.iter().map(|listener| {
+            let gateway = Gateway {
+                door: listener.door().clone(),
+                site: self.site.clone(),
+                mailbox: self.handle.mailbox.clone(),
+                access: self.access.clone(),
+                metrics: self.metrics.clone(),
+                clock: self.clock,
+            };
+            let idle = gateway.door.settings.idle_timeout;
+            let mut proxy = http_proxy(&conf, gateway);
+            let mut options = HttpServerOptions::default();
+            options.h2_idle_timeout = Some(idle);
+            proxy.server_options = Some(options);
+            Arc::new(proxy)
+        });
+        proxies.collect()
+    }
+
+    /// Lets clients in once the first round of probes allows, until what is returned says otherwise.
+    fn open(
+        &self,
+        edge: &Threads,
+        listeners: Vec<Listener>,
+        proxies: &[Arc<HttpProxy<Gateway>>],
+    ) -> watch::Sender<bool> {
+        let (shutdown, watching) = watch::channel(false);
+        for (listener, proxy) in listeners.into_iter().zip(proxies) {
+            let (proxy, watching) = (proxy.clone(), watching.clone());
+            let (handle, lifecycle) = (self.handle.clone(), self.lifecycle.clone());
+            edge.spawn(async move {
+                first_round(handle).await;
+                lifecycle.enter(Phase::Serving);
+                listener.serve(proxy, watching).await;
+            });
+        }
+        shutdown
+    }
+}
+
 /// A running gate.
 pub struct Gate {
     listeners: Vec<SocketAddr>,
@@ -100,7 +170,7 @@ pub struct Gate {
     handle: Handle,
     lifecycle: Arc<Lifecycle>,
     shutdown: watch::Sender<bool>,
-    proxy: Arc<HttpProxy<Gateway>>,
+    proxies: Vec<Arc<HttpProxy<Gateway>>>,
     access: AccessLog,
     _threads: [Threads; 2],
 }
@@ -122,64 +192,34 @@ impl Gate {
         let bound = edge.within(|| bind(&config, &metrics))?;
         let admin = control.within(|| bind_admin(config.admin))?;
         let (driver, handle) = Driver::new(config.upstreams.clone(), metrics.clone(), clock, fastrand::u64(..));
-        let roster = handle.roster.borrow().clone();
-        let lifecycle = Arc::new(Lifecycle::default());
-        let access = access_log(&config)?;
-        let site = Arc::new(ArcSwap::from_pointee(Site::new(
-            &config,
-            roster.upstreams.clone(),
-            None,
-        )));
-        let gateway = Gateway {
-            site: site.clone(),
-            mailbox: handle.mailbox.clone(),
-            access: access.clone(),
-            metrics: metrics.clone(),
-            clock,
-        };
-        let proxy = Arc::new(http_proxy(&Arc::new(framework(threads)), gateway));
-        let (shutdown, watching) = watch::channel(false);
-        let listeners = bound.iter().map(Listener::address).collect::<io::Result<_>>()?;
-        let admin_address = admin.local_addr()?;
-        metrics.config_applied(1);
-        let (applying, applied) = watch::channel(Applied {
-            generation: 1,
-            at: clock.now(),
-            server: config.server,
-        });
-        let (loader, questions) = Loader::new();
-        let api = admin::router(Admin {
-            lifecycle: lifecycle.clone(),
-            mailbox: handle.mailbox.clone(),
-            roster: handle.roster.clone(),
-            config_path: config.path.display().to_string(),
-            applied: applied.clone(),
-            loader: loader.clone(),
-            metrics: metrics.clone(),
-            clock,
-        });
-        control.spawn(driver.run());
-        control.spawn(async move { axum::serve(admin, api).await });
-        control.spawn(watch_lines(handle.clone(), clock));
-        control.spawn(wardens(handle.clone(), metrics.clone(), clock));
-        let loading = Loading {
-            config,
-            site,
-            handle: handle.clone(),
-            applied: applying,
+        let upstreams = handle.roster.borrow().upstreams.clone();
+        let parts = Parts {
+            site: Arc::new(ArcSwap::from_pointee(Site::new(&config, upstreams, None))),
+            access: access_log(&config)?,
+            lifecycle: Arc::default(),
+            handle,
             metrics,
             clock,
         };
+        let listeners = bound.iter().map(Listener::address).collect::<io::Result<_>>()?;
+        let admin_address = admin.local_addr()?;
+        let (loader, questions) = Loader::new();
+        let path = config.path.display().to_string();
+        let (loading, applied) = Loading::new(config, &parts);
+        let api = parts.api(path, applied.clone(), loader.clone());
+        control.spawn(driver.run());
+        control.spawn(async move { axum::serve(admin, api).await });
         control.spawn(loading.run(questions));
-        for listener in bound {
-            let (proxy, watching) = (proxy.clone(), watching.clone());
-            let (handle, lifecycle) = (handle.clone(), lifecycle.clone());
-            edge.spawn(async move {
-                first_round(handle).await;
-                lifecycle.enter(Phase::Serving);
-                listener.serve(proxy, watching).await;
-            });
-        }
+        control.spawn(tending::lines(parts.handle.clone(), clock));
+        control.spawn(tending::wardens(parts.handle.clone(), parts.metrics.clone(), clock));
+        let proxies = parts.proxies(&bound, threads);
+        let shutdown = parts.open(&edge, bound, &proxies);
+        let Parts {
+            handle,
+            lifecycle,
+            access,
+            ..
+        } = parts;
         Ok(Self {
             listeners,
             admin: admin_address,
@@ -188,7 +228,7 @@ impl Gate {
             handle,
             lifecycle,
             shutdown,
-            proxy,
+            proxies,
             access,
             _threads: [edge, control],
         })
@@ -229,7 +269,9 @@ impl Gate {
         tokio::time::sleep(settings.lame_duck).await;
         // Listeners that are gone already need no word.
         let _ = self.shutdown.send(true);
-        self.proxy.cleanup().await;
+        for proxy in &self.proxies {
+            proxy.cleanup().await;
+        }
         let drained = async {
             while self.in_flight() > 0 {
                 tokio::time::sleep(Duration::from_millis(20)).await;
@@ -259,11 +301,14 @@ fn bind(config: &Config, metrics: &Metrics) -> Result<Vec<Listener>, StartError>
     let pools = config.upstreams.iter().flat_map(|upstream| &upstream.pools);
     let crowd = Crowd::before(pools.map(|pool| pool.endpoints.len()).sum());
     let listeners = config.listeners.iter().map(|settings| {
-        Listener::bind(*settings, crowd.clone(), config.trusted_proxies.clone(), metrics).map_err(|source| {
-            StartError::Listen {
-                address: settings.address,
-                source,
-            }
+        let bound = Listener::bind(settings.clone(), crowd.clone(), config.trusted_proxies.clone(), metrics);
+        let address = settings.address;
+        bound.map_err(|e| match e {
+            ListenError::Address(source) => StartError::Listen { address, source },
+            ListenError::Tls(source) => StartError::Tls {
+                address,
+                source: Box::new(source),
+            },
         })
     });
     listeners.collect()
@@ -330,46 +375,6 @@ fn access_log(config: &Config) -> Result<AccessLog, StartError> {
     }
 }
 
-/// Watches over the endpoints of upstreams that say how, whoever they are by now.
-async fn wardens(mut handle: Handle, metrics: Metrics, clock: Clock) {
-    let mut upstreams: HashMap<UpstreamName, Warden> = HashMap::new();
-    let mut watches: HashMap<Slot, (Arc<LiveSettings>, JoinHandle<()>)> = HashMap::new();
-    loop {
-        let roster = handle.roster.borrow_and_update().clone();
-        let mut before = std::mem::take(&mut watches);
-        for upstream in roster.upstreams.iter() {
-            let settings = &upstream.settings;
-            let Some(live) = &settings.live else { continue };
-            let warden = upstreams.entry(settings.name.clone());
-            let warden = warden.or_insert_with(|| Warden::new(handle.mailbox.clone(), metrics.clone(), clock));
-            for endpoint in roster
-                .endpoints
-                .iter()
-                .filter(|endpoint| endpoint.id.upstream == settings.name)
-            {
-                let old = before.remove(&endpoint.slot);
-                let same = old.filter(|(settings, watch)| {
-                    Arc::ptr_eq(settings, live) || {
-                        watch.abort();
-                        false
-                    }
-                });
-                let start = || {
-                    (
-                        live.clone(),
-                        tokio::spawn(warden.clone().watch(endpoint.clone(), live.clone())),
-                    )
-                };
-                watches.insert(endpoint.slot, same.unwrap_or_else(start));
-            }
-        }
-        before.into_values().for_each(|(_, watch)| watch.abort());
-        if handle.roster.changed().await.is_err() {
-            return;
-        }
-    }
-}
-
 /// Waits until something may serve every upstream, everyone was asked, or patience ends.
 async fn first_round(mut handle: Handle) {
     let ready = handle
@@ -377,28 +382,6 @@ async fn first_round(mut handle: Handle) {
         .wait_for(|progress| progress.asked_everyone || progress.can_serve);
     // Either way clients are answered from here on.
     let _ = tokio::time::timeout(FIRST_ROUND, ready).await;
-}
-
-/// Moves the coarse clock, ends lines on which something is overdue, and closes connections that nobody has used for long. Endpoints that have
-/// left the configuration count until their last stream has ended.
-async fn watch_lines(mut handle: Handle, clock: Clock) {
-    let mut ticks = tokio::time::interval(TICK);
-    let mut endpoints: Vec<Arc<Endpoint>> = Vec::new();
-    loop {
-        ticks.tick().await;
-        Coarse::get().tick(&clock);
-        if endpoints.is_empty() || handle.roster.has_changed().unwrap_or(false) {
-            let roster = handle.roster.borrow_and_update().clone();
-            let slots: HashSet<Slot> = roster.endpoints.iter().map(|endpoint| endpoint.slot).collect();
-            endpoints.retain(|endpoint| !slots.contains(&endpoint.slot) && endpoint.in_flight.get() > 0);
-            endpoints.extend(roster.endpoints.iter().cloned());
-        }
-        let now = Coarse::get().millis();
-        for endpoint in &endpoints {
-            endpoint.lines.end_overdue(now);
-            endpoint.idle.close_old();
-        }
-    }
 }
 
 #[cfg(test)]

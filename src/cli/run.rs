@@ -10,6 +10,7 @@ use tracing_subscriber::EnvFilter;
 
 use super::{Exit, block_on, complain, say};
 use crate::config::{self, Config, LogFormat, LogSettings};
+use crate::edge::tls::Terminator;
 use crate::reload::Wanted;
 use crate::server::{Gate, Stopped};
 
@@ -20,12 +21,28 @@ fn environment(name: &str) -> Option<String> {
 /// Validates a configuration.
 pub(super) fn check(path: &Path) -> anyhow::Result<Exit> {
     match config::load(path, &environment) {
-        Ok(config) => say(&summary(path, &config)),
+        Ok(config) => match certificates(path, &config) {
+            wrong if wrong.is_empty() => say(&summary(path, &config)),
+            wrong => {
+                complain(&wrong.join("\n"));
+                Ok(Exit::Failed)
+            }
+        },
         Err(errors) => {
             complain(&errors.to_string());
             Ok(Exit::Failed)
         }
     }
+}
+
+/// What is wrong with the files that listeners name.
+fn certificates(path: &Path, config: &Config) -> Vec<String> {
+    let listeners = config.listeners.iter().enumerate();
+    let checked = listeners.filter_map(|(index, listener)| {
+        let wrong = Terminator::new(listener.tls.clone()?, listener.http2).err()?;
+        Some(format!("{}: listeners[{index}].tls: {wrong}", path.display()))
+    });
+    checked.collect()
 }
 
 fn summary(path: &Path, config: &Config) -> String {

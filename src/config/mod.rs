@@ -15,6 +15,7 @@ mod upstreams;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::gate::alarm::AlarmRules;
@@ -97,7 +98,7 @@ pub enum AccessSink {
 }
 
 /// One listener.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ListenerSettings {
     /// The address it binds.
     pub address: SocketAddr,
@@ -111,6 +112,36 @@ pub struct ListenerSettings {
     pub body_limit: u64,
     /// Whether a load balancer tells whom each connection is from.
     pub proxy_protocol: ProxyProtocol,
+    /// What it shows; it speaks cleartext where absent.
+    pub tls: Option<Arc<TlsSettings>>,
+    /// Whether HTTP/2 is offered, within TLS.
+    pub http2: bool,
+    /// Whether clients are sent to https.
+    pub redirect_to_https: bool,
+}
+
+/// How a listener speaks TLS.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsSettings {
+    /// What it shows, the first one to whoever names no known host; never empty.
+    pub certificates: Vec<CertificateSettings>,
+    /// Whether TLS 1.2 is refused; older versions always are (RFC 8996).
+    pub only_1_3: bool,
+    /// A PEM file with the authorities whose client certificates are believed.
+    pub client_ca: Option<PathBuf>,
+    /// Whether a client must show one.
+    pub client_required: bool,
+}
+
+/// A certificate and the hosts that it is shown to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CertificateSettings {
+    /// A PEM file with the certificate and its chain.
+    pub cert: PathBuf,
+    /// A PEM file with its private key.
+    pub key: PathBuf,
+    /// The hosts; those that the certificate names, where empty.
+    pub hosts: Vec<String>,
 }
 
 /// The versions of the PROXY protocol that a listener expects.

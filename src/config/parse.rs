@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tracing::level_filters::LevelFilter;
@@ -11,7 +12,8 @@ use super::error::{ConfigError, Mark};
 use super::raw::{self, Raw};
 use super::scalars::{self, Cidr, Socket, Time};
 use super::{
-    AccessSink, Config, ListenerSettings, LogFormat, LogSettings, ProxyProtocol, ServerSettings, routes, upstreams,
+    AccessSink, CertificateSettings, Config, ListenerSettings, LogFormat, LogSettings, ProxyProtocol, ServerSettings,
+    TlsSettings, routes, upstreams,
 };
 use crate::gate::alarm::AlarmRules;
 use crate::gate::cidr::CidrSet;
@@ -156,7 +158,18 @@ fn listeners(raw: Vec<raw::Listener>, trusts: bool, findings: &mut Findings<'_>)
                 raw::ProxyProtocol::V2 => ProxyProtocol::V2,
                 raw::ProxyProtocol::Any => ProxyProtocol::Any,
             },
+            http2: raw.http2.unwrap_or(true),
+            redirect_to_https: raw.redirect_to_https.unwrap_or(false),
+            tls: raw
+                .tls
+                .map(|tls| Arc::new(tls_settings(&format!("{key}.tls"), tls, findings))),
         };
+        if settings.redirect_to_https && settings.tls.is_some() {
+            findings.error(
+                &format!("{key}.redirect_to_https"),
+                "is for a cleartext listener; this one has `tls`",
+            );
+        }
         if settings.proxy_protocol != ProxyProtocol::Off && !trusts {
             findings.error(
                 &format!("{key}.proxy_protocol"),
@@ -172,6 +185,32 @@ fn listeners(raw: Vec<raw::Listener>, trusts: bool, findings: &mut Findings<'_>)
         listeners.push(settings);
     }
     listeners
+}
+
+fn tls_settings(key: &str, raw: raw::Tls, findings: &mut Findings<'_>) -> TlsSettings {
+    if raw.certificates.is_empty() {
+        findings.error(
+            &format!("{key}.certificates"),
+            "is empty; a listener must show something: `certificates: [{cert: FILE, key: FILE}]`",
+        );
+    }
+    if raw.client_certificate.is_some() && raw.client_ca.is_none() {
+        findings.error(
+            &format!("{key}.client_certificate"),
+            "asks for certificates that nobody could check; name their authorities in `client_ca`",
+        );
+    }
+    let certificates = raw.certificates.into_iter().map(|one| CertificateSettings {
+        cert: one.cert.into(),
+        key: one.key.into(),
+        hosts: one.hosts.unwrap_or_default(),
+    });
+    TlsSettings {
+        certificates: certificates.collect(),
+        only_1_3: matches!(raw.min_version, Some(raw::tls::TlsVersion::V1_3)),
+        client_ca: raw.client_ca.map(Into::into),
+        client_required: !matches!(raw.client_certificate, Some(raw::tls::ClientCertificate::Optional)),
+    }
 }
 
 fn longer_than_zero(key: &str, value: Duration, findings: &mut Findings<'_>) {

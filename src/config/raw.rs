@@ -9,8 +9,10 @@ use serde::Deserialize;
 use super::scalars::{Cidr, Endpoint, Size, Socket, Statuses, Time, UrlPath};
 
 pub(super) mod probe;
+pub(super) mod tls;
 
 pub(super) use probe::{Expect, Fall, Live, Preset, Probe, ProbeTls};
+pub(super) use tls::Tls;
 
 /// The configuration of difygate.
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -98,6 +100,12 @@ pub(super) struct Listener {
     pub(super) idle_timeout: Option<Time>,
     /// The largest request body. Default: 100MiB, as Dify's own nginx.
     pub(super) body_limit: Option<Size>,
+    /// The certificates that it shows; without them it speaks cleartext.
+    pub(super) tls: Option<Tls>,
+    /// Whether it offers HTTP/2 beside HTTP/1.1, within TLS. Default: true.
+    pub(super) http2: Option<bool>,
+    /// Whether a cleartext listener sends clients to https on port 443, all but those that ask for an ACME challenge. Default: false.
+    pub(super) redirect_to_https: Option<bool>,
 }
 
 #[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]

@@ -3,7 +3,6 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::AsRawFd;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,14 +11,15 @@ use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use pingora::protocols::raw_connect::ProxyDigest;
+use pingora::protocols::tls::SslDigest;
 use pingora::protocols::{
-    GetProxyDigest, GetSocketDigest, GetTimingDigest, IO, Peek, Shutdown, SocketDigest, Ssl, TimingDigest, UniqueID,
-    UniqueIDType,
+    ALPN, GetProxyDigest, GetSocketDigest, GetTimingDigest, IO, Peek, Shutdown, SocketDigest, Ssl, TimingDigest,
+    UniqueID, UniqueIDType,
 };
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
 
+use crate::edge::wire::Wire;
 use crate::edge::{Door, Permit};
 
 /// Small writes are gathered up to this many bytes.
@@ -31,7 +31,7 @@ const KEPT: u64 = u64::MAX - 1;
 /// A client's connection.
 #[derive(Debug)]
 pub(crate) struct Conn {
-    stream: TcpStream,
+    stream: Wire,
     door: Arc<Door>,
     digest: Arc<SocketDigest>,
     opened: SystemTime,
@@ -42,6 +42,8 @@ pub(crate) struct Conn {
     /// When the wait for the next request began, in milliseconds after `start`.
     rested: AtomicU64,
     timer: Option<Pin<Box<Sleep>>>,
+    /// Whether requests share it, so that they have clocks of their own once the first byte is there.
+    many_at_once: bool,
     gathered: Vec<u8>,
     /// Its place under the listener's limit, given back when it is dropped.
     _permit: Permit,
@@ -49,13 +51,15 @@ pub(crate) struct Conn {
 
 impl Conn {
     #[allow(clippy::disallowed_methods)]
-    pub(crate) fn new(stream: TcpStream, peer: SocketAddr, door: Arc<Door>, permit: Permit) -> Self {
-        let digest = SocketDigest::from_raw_fd(stream.as_raw_fd());
+    pub(crate) fn new(stream: Wire, peer: SocketAddr, door: Arc<Door>, permit: Permit) -> Self {
+        let digest = SocketDigest::from_raw_fd(stream.fd());
         // The cell is fresh, so it takes the address.
         let _ = digest.peer_addr.set(Some(peer.into()));
         door.connections.inc();
         let header_timeout = millis(door.settings.header_timeout);
+        let many_at_once = matches!(stream.protocol(), Some(ALPN::H2));
         Self {
+            many_at_once,
             stream,
             door,
             digest: Arc::new(digest),
@@ -72,11 +76,6 @@ impl Conn {
     /// The connection under a proxied session.
     pub(crate) fn of(stream: &dyn IO) -> Option<&Self> {
         stream.as_any().downcast_ref()
-    }
-
-    /// The listener that it came through.
-    pub(crate) fn door(&self) -> &Arc<Door> {
-        &self.door
     }
 
     /// The headers are there: from here on the request has clocks of its own.
@@ -105,7 +104,9 @@ impl Conn {
 
     /// The first byte of the next request starts the clock of its headers.
     fn received(&self) {
-        if self.deadline.load(Ordering::Relaxed) == KEPT {
+        if self.many_at_once {
+            self.headers_done();
+        } else if self.deadline.load(Ordering::Relaxed) == KEPT {
             let at = self.now() + millis(self.door.settings.header_timeout);
             self.deadline.store(at, Ordering::Relaxed);
         }
@@ -215,11 +216,19 @@ impl Shutdown for Conn {
 
 impl UniqueID for Conn {
     fn id(&self) -> UniqueIDType {
-        self.stream.as_raw_fd()
+        self.stream.fd()
     }
 }
 
-impl Ssl for Conn {}
+impl Ssl for Conn {
+    fn get_ssl_digest(&self) -> Option<Arc<SslDigest>> {
+        self.stream.terms()
+    }
+
+    fn selected_alpn_proto(&self) -> Option<ALPN> {
+        self.stream.protocol()
+    }
+}
 
 impl Peek for Conn {}
 

@@ -4,6 +4,8 @@
 pub(crate) mod conn;
 pub(crate) mod crowd;
 mod proxied;
+pub mod tls;
+mod wire;
 
 use std::io;
 use std::net::SocketAddr;
@@ -13,14 +15,18 @@ use std::time::Duration;
 use http::HeaderValue;
 use pingora::apps::ServerApp;
 use pingora::server::ShutdownWatch;
-use prometheus::IntGauge;
+use prometheus::{IntCounter, IntGauge};
+use thiserror::Error;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::JoinSet;
 use tracing::warn;
 
 use crate::config::{ListenerSettings, ProxyProtocol};
 use crate::edge::conn::Conn;
 use crate::edge::crowd::Crowd;
+use crate::edge::tls::{Terminator, TlsError};
+use crate::edge::wire::Wire;
 use crate::gate::cidr::CidrSet;
 use crate::metrics::Metrics;
 
@@ -36,6 +42,28 @@ pub(crate) struct Door {
     pub(crate) port: HeaderValue,
     pub(crate) settings: ListenerSettings,
     pub(crate) connections: IntGauge,
+    /// What speaks TLS, where the listener does.
+    tls: Option<Arc<Terminator>>,
+    /// Handshakes that came to nothing.
+    handshakes_failed: IntCounter,
+}
+
+impl Door {
+    /// Whether clients come within TLS.
+    pub(crate) fn is_secure(&self) -> bool {
+        self.tls.is_some()
+    }
+}
+
+/// Why there is no listener.
+#[derive(Debug, Error)]
+pub enum ListenError {
+    /// The address is in use or not this machine's.
+    #[error(transparent)]
+    Address(#[from] io::Error),
+    /// Its TLS cannot be set up.
+    #[error("`tls` cannot be used")]
+    Tls(#[from] TlsError),
 }
 
 /// Room for one connection, given back when it is dropped.
@@ -61,13 +89,18 @@ impl Listener {
     /// Binds the address of `settings`. Clients that connect wait from now on; they are served once [`Listener::serve`] runs.
     ///
     /// # Errors
-    /// The address is in use or not this machine's.
+    /// The address cannot be had, or a certificate cannot be used.
     pub(crate) fn bind(
         settings: ListenerSettings,
         crowd: Crowd,
         trusted: CidrSet,
         metrics: &Metrics,
-    ) -> io::Result<Self> {
+    ) -> Result<Self, ListenError> {
+        let tls = settings
+            .tls
+            .clone()
+            .map(|tls| Terminator::new(tls, settings.http2))
+            .transpose()?;
         let socket = match settings.address {
             SocketAddr::V4(_) => TcpSocket::new_v4()?,
             SocketAddr::V6(_) => TcpSocket::new_v6()?,
@@ -81,9 +114,11 @@ impl Listener {
         Ok(Self {
             door: Arc::new(Door {
                 connections: metrics.connections_open.with_label_values(&[&name]),
+                handshakes_failed: metrics.handshakes_failed.with_label_values(&[&name]),
                 port: address.port().into(),
                 name,
                 settings,
+                tls: tls.map(Arc::new),
             }),
             room: (limit > 0).then(|| Arc::new(Semaphore::new(limit.min(Semaphore::MAX_PERMITS)))),
             crowd,
@@ -98,9 +133,18 @@ impl Listener {
         self.listener.local_addr()
     }
 
+    /// What its connections share.
+    pub(crate) fn door(&self) -> &Arc<Door> {
+        &self.door
+    }
+
     /// Accepts until `shutdown` says so, each connection on a task of its own.
     pub async fn serve<A: ServerApp + Send + Sync + 'static>(self, app: Arc<A>, shutdown: ShutdownWatch) {
         let mut stop = shutdown.clone();
+        let mut following = JoinSet::new();
+        if let Some(tls) = self.door.tls.clone() {
+            following.spawn(tls.follow(self.door.name.clone(), self.metrics.clone()));
+        }
         loop {
             let accepted = tokio::select! {
                 accepted = self.listener.accept() => accepted,
@@ -143,7 +187,10 @@ impl Listener {
             let Ok(peer) = real_peer(&mut stream, peer, &door).await else {
                 return refused.with_label_values(&[&door.name]).inc();
             };
-            let conn = Conn::new(stream, peer, door, permit);
+            let Some(wire) = handshake(stream, &door).await else {
+                return door.handshakes_failed.inc();
+            };
+            let conn = Conn::new(wire, peer, door, permit);
             let mut next = app.process_new(Box::new(conn), &shutdown).await;
             while let Some(stream) = next {
                 next = app.process_new(stream, &shutdown).await;
@@ -175,6 +222,15 @@ impl Listener {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }
+}
+
+/// The connection within TLS, if the listener speaks it. A client has as long for its handshake as for its headers.
+async fn handshake(stream: TcpStream, door: &Door) -> Option<Wire> {
+    let Some(tls) = &door.tls else {
+        return Some(Wire::Clear(stream));
+    };
+    let shaken = tokio::time::timeout(door.settings.header_timeout, tls.accept(stream)).await;
+    Some(Wire::Tls(Box::new(shaken.ok()?.ok()?)))
 }
 
 /// Whom a connection is from: the socket's peer, or whom a PROXY header names.

@@ -37,7 +37,7 @@ const SMALL: u64 = 64 * 1024;
 /// Whether a request is whole as soon as its head and a small body are there.
 pub(super) fn is_whole(session: &mut Session) -> bool {
     let request = session.req_header();
-    let plain = matches!(request.version, Version::HTTP_10 | Version::HTTP_11)
+    let plain = matches!(request.version, Version::HTTP_10 | Version::HTTP_11 | Version::HTTP_2)
         && request.headers.contains_key(HOST)
         && !request.headers.contains_key(EXPECT);
     let is_small = content_length(request).is_some_and(|length| length <= SMALL);

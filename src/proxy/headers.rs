@@ -22,6 +22,8 @@ pub(crate) struct Origin<'a> {
     pub(crate) client: &'a Client,
     pub(crate) peer: Option<IpAddr>,
     pub(crate) port: HeaderValue,
+    /// Whether it came within TLS.
+    pub(crate) secure: bool,
     pub(crate) request_id: &'a RequestId,
     /// What the route changes.
     pub(crate) route: Option<&'a RouteSettings>,
@@ -122,13 +124,7 @@ fn onward(
     };
     let client = origin.client.address.map(written);
     if let Some(peer) = origin.peer {
-        let chain = trusted.then(|| joined(request, FORWARDED_FOR.as_str())).flatten();
-        let chain = match (chain, &client) {
-            (Some(chain), _) => HeaderValue::try_from(format!("{chain}, {peer}")).unwrap_or_else(|_| written(peer)),
-            (None, Some(client)) if origin.client.address == Some(peer) => client.clone(),
-            (None, _) => written(peer),
-        };
-        own(&FORWARDED_FOR, "X-Forwarded-For", &chain);
+        own(&FORWARDED_FOR, "X-Forwarded-For", &chain(request, origin, peer));
     }
     if let Some(client) = &client {
         own(&REAL_IP, "X-Real-IP", client);
@@ -137,7 +133,8 @@ fn onward(
         own(&FORWARDED_HOST, "X-Forwarded-Host", host);
     }
     if !has_proto {
-        own(&FORWARDED_PROTO, "X-Forwarded-Proto", &HeaderValue::from_static("http"));
+        let scheme = HeaderValue::from_static(scheme(origin.secure));
+        own(&FORWARDED_PROTO, "X-Forwarded-Proto", &scheme);
     }
     if !has_port {
         own(&FORWARDED_PORT, "X-Forwarded-Port", &origin.port);
@@ -148,10 +145,27 @@ fn onward(
     }
     for (name, template) in edits.into_iter().flat_map(|edits| &edits.set) {
         // A value that the client has made impossible is not sent, and neither is what came under its name.
-        if let Ok(value) = HeaderValue::try_from(template.fill(|place| told(place, request, origin.client))) {
+        if let Ok(value) =
+            HeaderValue::try_from(template.fill(|place| told(place, request, origin.client, origin.secure)))
+        {
             send(name, name.as_str().as_bytes(), &value);
         }
     }
+}
+
+fn scheme(secure: bool) -> &'static str {
+    if secure { "https" } else { "http" }
+}
+
+/// The addresses that a request has come through, the last one the peer of the socket.
+fn chain(request: &RequestHeader, origin: &Origin<'_>, peer: IpAddr) -> HeaderValue {
+    let before = origin
+        .client
+        .via_trusted
+        .then(|| joined(request, FORWARDED_FOR.as_str()))
+        .flatten();
+    let chain = before.and_then(|before| HeaderValue::try_from(format!("{before}, {peer}")).ok());
+    chain.unwrap_or_else(|| written(peer))
 }
 
 /// The prefix that a route cuts off, if it does.
@@ -160,7 +174,7 @@ fn cut_off(route: &RouteSettings) -> Option<HeaderValue> {
 }
 
 /// What a request says, where a template asks for it.
-pub(crate) fn told<'r>(place: Place, request: &'r RequestHeader, client: &Client) -> Cow<'r, str> {
+pub(crate) fn told<'r>(place: Place, request: &'r RequestHeader, client: &Client, secure: bool) -> Cow<'r, str> {
     let header = |name: HeaderName| request.headers.get(name).and_then(|value| value.to_str().ok());
     let form = || match OriginForm::parse(request.raw_path(), false) {
         Ok(Form::Origin(form)) => Some(form),
@@ -168,8 +182,8 @@ pub(crate) fn told<'r>(place: Place, request: &'r RequestHeader, client: &Client
     };
     match place {
         Place::Scheme => match header(FORWARDED_PROTO).filter(|_| client.via_trusted) {
-            Some("https") => "https".into(),
-            Some(_) | None => "http".into(),
+            Some(told) => scheme(told == "https").into(),
+            None => scheme(secure).into(),
         },
         Place::Host => without_port(header(http::header::HOST).unwrap_or_default()).into(),
         Place::Path => form().map_or("/".into(), |form| form.path().to_owned().into()),

@@ -21,6 +21,8 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use bytes::Bytes;
+use http::Version;
+use http::header::HOST;
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::protocols::Digest;
 use pingora::proxy::{FailToProxy, ProxyHttp, Session};
@@ -29,6 +31,7 @@ use pingora::{Error, ErrorSource, ErrorType};
 
 use crate::access_log::AccessLog;
 use crate::clock::Clock;
+use crate::edge::Door;
 use crate::gate::passive::TrafficFailure;
 use crate::gate::retry::AttemptFailure;
 use crate::mailbox::Mailbox;
@@ -39,7 +42,10 @@ use crate::proxy::request::conn;
 pub(crate) use crate::proxy::site::Site;
 
 /// The proxy of all listeners.
+#[derive(Clone)]
 pub(crate) struct Gateway {
+    /// The listener that its requests came through.
+    pub(crate) door: Arc<Door>,
     /// What the configuration says of requests.
     pub(crate) site: Arc<ArcSwap<Site>>,
     /// Where failures are told of.
@@ -64,6 +70,7 @@ impl ProxyHttp for Gateway {
 
     async fn early_request_filter(&self, session: &mut Session, exchange: &mut Exchange) -> pingora::Result<()> {
         exchange.start = self.clock.now();
+        name_host(session.req_header_mut())?;
         if let Some(conn) = conn(session) {
             conn.headers_done();
         }
@@ -100,6 +107,10 @@ impl ProxyHttp for Gateway {
         _end_of_stream: bool,
         exchange: &mut Exchange,
     ) -> pingora::Result<()> {
+        // The end of an HTTP/2 body may be an empty part, for which the framework would write the last chunk twice.
+        if body.as_ref().is_some_and(Bytes::is_empty) {
+            *body = None;
+        }
         let length = body.as_ref().map_or(0, Bytes::len);
         exchange.received += length as u64;
         let Some(course) = &exchange.course else {
@@ -302,6 +313,15 @@ impl ProxyHttp for Gateway {
 
     fn request_summary(&self, _session: &Session, exchange: &Exchange) -> String {
         exchange.request_id.as_str().to_owned()
+    }
+}
+
+/// HTTP/2 names the host in `:authority` (RFC 9113 section 8.3.1); everything here reads `Host`.
+fn name_host(request: &mut RequestHeader) -> pingora::Result<()> {
+    let authority = request.uri.authority().filter(|_| request.version == Version::HTTP_2);
+    match authority.map(|authority| authority.as_str().to_owned()) {
+        Some(authority) if !request.headers.contains_key(HOST) => request.insert_header(HOST, authority),
+        Some(_) | None => Ok(()),
     }
 }
 

@@ -7,7 +7,7 @@ use crate::access_log::AccessRecord;
 use crate::clock::wall_now;
 use crate::proxy::Gateway;
 use crate::proxy::context::Exchange;
-use crate::proxy::request::{conn, host};
+use crate::proxy::request::host;
 
 /// The status of a request whose client went away before an answer, as nginx logs it.
 const CLIENT_GONE: u16 = 499;
@@ -36,13 +36,20 @@ impl Gateway {
             }
         }
         if self.access.wants(status >= 500 || exchange.refused.is_some()) {
-            self.access
-                .record(&record(session, exchange, status, end, took.as_secs_f64()));
+            self.access.record(&record(
+                &self.door.name,
+                session,
+                exchange,
+                status,
+                end,
+                took.as_secs_f64(),
+            ));
         }
     }
 }
 
 fn record<'a>(
+    listener: &'a str,
     session: &'a Session,
     exchange: &'a Exchange,
     status: u16,
@@ -58,7 +65,7 @@ fn record<'a>(
     AccessRecord {
         time: wall_now(),
         request_id: exchange.request_id.as_str(),
-        listener: conn(session).map_or("", |conn| conn.door().name.as_str()),
+        listener,
         client: exchange.client.and_then(|client| client.address),
         method: request.method.as_str(),
         host: host(request),

@@ -5,14 +5,14 @@ use std::net::IpAddr;
 use std::sync::PoisonError;
 
 use bytes::Bytes;
-use http::HeaderValue;
 use http::header::{CONTENT_TYPE, LOCATION};
+use http::{HeaderValue, StatusCode};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::proxy::Session;
 use pingora::{Error, ErrorType};
 use tracing::warn;
 
-use crate::config::{RouteSettings, Target};
+use crate::config::{Place, RouteSettings, Target};
 use crate::edge::conn::Conn;
 use crate::gate::alarm::AlarmVerdict;
 use crate::gate::cidr::CidrSet;
@@ -69,6 +69,14 @@ impl Gateway {
                 exchange.refuse(Answer::refused(refusal.status(), refusal.reason()), refusal.reason()),
             );
         }
+        // Two names for one host are a riddle (RFC 9113 section 8.3.1).
+        if request
+            .uri
+            .authority()
+            .is_some_and(|authority| version(request) == HttpVersion::Http2 && authority.as_str() != host(request))
+        {
+            return Admitted::Answer(exchange.refuse(Answer::refused(400, "host"), "host"));
+        }
         let form = match OriginForm::parse(request.raw_path(), method == "OPTIONS") {
             Ok(Form::Origin(form)) => form,
             Ok(Form::Asterisk) => return Admitted::Answer(exchange.refuse(Answer::not_found(404), "asterisk")),
@@ -119,11 +127,14 @@ impl Gateway {
 
     fn route(&self, session: &Session, exchange: &mut Exchange, path: &str) -> Admitted {
         let request = session.req_header();
+        if let Some(fixed) = self.to_https(request, exchange.client.as_ref(), path) {
+            return Admitted::Fixed(fixed);
+        }
         let Some(to) = exchange.site.find(host(request), path).cloned() else {
             return Admitted::Answer(exchange.refuse(Answer::not_found(404), "no_route"));
         };
         let route = &to.route;
-        if let Some(fixed) = fixed(route, request, &exchange.client.unwrap_or(Client::UNKNOWN)) {
+        if let Some(fixed) = self.fixed(route, request, &exchange.client.unwrap_or(Client::UNKNOWN)) {
             return Admitted::Fixed(fixed);
         }
         let Some(upstream) = to.upstream.clone() else {
@@ -132,7 +143,7 @@ impl Gateway {
         if route.strip_prefix && behind(&route.path, path).is_none() {
             return Admitted::Answer(exchange.refuse(Answer::not_found(404), "no_route"));
         }
-        let body_limit = route.body_limit.unwrap_or_else(|| listener_limit(session));
+        let body_limit = route.body_limit.unwrap_or(self.door.settings.body_limit);
         if content_length(request).is_some_and(|length| length > body_limit) {
             return Admitted::Answer(exchange.refuse(Answer::too_large(body_limit), "too_large"));
         }
@@ -173,7 +184,7 @@ impl Gateway {
         }
         let client = exchange.client.unwrap_or(Client::UNKNOWN);
         let route = exchange.route();
-        headers::forward(request, &origin(session, &client, &exchange.request_id, route))
+        headers::forward(request, &self.origin(session, &client, &exchange.request_id, route))
     }
 
     /// The head of a request that is whole with it, after the guard has seen it once more.
@@ -181,7 +192,7 @@ impl Gateway {
         let request = session.req_header();
         let target = self.final_target(request, exchange)?;
         let client = exchange.client.unwrap_or(Client::UNKNOWN);
-        let origin = origin(session, &client, &exchange.request_id, exchange.route());
+        let origin = self.origin(session, &client, &exchange.request_id, exchange.route());
         Ok(headers::write_head(request, &target, &origin))
     }
 
@@ -246,7 +257,8 @@ impl Gateway {
         }
         let client = exchange.client.unwrap_or(Client::UNKNOWN);
         for (name, template) in &route.response.set {
-            let text = template.fill(|place| headers::told(place, session.req_header(), &client));
+            let text =
+                template.fill(|place| headers::told(place, session.req_header(), &client, self.door.is_secure()));
             if let Ok(value) = HeaderValue::try_from(text) {
                 response.insert_header(name.clone(), value)?;
             }
@@ -262,42 +274,66 @@ fn behind<'t>(prefix: &str, target: &'t str) -> Option<&'t str> {
     ends.then_some(rest)
 }
 
-/// What a route answers itself.
-fn fixed(route: &RouteSettings, request: &RequestHeader, client: &Client) -> Option<Fixed> {
-    match &route.target {
-        Target::Upstream(_) => None,
-        Target::Redirect(status, to) => {
-            let to = to.fill(|place| headers::told(place, request, client));
-            Some(Fixed {
+impl Gateway {
+    /// What a route answers itself.
+    fn fixed(&self, route: &RouteSettings, request: &RequestHeader, client: &Client) -> Option<Fixed> {
+        match &route.target {
+            Target::Upstream(_) => None,
+            Target::Redirect(status, to) => {
+                let to = to.fill(|place| headers::told(place, request, client, self.door.is_secure()));
+                Some(redirect(*status, to))
+            }
+            Target::Answer(status, kind, body) => Some(Fixed {
                 status: *status,
-                // A `Host` that no URL can hold leads nowhere.
-                header: (
-                    LOCATION,
-                    HeaderValue::try_from(to).unwrap_or(HeaderValue::from_static("/")),
-                ),
-                body: Bytes::new(),
-            })
+                header: (CONTENT_TYPE, kind.clone()),
+                body: Bytes::copy_from_slice(body.as_bytes()),
+            }),
         }
-        Target::Answer(status, kind, body) => Some(Fixed {
-            status: *status,
-            header: (CONTENT_TYPE, kind.clone()),
-            body: Bytes::copy_from_slice(body.as_bytes()),
-        }),
+    }
+
+    /// Where a cleartext listener sends its clients. Who proves by a file that a host is theirs comes in the clear (RFC 8555 section 8.3), and
+    /// who came to a trusted proxy within TLS is there already.
+    fn to_https(&self, request: &RequestHeader, client: Option<&Client>, path: &str) -> Option<Fixed> {
+        if !self.door.settings.redirect_to_https || path.starts_with("/.well-known/acme-challenge/") {
+            return None;
+        }
+        let told = |place| headers::told(place, request, client.unwrap_or(&Client::UNKNOWN), false);
+        let elsewhere = told(Place::Scheme) == "http";
+        elsewhere.then(|| {
+            redirect(
+                StatusCode::PERMANENT_REDIRECT,
+                format!("https://{}{}", told(Place::Host), told(Place::Uri)),
+            )
+        })
+    }
+
+    fn origin<'a>(
+        &self,
+        session: &Session,
+        client: &'a Client,
+        request_id: &'a RequestId,
+        route: Option<&'a RouteSettings>,
+    ) -> Origin<'a> {
+        Origin {
+            route,
+            client,
+            peer: peer(session).map(|peer| peer.to_canonical()),
+            port: self.door.port.clone(),
+            secure: self.door.is_secure(),
+            request_id,
+        }
     }
 }
 
-fn origin<'a>(
-    session: &Session,
-    client: &'a Client,
-    request_id: &'a RequestId,
-    route: Option<&'a RouteSettings>,
-) -> Origin<'a> {
-    Origin {
-        route,
-        client,
-        peer: peer(session).map(|peer| peer.to_canonical()),
-        port: conn(session).map_or(HeaderValue::from_static("80"), |conn| conn.door().port.clone()),
-        request_id,
+fn redirect(status: StatusCode, to: String) -> Fixed {
+    Fixed {
+        status,
+        // A `Host` that no URL can hold leads nowhere.
+        header: (
+            LOCATION,
+            HeaderValue::try_from(to).unwrap_or(HeaderValue::from_static("/")),
+        ),
+        body: Bytes::new(),
     }
 }
 
@@ -331,8 +367,4 @@ pub(super) fn content_length(request: &RequestHeader) -> Option<u64> {
         .ok()?
         .parse()
         .ok()
-}
-
-fn listener_limit(session: &Session) -> u64 {
-    conn(session).map_or(u64::MAX, |conn| conn.door().settings.body_limit)
 }

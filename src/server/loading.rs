@@ -6,7 +6,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::{mpsc, watch};
 use tracing::{error, info, warn};
 
-use super::first_round;
+use super::{Parts, first_round};
 use crate::clock::Clock;
 use crate::config::changes::{Change, changes};
 use crate::config::{self, Config, Environment};
@@ -17,17 +17,36 @@ use crate::reload::{Applied, Loaded, Question, Refused, Wanted};
 
 /// Loads configurations, one after the other.
 pub(super) struct Loading {
-    pub(super) config: Config,
-    pub(super) site: Arc<ArcSwap<Site>>,
-    pub(super) handle: Handle,
-    pub(super) applied: watch::Sender<Applied>,
-    pub(super) metrics: Metrics,
-    pub(super) clock: Clock,
+    config: Config,
+    site: Arc<ArcSwap<Site>>,
+    handle: Handle,
+    applied: watch::Sender<Applied>,
+    metrics: Metrics,
+    clock: Clock,
 }
 
 const ENVIRONMENT: Environment<'static> = &|name| std::env::var(name).ok();
 
 impl Loading {
+    /// A loader of a gate that runs on `config`, and what tells which one is in force.
+    pub(super) fn new(config: Config, parts: &Parts) -> (Self, watch::Receiver<Applied>) {
+        parts.metrics.config_applied(1);
+        let (applied, watching) = watch::channel(Applied {
+            generation: 1,
+            at: parts.clock.now(),
+            server: config.server,
+        });
+        let loading = Self {
+            config,
+            applied,
+            site: parts.site.clone(),
+            handle: parts.handle.clone(),
+            metrics: parts.metrics.clone(),
+            clock: parts.clock,
+        };
+        (loading, watching)
+    }
+
     /// Answers until nobody can ask any more.
     pub(super) async fn run(mut self, mut questions: mpsc::Receiver<Question>) {
         while let Some((wanted, reply)) = questions.recv().await {

@@ -16,5 +16,6 @@ mod request_path;
 mod routes;
 mod streaming;
 mod support;
+mod tls;
 mod verdicts;
 mod wire;

@@ -1,0 +1,43 @@
+//! TLS as the file writes it.
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Tls {
+    /// What the listener shows; a client that names no host, or an unknown one, is shown the first.
+    pub(crate) certificates: Vec<Certificate>,
+    /// The oldest version that is spoken. Default: 1.2.
+    pub(crate) min_version: Option<TlsVersion>,
+    /// A PEM file with the authorities whose client certificates are believed. Default: none is asked for.
+    pub(crate) client_ca: Option<String>,
+    /// Whether a client must show a certificate, where `client_ca` is set. Default: required.
+    pub(crate) client_certificate: Option<ClientCertificate>,
+}
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Certificate {
+    /// A PEM file with the certificate and its chain.
+    pub(crate) cert: String,
+    /// A PEM file with its private key.
+    pub(crate) key: String,
+    /// The hosts that it is shown to, `*.example.com` for everything one label below. Default: the names in the certificate.
+    pub(crate) hosts: Option<Vec<String>>,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
+pub(crate) enum TlsVersion {
+    #[serde(rename = "1.2")]
+    V1_2,
+    #[serde(rename = "1.3")]
+    V1_3,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum ClientCertificate {
+    Required,
+    Optional,
+}
