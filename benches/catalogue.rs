@@ -16,6 +16,15 @@ fn say(line: &str) {
     writeln!(out, "{line}").expect("a reader");
 }
 
+/// Words after `--` choose rows by a part of their names.
+fn is_chosen(name: &str) -> bool {
+    let mut words = std::env::args()
+        .skip(1)
+        .filter(|word| !word.starts_with("--"))
+        .peekable();
+    words.peek().is_none() || words.any(|word| name.contains(&word))
+}
+
 fn spread(values: &mut [f64], digits: usize) -> String {
     values.sort_by(f64::total_cmp);
     let (least, middle, most) = (values[0], values[values.len() / 2], values[values.len() - 1]);
@@ -28,6 +37,9 @@ fn failed(outcomes: &[Outcome]) -> usize {
 
 /// Each instance has the fault once, so that no hold has grown.
 async fn answer(name: &str, health: &Health) -> anyhow::Result<()> {
+    if !is_chosen(name) {
+        return Ok(());
+    }
     let stage = Stage::set().await?;
     let load = Load::start(stage.listener());
     let mut figures: [Vec<f64>; 3] = Default::default();
@@ -60,6 +72,9 @@ async fn answer(name: &str, health: &Health) -> anyhow::Result<()> {
 
 /// Something befalls every instance at once for `lasts`, and ends. Tells what became of the requests meanwhile, and when all were served again.
 async fn all(name: &str, lasts: Duration, strike: fn(&SimulatedDify), mend: fn(&SimulatedDify)) -> anyhow::Result<()> {
+    if !is_chosen(name) {
+        return Ok(());
+    }
     let stage = Stage::set().await?;
     let load = Load::start(stage.listener());
     sleep(Duration::from_millis(1_500)).await;
@@ -101,6 +116,9 @@ async fn changes(stage: &Stage) -> anyhow::Result<u64> {
 
 /// So many threads do nothing but use the processors for ten seconds. Who is slow then is the machine, and nobody is to be blamed for it.
 async fn starved(spinners: usize) -> anyhow::Result<()> {
+    if !is_chosen("spin") {
+        return Ok(());
+    }
     let stage = Stage::set().await?;
     let load = Load::start(stage.listener());
     sleep(Duration::from_millis(1_500)).await;
@@ -142,6 +160,9 @@ const STREAM: &str =
 
 /// Ten streams fill every instance that holds ten connections, up to `full` of three.
 async fn streams(full: usize) -> anyhow::Result<()> {
+    if !is_chosen("streams") {
+        return Ok(());
+    }
     let stage = Stage::set().await?;
     for dify in stage.instances.iter().take(full) {
         dify.set(|switches| switches.slots = 10);

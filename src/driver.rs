@@ -332,8 +332,10 @@ impl Driver {
             return;
         };
         let id = &watched.endpoint.id;
+        let now = self.clock.millis(self.clock.now());
         let mut others = self.routable(watched.upstream);
-        let elsewhere = others.any(|(other, _)| other.endpoint.slot != slot);
+        // Where those who are left keep their own requests waiting, nothing is won, and their queues would overflow.
+        let elsewhere = others.any(|(other, _)| other.endpoint.slot != slot && other.endpoint.pulse.hush(now) == 0);
         let rescued = if elsewhere { watched.endpoint.recall.call() } else { 0 };
         if rescued > 0 {
             info!(endpoint = %id, requests = rescued, "waiting requests are sent elsewhere");

@@ -47,6 +47,7 @@ pub mod clock;
 pub mod config;
 #[allow(clippy::disallowed_methods)] // a story is told in real time
 pub mod demo;
+pub mod discovery;
 pub mod driver;
 pub mod edge;
 pub mod gate;

@@ -96,6 +96,12 @@ metrics! {
     overflows: IntCounterVec = counters("overflows_total", &[UPSTREAM, &["reason"]]);
     /// 1 while a pool stands in for the active one.
     fallback_active: IntGaugeVec = gauges("fallback_active", &[UPSTREAM, &["pool"]]);
+    /// Endpoints that discovery found.
+    discovery_endpoints: IntGaugeVec = gauges("discovery_endpoints", &[UPSTREAM, &["pool"]]);
+    /// Times that endpoints could not be looked up.
+    discovery_failures: IntCounterVec = counters("discovery_failures_total", &[UPSTREAM, &["pool"]]);
+    /// 1 while the last look failed and an older list is in force.
+    discovery_stale: IntGaugeVec = gauges("discovery_stale", &[UPSTREAM, &["pool"]]);
     /// Requests that the guard refused.
     guard_denied: IntCounterVec = counters("guard_denied_total", &[&["reason"]]);
     /// Times that guarded paths were asked for abnormally often.

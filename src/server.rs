@@ -27,6 +27,7 @@ use crate::access_log::AccessLog;
 use crate::admin::{self, Admin, Lifecycle, Phase};
 use crate::clock::Clock;
 use crate::config::{AccessSink, Config};
+use crate::discovery::Finders;
 use crate::driver::{Driver, Handle};
 use crate::edge::crowd::Crowd;
 use crate::edge::tls::TlsError;
@@ -146,12 +147,15 @@ impl Parts {
         edge: &Threads,
         listeners: Vec<Listener>,
         proxies: &[Arc<HttpProxy<Gateway>>],
+        found: &watch::Receiver<bool>,
     ) -> watch::Sender<bool> {
         let (shutdown, watching) = watch::channel(false);
         for (listener, proxy) in listeners.into_iter().zip(proxies) {
             let (proxy, watching) = (proxy.clone(), watching.clone());
-            let (handle, lifecycle) = (self.handle.clone(), self.lifecycle.clone());
+            let (handle, lifecycle, mut found) = (self.handle.clone(), self.lifecycle.clone(), found.clone());
             edge.spawn(async move {
+                // A name service that is down keeps nobody waiting for longer than endpoints do.
+                drop(tokio::time::timeout(FIRST_ROUND, found.wait_for(|found| *found)).await);
                 first_round(handle).await;
                 lifecycle.enter(Phase::Serving);
                 listener.serve(proxy, watching).await;
@@ -205,7 +209,8 @@ impl Gate {
         let admin_address = admin.local_addr()?;
         let (loader, questions) = Loader::new();
         let path = config.path.display().to_string();
-        let (loading, applied) = Loading::new(config, &parts);
+        let (finders, found) = Finders::new(parts.handle.roster.clone(), parts.metrics.clone());
+        let (loading, applied) = Loading::new(config, finders, &parts);
         let api = parts.api(path, applied.clone(), loader.clone());
         control.spawn(driver.run());
         control.spawn(async move { axum::serve(admin, api).await });
@@ -213,7 +218,7 @@ impl Gate {
         control.spawn(tending::lines(parts.handle.clone(), clock));
         control.spawn(tending::wardens(parts.handle.clone(), parts.metrics.clone(), clock));
         let proxies = parts.proxies(&bound, threads);
-        let shutdown = parts.open(&edge, bound, &proxies);
+        let shutdown = parts.open(&edge, bound, &proxies, &found);
         let Parts {
             handle,
             lifecycle,

@@ -19,6 +19,7 @@ const ROOMS: &[&str] = &[
     "mailbox",
     "config",
     "reload",
+    "discovery",
     "edge",
     "driver",
     "warden",

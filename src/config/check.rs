@@ -16,8 +16,6 @@ const LATER: &[&str] = &[
     "admin.tokens_file",
     "admin.allow",
     "upstreams.*.tls",
-    "upstreams.*.pools.*.dns",
-    "upstreams.*.pools.*.file",
     "upstreams.*.pools.*.kubernetes",
     "routes[].cors",
     "deployments",

@@ -81,7 +81,7 @@ fn server(raw: raw::Server) -> ServerSettings {
     }
 }
 
-fn socket(raw: &Socket) -> SocketAddr {
+pub(super) fn socket(raw: &Socket) -> SocketAddr {
     // The schema check has refused everything else.
     scalars::socket(&raw.0).unwrap_or_else(|_| SocketAddr::from(([127, 0, 0, 1], 1)))
 }
@@ -282,9 +282,10 @@ fn guard(raw: raw::ProbeGuard, upstreams: &[UpstreamSettings], findings: &mut Fi
 /// Paths that are asked for health alone. A page that is probed because nothing better exists (`/apps`) is for everyone.
 fn probe_paths(upstreams: &[UpstreamSettings]) -> BTreeSet<String> {
     let pools = upstreams.iter().flat_map(|upstream| &upstream.pools);
-    let probes = pools
-        .flat_map(|pool| &pool.endpoints)
-        .flat_map(|endpoint| endpoint.probes.iter());
+    let probes = pools.flat_map(|pool| {
+        let own = pool.endpoints.iter().flat_map(|endpoint| endpoint.probes.iter());
+        own.chain(pool.probes.iter().filter(|_| pool.discovery.is_some()))
+    });
     let lives = upstreams
         .iter()
         .filter_map(|upstream| Some(&upstream.live.as_ref()?.probe));

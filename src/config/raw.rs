@@ -6,11 +6,13 @@ use indexmap::IndexMap;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::scalars::{Cidr, Endpoint, Size, Socket, Statuses, Time, UrlPath};
+use super::scalars::{Cidr, Size, Socket, Statuses, Time, UrlPath};
 
+pub(super) mod pool;
 pub(super) mod probe;
 pub(super) mod tls;
 
+pub(super) use pool::{Dns, DnsTerms, Pool, PoolEndpoint};
 pub(super) use probe::{Expect, Fall, Live, Preset, Probe, ProbeTls};
 pub(super) use tls::Tls;
 
@@ -342,31 +344,6 @@ pub(super) struct Timeouts {
     pub(super) idle: Option<Time>,
     /// How long an idle connection is kept. Default: 1s, for Dify closes after 2.
     pub(super) pool_idle: Option<Time>,
-}
-
-#[derive(Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Pool {
-    /// Its endpoints: host:port, or address, weight and probe.
-    pub(super) endpoints: Vec<PoolEndpoint>,
-}
-
-#[derive(Debug, Deserialize, JsonSchema)]
-#[serde(untagged)]
-pub(super) enum PoolEndpoint {
-    Address(Endpoint),
-    Terms(Box<EndpointTerms>),
-}
-
-#[derive(Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub(super) struct EndpointTerms {
-    /// host:port
-    pub(super) address: Endpoint,
-    /// Its share relative to its neighbours. Default: 1.
-    pub(super) weight: Option<NonZeroU32>,
-    /// What is different about its probes.
-    pub(super) probe: Option<Probe>,
 }
 
 #[derive(Debug, Deserialize, JsonSchema)]

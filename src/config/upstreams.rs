@@ -7,7 +7,7 @@ use std::time::Duration;
 use indexmap::IndexMap;
 
 use super::check::meant;
-use super::parse::{Findings, reaches, timeouts};
+use super::parse::{Findings, reaches, socket, timeouts};
 use super::{probes, raw};
 use crate::gate::components::{AllDown, ComponentRule, ComponentRules, OnFailure};
 use crate::gate::flapping::FlapRules;
@@ -19,7 +19,9 @@ use crate::gate::ramp::SlowStart;
 use crate::gate::retry::RetryRules;
 use crate::gate::selection::{Balance, HashKey};
 use crate::upstream::queue::Limits;
-use crate::upstream::settings::{EndpointSettings, PoolSettings, Timeouts, UpstreamSettings};
+use crate::upstream::settings::{
+    Discovery, DnsName, DnsSettings, EndpointSettings, PoolSettings, Timeouts, UpstreamSettings,
+};
 
 pub(super) fn upstreams(
     raw: IndexMap<String, raw::Upstream>,
@@ -198,6 +200,36 @@ fn named_probes(
     }
 }
 
+/// How more endpoints are found.
+fn discovery(key: &str, dns: Option<raw::Dns>, file: Option<String>, findings: &mut Findings<'_>) -> Option<Discovery> {
+    let file = file.map(|path| Discovery::File(path.into()));
+    let key = format!("{key}.dns");
+    let Some(dns) = dns else { return file };
+    if file.is_some() {
+        findings.error(&key, "and `file` are two ways to find endpoints; take one");
+    }
+    let terms = match dns {
+        raw::Dns::Name(name) => raw::DnsTerms {
+            name: Some(name),
+            srv: None,
+            server: None,
+        },
+        raw::Dns::Terms(terms) => terms,
+    };
+    let name = match (terms.name, terms.srv) {
+        (Some(name), None) => DnsName::Addresses(Address::parse(&name.0).ok()?),
+        (None, Some(name)) => DnsName::Service(name),
+        (Some(_), Some(_)) | (None, None) => {
+            findings.error(&key, "takes either `name`, a host and a port, or `srv`, a service");
+            return file;
+        }
+    };
+    Some(Discovery::Dns(DnsSettings {
+        name,
+        server: terms.server.as_ref().map(socket),
+    }))
+}
+
 fn pool(
     key: &str,
     name: &str,
@@ -207,14 +239,17 @@ fn pool(
     findings: &mut Findings<'_>,
 ) -> PoolSettings {
     check_name(key, name, findings);
-    if raw.endpoints.is_empty() {
+    let is_found = raw.dns.is_some() || raw.file.is_some();
+    let discovery = discovery(key, raw.dns, raw.file, findings);
+    let written = raw.endpoints.unwrap_or_default();
+    if written.is_empty() && !is_found {
         findings.error(
             &format!("{key}.endpoints"),
-            "is empty; a pool needs an endpoint such as \"10.0.0.11:80\"",
+            "is empty; a pool needs an endpoint such as \"10.0.0.11:80\", or `dns` or `file` to find some",
         );
     }
     let mut endpoints: Vec<EndpointSettings> = Vec::new();
-    for (index, raw) in raw.endpoints.into_iter().enumerate() {
+    for (index, raw) in written.into_iter().enumerate() {
         let key = format!("{key}.endpoints[{index}]");
         let (text, weight, probe) = match raw {
             raw::PoolEndpoint::Address(address) => (address.0, None, None),
@@ -259,6 +294,8 @@ fn pool(
         });
     }
     PoolSettings {
+        discovery,
+        probes: probes::build(None, probes, findings).into(),
         name: PoolName::new(name),
         endpoints,
     }

@@ -176,6 +176,7 @@ impl Driver {
         let upstream = self.endpoints.get(slot).map_or(usize::MAX, |watched| watched.upstream);
         if let Some(serving) = self.serving.get_mut(upstream) {
             serving.lost.push(slot);
+            serving.upstream.flow.distress.notify_one();
         }
     }
 

@@ -6,10 +6,11 @@ use arc_swap::ArcSwap;
 use tokio::sync::{mpsc, watch};
 use tracing::{error, info, warn};
 
-use super::{Parts, first_round};
+use super::{FIRST_ROUND, Parts, first_round};
 use crate::clock::Clock;
 use crate::config::changes::{Change, changes};
 use crate::config::{self, Config, Environment};
+use crate::discovery::Finders;
 use crate::driver::Handle;
 use crate::metrics::Metrics;
 use crate::proxy::Site;
@@ -20,6 +21,7 @@ pub(super) struct Loading {
     config: Config,
     site: Arc<ArcSwap<Site>>,
     handle: Handle,
+    finders: Finders,
     applied: watch::Sender<Applied>,
     metrics: Metrics,
     clock: Clock,
@@ -29,7 +31,7 @@ const ENVIRONMENT: Environment<'static> = &|name| std::env::var(name).ok();
 
 impl Loading {
     /// A loader of a gate that runs on `config`, and what tells which one is in force.
-    pub(super) fn new(config: Config, parts: &Parts) -> (Self, watch::Receiver<Applied>) {
+    pub(super) fn new(config: Config, finders: Finders, parts: &Parts) -> (Self, watch::Receiver<Applied>) {
         parts.metrics.config_applied(1);
         let (applied, watching) = watch::channel(Applied {
             generation: 1,
@@ -38,6 +40,7 @@ impl Loading {
         });
         let loading = Self {
             config,
+            finders,
             applied,
             site: parts.site.clone(),
             handle: parts.handle.clone(),
@@ -47,15 +50,28 @@ impl Loading {
         (loading, watching)
     }
 
-    /// Answers until nobody can ask any more.
+    /// Answers until nobody can ask any more, and follows what is discovered.
     pub(super) async fn run(mut self, mut questions: mpsc::Receiver<Question>) {
-        while let Some((wanted, reply)) = questions.recv().await {
-            let loaded = match wanted {
-                Wanted::Reload => self.reload().await,
-                Wanted::Diff(text) => self.diff(&text),
-            };
-            // Whoever asked may have gone; then nobody misses the answer.
-            let _ = reply.send(loaded);
+        self.finders.look_for(&self.config.upstreams);
+        loop {
+            tokio::select! {
+                question = questions.recv() => {
+                    let Some((wanted, reply)) = question else { return };
+                    let loaded = match wanted {
+                        Wanted::Reload => self.reload().await,
+                        Wanted::Diff(text) => self.diff(&text),
+                    };
+                    // Whoever asked may have gone; then nobody misses the answer.
+                    let _ = reply.send(loaded);
+                }
+                news = self.finders.changed() => {
+                    let filled = news.then(|| self.finders.fill(&self.config.upstreams));
+                    if let Some(filled) = filled && self.handle.mailbox.reconcile(filled).await.is_none() {
+                        return;
+                    }
+                    self.finders.tell_heard();
+                }
+            }
         }
     }
 
@@ -87,7 +103,14 @@ impl Loading {
     async fn apply(&mut self, mut config: Config) -> Result<Loaded, Refused> {
         let found = changes(&self.config, &config);
         keep_alive_settings(&self.config, &mut config);
-        let watched = self.handle.mailbox.reconcile(config.upstreams.clone()).await;
+        self.finders.look_for(&config.upstreams);
+        // Whom a new pool consists of is found before anybody is sent there, if it can be.
+        drop(tokio::time::timeout(FIRST_ROUND, self.finders.all_heard()).await);
+        let watched = self
+            .handle
+            .mailbox
+            .reconcile(self.finders.fill(&config.upstreams))
+            .await;
         watched.ok_or("the gate is stopping")?;
         // An upstream that is new is asked before anybody is sent there.
         first_round(self.handle.clone()).await;

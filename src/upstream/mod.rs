@@ -14,6 +14,7 @@ use std::sync::{Arc, OnceLock};
 use arc_swap::ArcSwap;
 use pingora::connectors::l4::Connect;
 use prometheus::{IntCounter, IntCounterVec};
+use tokio::sync::Notify;
 
 use crate::gate::keeper::Slot;
 use crate::gate::names::EndpointId;
@@ -57,6 +58,8 @@ pub struct Flow {
     pub queue: Arc<Queue>,
     /// Who may serve. The driver alone writes it.
     pub routable: ArcSwap<Routable>,
+    /// Told when an endpoint goes down: it may have moved.
+    pub distress: Notify,
     turn: AtomicU64,
 }
 

@@ -1,5 +1,8 @@
 //! The settings of one upstream, as the configuration hands them over: complete, checked, with every default filled in.
 
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -58,8 +61,48 @@ pub struct LiveSettings {
 pub struct PoolSettings {
     /// Its name.
     pub name: PoolName,
-    /// Its endpoints, in the order of the file.
+    /// Its endpoints, in the order of the file, then those that were found.
     pub endpoints: Vec<EndpointSettings>,
+    /// How more are found.
+    pub discovery: Option<Discovery>,
+    /// What those that are found are asked; all must pass. Never empty.
+    pub probes: Arc<[ProbeSpec]>,
+}
+
+/// How endpoints are found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Discovery {
+    /// By name.
+    Dns(DnsSettings),
+    /// In a file: an address on each line.
+    File(PathBuf),
+}
+
+/// A name, and who is asked for it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DnsSettings {
+    /// The name.
+    pub name: DnsName,
+    /// Who is asked; whom the system asks, where absent.
+    pub server: Option<SocketAddr>,
+}
+
+/// What a name stands for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DnsName {
+    /// Each address of the host is an endpoint, at this port (A and AAAA).
+    Addresses(Address),
+    /// Each target of the service is an endpoint, at its own port (SRV, RFC 2782).
+    Service(String),
+}
+
+impl fmt::Display for DnsName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Addresses(address) => write!(f, "{}", address.host()),
+            Self::Service(name) => f.write_str(name),
+        }
+    }
 }
 
 /// One endpoint.

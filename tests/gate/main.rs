@@ -5,6 +5,7 @@
 mod admin;
 mod balance;
 mod cli;
+mod discovery;
 mod failover;
 mod liveness;
 mod overrides;

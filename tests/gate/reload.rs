@@ -60,14 +60,14 @@ impl Filed {
 }
 
 /// Asks without pause until it is told to stop, and counts what came of it.
-struct Asking {
+pub(crate) struct Asking {
     stop: Arc<AtomicBool>,
     asked: Arc<AtomicUsize>,
     task: tokio::task::JoinHandle<Vec<String>>,
 }
 
 impl Asking {
-    fn start(edge: SocketAddr) -> Self {
+    pub(crate) fn start(edge: SocketAddr) -> Self {
         let (stop, asked) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
         let (stopped, count) = (stop.clone(), asked.clone());
         let task = tokio::spawn(async move {
@@ -82,7 +82,7 @@ impl Asking {
         Self { stop, asked, task }
     }
 
-    async fn some_more(&self) {
+    pub(crate) async fn some_more(&self) {
         let wanted = self.asked.load(Ordering::Relaxed) + 20;
         until("twenty more requests", async || {
             self.asked.load(Ordering::Relaxed) >= wanted
@@ -90,7 +90,7 @@ impl Asking {
         .await;
     }
 
-    async fn failed(self) -> Vec<String> {
+    pub(crate) async fn failed(self) -> Vec<String> {
         self.stop.store(true, Ordering::Relaxed);
         soon("the last request", self.task).await.unwrap()
     }
