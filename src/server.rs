@@ -19,8 +19,8 @@ use pingora::proxy::{HttpProxy, http_proxy};
 use pingora::server::configuration::ServerConf;
 use thiserror::Error;
 use tokio::net::TcpListener;
-use tokio::runtime::{Builder, Runtime};
-use tokio::sync::watch;
+use tokio::runtime::{self, Builder, Runtime};
+use tokio::sync::{oneshot, watch};
 use tracing::{info, warn};
 
 use crate::access_log::AccessLog;
@@ -192,7 +192,7 @@ impl Gate {
             threads => threads,
         };
         let edge = Threads::start("edge", threads)?;
-        let control = Threads::start("control", 1)?;
+        let control = Threads::alone("control")?;
         let bound = edge.within(|| bind(&config, &metrics))?;
         let admin = control.within(|| bind_admin(config.admin))?;
         let (driver, handle) = Driver::new(config.upstreams.clone(), metrics.clone(), clock, fastrand::u64(..));
@@ -328,33 +328,62 @@ fn bind_admin(address: SocketAddr) -> Result<TcpListener, StartError> {
     bind().map_err(|source| StartError::Admin { address, source })
 }
 
-/// The threads of one runtime. They are let go without waiting, so a gate may be dropped within another runtime, also one that did
-/// not come to start.
-struct Threads(Option<Runtime>);
+/// One runtime and its threads. They are let go without waiting, so a gate may be dropped within another runtime, also one that did not come
+/// to start.
+struct Threads {
+    handle: runtime::Handle,
+    /// Dropped, it ends the only thread of a runtime that has one.
+    _ends: oneshot::Sender<()>,
+    runtime: Option<Runtime>,
+}
 
 impl Threads {
     fn start(name: &str, count: usize) -> io::Result<Self> {
-        let mut builder = Builder::new_multi_thread();
-        let runtime = builder.worker_threads(count).thread_name(name).enable_all().build()?;
-        Ok(Self(Some(runtime)))
+        let runtime = Builder::new_multi_thread()
+            .worker_threads(count)
+            .thread_name(name)
+            .enable_all()
+            .build()?;
+        let (ends, _) = oneshot::channel();
+        Ok(Self {
+            handle: runtime.handle().clone(),
+            _ends: ends,
+            runtime: Some(runtime),
+        })
+    }
+
+    /// One thread, whose tasks never move, so that waking one costs no word to another thread.
+    fn alone(name: &str) -> io::Result<Self> {
+        let runtime = Builder::new_current_thread().enable_all().build()?;
+        let handle = runtime.handle().clone();
+        let (ends, ended) = oneshot::channel::<()>();
+        let work = move || {
+            // The sender is dropped rather than used.
+            let _ = runtime.block_on(ended);
+            runtime.shutdown_background();
+        };
+        std::thread::Builder::new().name(name.to_owned()).spawn(work)?;
+        Ok(Self {
+            handle,
+            _ends: ends,
+            runtime: None,
+        })
     }
 
     /// Runs what needs a runtime around it, also where the caller is within another one.
     fn within<T>(&self, what: impl FnOnce() -> T) -> T {
-        let _guard = self.0.as_ref().map(Runtime::enter);
+        let _guard = self.handle.enter();
         what()
     }
 
     fn spawn(&self, task: impl Future<Output: Send> + Send + 'static) {
-        if let Some(runtime) = &self.0 {
-            runtime.spawn(async move { drop(task.await) });
-        }
+        self.handle.spawn(async move { drop(task.await) });
     }
 }
 
 impl Drop for Threads {
     fn drop(&mut self) {
-        if let Some(runtime) = self.0.take() {
+        if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_background();
         }
     }

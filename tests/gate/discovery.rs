@@ -128,7 +128,7 @@ async fn each_address_of_a_name_is_an_endpoint_and_nobody_notices_that_it_moves(
     })
     .await;
     assert_eq!(asking.failed().await, Vec::<String>::new());
-    assert_eq!(known(&gate, second).await.state.is_routable(), true);
+    assert!(known(&gate, second).await.state.is_routable());
 }
 
 #[tokio::test(flavor = "multi_thread")]
