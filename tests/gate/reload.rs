@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
@@ -315,4 +316,74 @@ async fn sighup_loads_the_file_again() {
     kill(pid, Signal::SIGHUP).unwrap();
     let moved = async || ask(edge, "GET /v1/info").await.instance() == "dify-1";
     until("requests to go by the new file", moved).await;
+}
+
+/// Descriptors that a process has open.
+fn descriptors(pid: u32) -> usize {
+    std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hundred_reloads_cut_no_stream_fail_no_request_and_leak_no_descriptor() {
+    const STREAMS: usize = 200;
+    let folder = tempfile::tempdir().unwrap();
+    let difys = instances::<3>().await;
+    let (edge, admin) = (nobody(), nobody());
+    let text = |from: usize, balance: &str| {
+        format!(
+            "admin: {{address: \"{admin}\"}}\n{}",
+            whole(&format!(
+                "listeners: [{{address: \"{edge}\"}}]\n{}",
+                dify_upstream(&addresses(&difys)[from..], &format!("{QUICK}, balance: {balance}"))
+            ))
+        )
+    };
+    let path = file(&folder, &text(0, "ewma"));
+    let child = difygate(&["run", "-c", &path]).stderr(Stdio::null()).spawn().unwrap();
+    let pid = child.id().unwrap();
+    until("the gate to listen", async || {
+        tokio::net::TcpStream::connect(edge).await.is_ok()
+    })
+    .await;
+    until("every endpoint to serve", async || {
+        ask(edge, "GET /v1/info").await.status == 200 && difys.iter().all(|dify| dify.tally().traffic() > 0)
+    })
+    .await;
+    let before = descriptors(pid);
+    let mut streams = tokio::task::JoinSet::new();
+    for _ in 0..STREAMS {
+        streams.spawn(async move {
+            let mut wire = Wire::to(edge).await;
+            wire.send(chat_request("streaming", 40, 100)).await;
+            let status = wire.head().await.status;
+            let mut events = 0;
+            while wire.event().await.is_some() {
+                events += 1;
+            }
+            status == 200 && events >= 40
+        });
+    }
+    until("all streams to be open", async || {
+        difys.iter().map(|dify| dify.tally().streams()).sum::<u64>() >= STREAMS as u64
+    })
+    .await;
+    let asking = Asking::start(edge);
+    let url = format!("http://{admin}");
+    for turn in 0..100 {
+        file(
+            &folder,
+            &text(turn % 2, if turn % 3 == 0 { "round_robin" } else { "least_request" }),
+        );
+        let empty = bytes::Bytes::new();
+        let (status, body) = difygate::client::send(http::Method::POST, &url, "/api/v1/config:reload", empty)
+            .await
+            .unwrap();
+        assert_eq!(status, 200, "{}", String::from_utf8_lossy(&body));
+    }
+    assert_eq!(asking.failed().await, Vec::<String>::new());
+    let whole = soon("the streams to end", streams.join_all()).await;
+    assert_eq!(whole.iter().filter(|whole| **whole).count(), STREAMS);
+    until("no descriptor to be left over", async || descriptors(pid) <= before + 3).await;
+    let (_, metrics) = difygate::client::get(&url, "/metrics").await.unwrap();
+    assert!(String::from_utf8_lossy(&metrics).contains("difygate_config_generation 101\n"));
 }
