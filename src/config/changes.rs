@@ -24,7 +24,7 @@ pub struct Change {
 const FIXED: &[&str] = &["listeners", "admin", "server.threads", "log"];
 
 /// Values below these keys may be secrets and are not told.
-const SECRET: &[&str] = &["headers", "body"];
+const SECRET: &[&str] = &["headers", "body", "webhook"];
 
 /// What is shown of a long value.
 const SHOWN: usize = 80;

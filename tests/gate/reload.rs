@@ -323,6 +323,18 @@ fn descriptors(pid: u32) -> usize {
     std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count()
 }
 
+/// Whether a stream of four seconds comes to its end.
+async fn stream(edge: SocketAddr) -> bool {
+    let mut wire = Wire::to(edge).await;
+    wire.send(chat_request("streaming", 40, 100)).await;
+    let status = wire.head().await.status;
+    let mut events = 0;
+    while wire.event().await.is_some() {
+        events += 1;
+    }
+    status == 200 && events >= 40
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hundred_reloads_cut_no_stream_fail_no_request_and_leak_no_descriptor() {
     const STREAMS: usize = 200;
@@ -352,16 +364,7 @@ async fn a_hundred_reloads_cut_no_stream_fail_no_request_and_leak_no_descriptor(
     let before = descriptors(pid);
     let mut streams = tokio::task::JoinSet::new();
     for _ in 0..STREAMS {
-        streams.spawn(async move {
-            let mut wire = Wire::to(edge).await;
-            wire.send(chat_request("streaming", 40, 100)).await;
-            let status = wire.head().await.status;
-            let mut events = 0;
-            while wire.event().await.is_some() {
-                events += 1;
-            }
-            status == 200 && events >= 40
-        });
+        streams.spawn(stream(edge));
     }
     until("all streams to be open", async || {
         difys.iter().map(|dify| dify.tally().streams()).sum::<u64>() >= STREAMS as u64

@@ -266,6 +266,57 @@ async fn events_come_over_http2_one_by_one() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_gives_up_over_http2_is_noticed() {
+    let difys = instances::<1>().await;
+    let authority = Authority::new();
+    let certificate = authority.shown("dify", &["dify.example.com"]);
+    let gate = secure(&certificate, "", &difys, "").await;
+    for mode in ["streaming", "blocking"] {
+        let (ca, body) = (authority.ca(), crate::wire::chat(mode, 100, 100));
+        let json = "content-type: application/json";
+        let arguments = [
+            "--http2",
+            "--max-time",
+            "1",
+            "--cacert",
+            &ca,
+            "--header",
+            json,
+            "--data",
+            &body,
+        ];
+        let (content, out) = curl(edge(&gate), "dify.example.com", "/v1/chat-messages", &arguments).await;
+        assert!(!content, "{mode}: {out}");
+        crate::support::until_idle(&gate).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_lets_a_stream_over_http2_end() {
+    let difys = instances::<1>().await;
+    let authority = Authority::new();
+    let certificate = authority.shown("dify", &["dify.example.com"]);
+    let gate = secure(&certificate, "", &difys, "").await;
+    let (ca, body, address) = (authority.ca(), crate::wire::chat("streaming", 10, 100), edge(&gate));
+    let asking = tokio::spawn(async move {
+        let arguments = [
+            "--http2",
+            "--cacert",
+            &ca,
+            "--header",
+            "content-type: application/json",
+            "--data",
+            &body,
+        ];
+        curl(address, "dify.example.com", "/v1/chat-messages", &arguments).await
+    });
+    until("the stream to be open", async || difys[0].tally().streams() == 1).await;
+    assert_eq!(gate.stop().await, difygate::server::Stopped::Drained);
+    let (content, out) = asking.await.unwrap();
+    assert!(content && out.contains("message_end"), "{out}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_certificate_that_is_replaced_is_shown_without_a_restart() {
     let difys = instances::<1>().await;
     let (old, new) = (Authority::new(), Authority::new());
