@@ -14,13 +14,9 @@ use crate::edge::tls::Terminator;
 use crate::reload::Wanted;
 use crate::server::{Gate, Stopped};
 
-fn environment(name: &str) -> Option<String> {
-    std::env::var(name).ok()
-}
-
 /// Validates a configuration.
 pub(super) fn check(path: &Path) -> anyhow::Result<Exit> {
-    match config::load(path, &environment) {
+    match config::load(path, &config::environment) {
         Ok(config) => match certificates(path, &config) {
             wrong if wrong.is_empty() => say(&summary(path, &config)),
             wrong => {
@@ -63,7 +59,7 @@ fn summary(path: &Path, config: &Config) -> String {
 
 /// Serves until a signal ends it.
 pub(super) fn run(path: &Path) -> anyhow::Result<Exit> {
-    let config = match config::load(path, &environment) {
+    let config = match config::load(path, &config::environment) {
         Ok(config) => config,
         Err(errors) => {
             complain(&errors.to_string());

@@ -161,6 +161,11 @@ pub enum ProxyProtocol {
 /// Looks a name of the environment up.
 pub type Environment<'a> = &'a dyn Fn(&str) -> Option<String>;
 
+/// The environment of this process.
+pub fn environment(name: &str) -> Option<String> {
+    std::env::var(name).ok()
+}
+
 /// Reads the file at `path`.
 ///
 /// # Errors

@@ -96,7 +96,7 @@ impl Finders {
         before.values().for_each(|(_, task)| task.abort());
         self.found.retain(|id, _| self.tasks.contains_key(id));
         self.unheard.retain(|id| self.tasks.contains_key(id));
-        self.heard.send_replace(self.unheard.is_empty());
+        self.tell_heard();
     }
 
     fn start(&self, id: PoolId, discovery: Discovery) -> JoinHandle<()> {

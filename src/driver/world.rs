@@ -112,10 +112,14 @@ impl Serving {
 impl Driver {
     /// Notes that what is published of an endpoint's upstream is out of date.
     pub(super) fn mark(&mut self, slot: Slot, due: Due) {
-        let upstream = self.endpoints.get(slot).map_or(usize::MAX, |watched| watched.upstream);
-        if let Some(serving) = self.serving.get_mut(upstream) {
+        if let Some(serving) = self.serving_of(slot) {
             serving.due = serving.due.max(due);
         }
+    }
+
+    /// How the upstream of an endpoint is served.
+    fn serving_of(&mut self, slot: Slot) -> Option<&mut Serving> {
+        self.serving.get_mut(self.endpoints.get(slot)?.upstream)
     }
 
     /// Publishes who may serve from now on, for every upstream of which that is at least so due.
@@ -173,8 +177,7 @@ impl Driver {
 
     /// What waits on an endpoint is to go elsewhere as soon as it is published that the endpoint is out, so that nothing is sent there again.
     pub(super) fn lose(&mut self, slot: Slot) {
-        let upstream = self.endpoints.get(slot).map_or(usize::MAX, |watched| watched.upstream);
-        if let Some(serving) = self.serving.get_mut(upstream) {
+        if let Some(serving) = self.serving_of(slot) {
             serving.lost.push(slot);
             serving.upstream.flow.distress.notify_one();
         }

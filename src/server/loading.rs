@@ -9,7 +9,7 @@ use tracing::{error, info, warn};
 use super::{FIRST_ROUND, Parts, first_round};
 use crate::clock::Clock;
 use crate::config::changes::{Change, changes};
-use crate::config::{self, Config, Environment};
+use crate::config::{self, Config};
 use crate::discovery::Finders;
 use crate::driver::Handle;
 use crate::metrics::Metrics;
@@ -26,8 +26,6 @@ pub(super) struct Loading {
     metrics: Metrics,
     clock: Clock,
 }
-
-const ENVIRONMENT: Environment<'static> = &|name| std::env::var(name).ok();
 
 impl Loading {
     /// A loader of a gate that runs on `config`, and what tells which one is in force.
@@ -80,7 +78,8 @@ impl Loading {
     }
 
     fn diff(&self, text: &str) -> Result<Loaded, Refused> {
-        let other = config::parse(text, &self.config.path, ENVIRONMENT).map_err(|errors| errors.to_string())?;
+        let other =
+            config::parse(text, &self.config.path, &config::environment).map_err(|errors| errors.to_string())?;
         Ok(Loaded {
             generation: self.generation(),
             changes: changes(&self.config, &other),
@@ -89,7 +88,7 @@ impl Loading {
 
     async fn reload(&mut self) -> Result<Loaded, Refused> {
         let path = self.config.path.clone();
-        let loaded = match config::load(&path, ENVIRONMENT) {
+        let loaded = match config::load(&path, &config::environment) {
             Ok(config) => self.apply(config).await,
             Err(errors) => Err(errors.to_string()),
         };
@@ -136,7 +135,7 @@ impl Loading {
 
 /// Whoever watches whether endpoints live goes on with what it knows, where nobody asks for something else.
 fn keep_alive_settings(old: &Config, new: &mut Config) {
-    let (from, to) = (&old.document, new.document.clone());
+    let (from, to) = (&old.document, &new.document);
     for upstream in &mut new.upstreams {
         let name = upstream.name.as_str();
         let same = |key| from["upstreams"][name][key] == to["upstreams"][name][key];
