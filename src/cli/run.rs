@@ -84,8 +84,11 @@ async fn until_stopped(gate: &Gate) -> anyhow::Result<Exit> {
         tokio::select! {
             _ = terminate.recv() => break,
             _ = interrupt.recv() => return Ok(Exit::Done),
-            // What comes of it stands in the log.
-            _ = hangup.recv() => drop(gate.loader().ask(Wanted::Reload).await),
+            _ = hangup.recv() => {
+                // What comes of it stands in the log, and a stop does not wait for it.
+                let loader = gate.loader().clone();
+                tokio::spawn(async move { loader.ask(Wanted::Reload).await });
+            }
         }
     }
     let stopped = tokio::select! {

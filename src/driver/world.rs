@@ -134,14 +134,18 @@ impl Driver {
                 continue;
             }
             serving.due = Due::Unchanged;
-            let (flow, lost) = (serving.upstream.flow.clone(), std::mem::take(&mut serving.lost));
+            let flow = serving.upstream.flow.clone();
             let fit = self.fit(upstream, now);
             if !self.is_handed_over(upstream, &fit, now) {
                 continue;
             }
             flow.routable.store(Arc::new(fit));
             flow.queue.look_again();
-            lost.into_iter().for_each(|slot| self.rescue(slot));
+            let lost = self
+                .serving
+                .get_mut(upstream)
+                .map(|serving| std::mem::take(&mut serving.lost));
+            lost.into_iter().flatten().for_each(|slot| self.rescue(slot));
             let done = self.clock.now();
             if let Some(serving) = self.serving.get_mut(upstream) {
                 serving.next = done + (done - now) * (PARTS - 1);
