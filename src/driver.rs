@@ -19,6 +19,7 @@ use crate::mailbox::{Acquaintance, Mailbox, Message, Pictures, Word};
 use crate::metrics::{Metrics, ProbeCounts};
 use crate::probe::Prober;
 use crate::probe::spec::ProbeSpec;
+use crate::tls::Authorities;
 use crate::upstream::settings::UpstreamSettings;
 use crate::upstream::{Endpoint, Roster};
 
@@ -90,13 +91,19 @@ pub struct Handle {
 
 impl Driver {
     /// A driver for all endpoints of `upstreams`, and what others hold of it. Nothing is asked before [`Driver::run`].
-    pub fn new(upstreams: Vec<UpstreamSettings>, metrics: Metrics, clock: Clock, seed: u64) -> (Self, Handle) {
+    pub fn new(
+        upstreams: Vec<UpstreamSettings>,
+        authorities: Arc<Authorities>,
+        metrics: Metrics,
+        clock: Clock,
+        seed: u64,
+    ) -> (Self, Handle) {
         let (mailbox, inbox) = Mailbox::new();
         let (progress, watching) = watch::channel(Progress::default());
         let (roster, watched) = watch::channel(Roster::default());
         let mut driver = Self {
             keeper: Keeper::new(seed),
-            prober: Arc::new(Prober::new(clock)),
+            prober: Arc::new(Prober::new(clock, authorities)),
             clock,
             lapses: Lapses::since(clock.now()),
             metrics,

@@ -4,14 +4,20 @@
 //! taken for the start of the next.
 
 use std::io;
-use std::net::SocketAddr;
 use std::ops::Range;
+use std::pin::Pin;
+use std::task::{Context, Waker};
 
 use bytes::{Buf, Bytes, BytesMut};
 use http::header::{CONNECTION, CONTENT_LENGTH, HeaderName, HeaderValue, TRANSFER_ENCODING};
 use http::{StatusCode, Version};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+
+use crate::wire::Wire;
+
+mod tunnel;
+
+pub use tunnel::{Passed, Tunnel};
 
 /// The headers of an answer may be as long as this, in bytes.
 const MAX_HEAD: usize = 64 * 1024;
@@ -65,65 +71,14 @@ enum Body {
     UntilClose,
 }
 
-/// What passed through a tunnel.
-#[derive(Debug)]
-pub enum Passed {
-    /// Something was sent.
-    Sent,
-    /// Something came.
-    Received(Bytes),
-    /// The other side ended it.
-    Ended,
-}
-
 /// A connection. One request at a time.
 #[derive(Debug)]
-pub struct Connection<S = TcpStream> {
+pub struct Connection<S = Wire> {
     stream: S,
     buffer: BytesMut,
     room: usize,
     body: Body,
     keeps_alive: bool,
-}
-
-impl Connection {
-    /// Connects.
-    ///
-    /// # Errors
-    /// What the network says.
-    pub async fn open(address: SocketAddr) -> io::Result<Self> {
-        let stream = TcpStream::connect(address).await?;
-        // A small request must not wait for the acknowledgement of the last one.
-        stream.set_nodelay(true)?;
-        Ok(Self::over(stream))
-    }
-
-    /// Both ways at once, after the protocol was switched: sends what it can of `outgoing`, or receives what is there, whichever can be
-    /// done. It may be dropped and called again.
-    ///
-    /// # Errors
-    /// What the network says.
-    pub async fn pass(&mut self, outgoing: &mut Bytes) -> io::Result<Passed> {
-        if !self.buffer.is_empty() {
-            return Ok(Passed::Received(self.buffer.split().freeze()));
-        }
-        self.buffer.reserve(ROOM);
-        let (mut reader, mut writer) = self.stream.split();
-        let sends = !outgoing.is_empty();
-        tokio::select! {
-            received = reader.read_buf(&mut self.buffer) => Ok(match received? {
-                0 => Passed::Ended,
-                _ => Passed::Received(self.buffer.split().freeze()),
-            }),
-            sent = writer.write_buf(outgoing), if sends => sent.map(|_| Passed::Sent),
-        }
-    }
-
-    /// Whether the endpoint closed it, or sent something unasked, while nobody looked.
-    pub fn is_stale(&self) -> bool {
-        let mut byte = [0];
-        !matches!(self.stream.try_read(&mut byte), Err(e) if e.kind() == io::ErrorKind::WouldBlock)
-    }
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
@@ -143,7 +98,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     /// # Errors
     /// What the network says.
     pub async fn send(&mut self, request: &[u8]) -> io::Result<()> {
-        self.stream.write_all(request).await
+        self.stream.write_all(request).await?;
+        self.stream.flush().await
     }
 
     /// The next head: that of the answer, or an interim one (1xx), after which another follows. `to_head` tells that the request was a
@@ -201,6 +157,20 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 Body::Length(_) | Body::Chunk(_) => self.fill().await?,
             }
         }
+    }
+
+    /// Whether the endpoint closed it, or sent something unasked, while nobody looked. What belongs to TLS alone, such as a ticket, is none of
+    /// that.
+    pub fn is_stale(&mut self) -> bool {
+        let mut byte = [0];
+        let mut nobody = Context::from_waker(Waker::noop());
+        let read = Pin::new(&mut self.stream).poll_read(&mut nobody, &mut ReadBuf::new(&mut byte));
+        read.is_ready()
+    }
+
+    /// The connection as a tunnel, after the protocol was switched.
+    pub fn into_tunnel(self) -> Tunnel<S> {
+        Tunnel::over(self.stream, self.buffer)
     }
 
     /// Whether no byte has come since the last answer.

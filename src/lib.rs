@@ -11,7 +11,7 @@
 //! | 5 | [`server`]: builds a gate and stops it | everything below |
 //! | 4 | [`driver`] (the one writer), [`warden`] (asks for restarts), `proxy` (the request path), [`admin`] (the API), [`edge`] (listeners) | floors below, not each other; but `proxy` knows the connections of [`edge`] |
 //! | 3 | [`config`]: a file becomes settings, or all of its errors; [`reload`]: the way to the one who loads it again | settings of floors 1 and 2 |
-//! | 2 | [`http1`], [`probe`], [`restart`], [`upstream`], [`mailbox`], [`metrics`], [`access_log`], [`clock`], [`client`] | floor 1, and each other in that order |
+//! | 2 | [`wire`] (bytes in the clear or within TLS), [`tls`] (towards others), [`http1`], [`probe`], [`restart`], [`upstream`], [`mailbox`], [`metrics`], [`access_log`], [`clock`], [`client`] | floor 1, and each other in that order |
 //! | 1 | [`gate`]: every decision, pure | nothing |
 //!
 //! [`simulated_dify`] stands aside: a Dify for demos, tests and benches, which the gate meets only over sockets.
@@ -61,5 +61,7 @@ pub mod restart;
 pub mod server;
 #[allow(clippy::disallowed_methods)] // it is a peer, and has a clock of its own
 pub mod simulated_dify;
+pub mod tls;
 pub mod upstream;
 pub mod warden;
+pub mod wire;

@@ -10,8 +10,7 @@ use tokio::process::Command;
 
 use crate::gate::names::{Address, EndpointId};
 use crate::http1::{Connection, WireError};
-use crate::probe::spec::ProbeTls;
-use crate::probe::tls::Authorities;
+use crate::tls::{Authorities, TlsTerms};
 
 /// Who is asked.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -72,8 +71,10 @@ impl Webhook {
             body.len()
         );
         let status = if self.secure {
-            let stream = authorities.secure(stream, &self.address, &ProbeTls::default()).await;
-            exchange(stream.map_err(|e| format!("{e:?}"))?, &request).await
+            let stream = authorities
+                .secure(stream, self.address.host(), &TlsTerms::default())
+                .await;
+            exchange(stream.map_err(|e| said(&e))?, &request).await
         } else {
             exchange(stream, &request).await
         };

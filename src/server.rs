@@ -6,6 +6,7 @@
 
 mod loading;
 mod tending;
+mod threads;
 
 use std::io;
 use std::net::SocketAddr;
@@ -19,14 +20,13 @@ use pingora::proxy::{HttpProxy, http_proxy};
 use pingora::server::configuration::ServerConf;
 use thiserror::Error;
 use tokio::net::TcpListener;
-use tokio::runtime::{self, Builder, Runtime};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::watch;
 use tracing::{info, warn};
 
 use crate::access_log::AccessLog;
 use crate::admin::{self, Admin, Lifecycle, Phase};
 use crate::clock::Clock;
-use crate::config::{AccessSink, Config};
+use crate::config::{AccessSink, Config, Mistrust};
 use crate::discovery::Finders;
 use crate::driver::{Driver, Handle};
 use crate::edge::crowd::Crowd;
@@ -36,6 +36,8 @@ use crate::metrics::Metrics;
 use crate::proxy::{Gateway, Site};
 use crate::reload::{Applied, Loader};
 use crate::server::loading::Loading;
+use crate::server::threads::Threads;
+use crate::tls::Authorities;
 
 /// How long clients wait for the first round of probes before they are answered all the same.
 const FIRST_ROUND: Duration = Duration::from_secs(5);
@@ -62,6 +64,9 @@ pub enum StartError {
         /// Which file, and what is wrong with it.
         source: Box<TlsError>,
     },
+    /// TLS cannot be spoken to an upstream.
+    #[error(transparent)]
+    Trust(#[from] Mistrust),
     /// The admin API's address cannot be bound.
     #[error("cannot listen on {address} for the admin API (set `admin.address`)")]
     Admin {
@@ -101,6 +106,7 @@ struct Parts {
     access: AccessLog,
     lifecycle: Arc<Lifecycle>,
     handle: Handle,
+    authorities: Arc<Authorities>,
     metrics: Metrics,
     clock: Clock,
 }
@@ -128,6 +134,7 @@ impl Parts {
                 site: self.site.clone(),
                 mailbox: self.handle.mailbox.clone(),
                 access: self.access.clone(),
+                authorities: self.authorities.clone(),
                 metrics: self.metrics.clone(),
                 clock: self.clock,
             };
@@ -187,21 +194,27 @@ impl Gate {
     pub fn start(config: Config) -> Result<Self, StartError> {
         let clock = Clock::start();
         let metrics = Metrics::new()?;
-        let threads = match config.server.threads {
-            0 => std::thread::available_parallelism().map_or(1, usize::from),
-            threads => threads,
-        };
+        let threads = threads(&config);
         let edge = Threads::start("edge", threads)?;
         let control = Threads::alone("control")?;
         let bound = edge.within(|| bind(&config, &metrics))?;
         let admin = control.within(|| bind_admin(config.admin))?;
-        let (driver, handle) = Driver::new(config.upstreams.clone(), metrics.clone(), clock, fastrand::u64(..));
+        let authorities = Arc::new(Authorities::default());
+        config.trust(&authorities)?;
+        let (driver, handle) = Driver::new(
+            config.upstreams.clone(),
+            authorities.clone(),
+            metrics.clone(),
+            clock,
+            fastrand::u64(..),
+        );
         let upstreams = handle.roster.borrow().upstreams.clone();
         let parts = Parts {
             site: Arc::new(ArcSwap::from_pointee(Site::new(&config, upstreams, None))),
             access: access_log(&config)?,
             lifecycle: Arc::default(),
             handle,
+            authorities,
             metrics,
             clock,
         };
@@ -216,7 +229,7 @@ impl Gate {
         control.spawn(async move { axum::serve(admin, api).await });
         control.spawn(loading.run(questions));
         control.spawn(tending::lines(parts.handle.clone(), clock));
-        control.spawn(tending::wardens(parts.handle.clone(), parts.metrics.clone(), clock));
+        control.spawn(tending::wardens(&parts));
         let proxies = parts.proxies(&bound, threads);
         let shutdown = parts.open(&edge, bound, &proxies, &found);
         let Parts {
@@ -302,6 +315,14 @@ impl Drop for Gate {
     }
 }
 
+/// How many threads proxy.
+fn threads(config: &Config) -> usize {
+    match config.server.threads {
+        0 => std::thread::available_parallelism().map_or(1, usize::from),
+        threads => threads,
+    }
+}
+
 fn bind(config: &Config, metrics: &Metrics) -> Result<Vec<Listener>, StartError> {
     let pools = config.upstreams.iter().flat_map(|upstream| &upstream.pools);
     let crowd = Crowd::before(pools.map(|pool| pool.endpoints.len()).sum());
@@ -326,67 +347,6 @@ fn bind_admin(address: SocketAddr) -> Result<TcpListener, StartError> {
         TcpListener::from_std(listener)
     };
     bind().map_err(|source| StartError::Admin { address, source })
-}
-
-/// One runtime and its threads. They are let go without waiting, so a gate may be dropped within another runtime, also one that did not come
-/// to start.
-struct Threads {
-    handle: runtime::Handle,
-    /// Dropped, it ends the only thread of a runtime that has one.
-    _ends: oneshot::Sender<()>,
-    runtime: Option<Runtime>,
-}
-
-impl Threads {
-    fn start(name: &str, count: usize) -> io::Result<Self> {
-        let runtime = Builder::new_multi_thread()
-            .worker_threads(count)
-            .thread_name(name)
-            .enable_all()
-            .build()?;
-        let (ends, _) = oneshot::channel();
-        Ok(Self {
-            handle: runtime.handle().clone(),
-            _ends: ends,
-            runtime: Some(runtime),
-        })
-    }
-
-    /// One thread, whose tasks never move, so that waking one costs no word to another thread.
-    fn alone(name: &str) -> io::Result<Self> {
-        let runtime = Builder::new_current_thread().enable_all().build()?;
-        let handle = runtime.handle().clone();
-        let (ends, ended) = oneshot::channel::<()>();
-        let work = move || {
-            // The sender is dropped rather than used.
-            let _ = runtime.block_on(ended);
-            runtime.shutdown_background();
-        };
-        std::thread::Builder::new().name(name.to_owned()).spawn(work)?;
-        Ok(Self {
-            handle,
-            _ends: ends,
-            runtime: None,
-        })
-    }
-
-    /// Runs what needs a runtime around it, also where the caller is within another one.
-    fn within<T>(&self, what: impl FnOnce() -> T) -> T {
-        let _guard = self.handle.enter();
-        what()
-    }
-
-    fn spawn(&self, task: impl Future<Output: Send> + Send + 'static) {
-        self.handle.spawn(async move { drop(task.await) });
-    }
-}
-
-impl Drop for Threads {
-    fn drop(&mut self) {
-        if let Some(runtime) = self.runtime.take() {
-            runtime.shutdown_background();
-        }
-    }
 }
 
 fn framework(threads: usize) -> ServerConf {

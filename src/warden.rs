@@ -12,7 +12,7 @@ use crate::gate::liveness::{Call, Liveness};
 use crate::mailbox::Mailbox;
 use crate::metrics::{Metrics, endpoint_labels};
 use crate::probe::Prober;
-use crate::probe::tls::Authorities;
+use crate::tls::Authorities;
 use crate::upstream::Endpoint;
 use crate::upstream::settings::LiveSettings;
 
@@ -31,14 +31,22 @@ pub struct Warden {
 
 impl Warden {
     /// One for the endpoints of one upstream.
-    pub fn new(mailbox: Mailbox, metrics: Metrics, clock: Clock) -> Self {
+    pub fn new(mailbox: Mailbox, authorities: Arc<Authorities>, metrics: Metrics, clock: Clock) -> Self {
         Self {
-            prober: Arc::new(Prober::new(clock)),
-            authorities: Arc::default(),
+            prober: Arc::new(Prober::new(clock, authorities.clone())),
+            authorities,
             mailbox,
             metrics,
             clock,
             last: Arc::default(),
+        }
+    }
+
+    /// One for another upstream.
+    pub fn another(&self) -> Self {
+        Self {
+            last: Arc::default(),
+            ..self.clone()
         }
     }
 

@@ -12,6 +12,8 @@ const ROOMS: &[&str] = &[
     "metrics",
     "client",
     "access_log",
+    "wire",
+    "tls",
     "http1",
     "probe",
     "restart",

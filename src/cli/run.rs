@@ -13,6 +13,7 @@ use crate::config::{self, Config, LogFormat, LogSettings};
 use crate::edge::tls::Terminator;
 use crate::reload::Wanted;
 use crate::server::{Gate, Stopped};
+use crate::tls::Authorities;
 
 /// Validates a configuration.
 pub(super) fn check(path: &Path) -> anyhow::Result<Exit> {
@@ -31,14 +32,16 @@ pub(super) fn check(path: &Path) -> anyhow::Result<Exit> {
     }
 }
 
-/// What is wrong with the files that listeners name.
+/// What is wrong with the files that TLS needs.
 fn certificates(path: &Path, config: &Config) -> Vec<String> {
     let listeners = config.listeners.iter().enumerate();
     let checked = listeners.filter_map(|(index, listener)| {
         let wrong = Terminator::new(listener.tls.clone()?, listener.http2).err()?;
         Some(format!("{}: listeners[{index}].tls: {wrong}", path.display()))
     });
-    checked.collect()
+    let trusted = config.trust(&Authorities::default()).err();
+    let trusted = trusted.map(|wrong| format!("{}: {wrong}", path.display()));
+    checked.chain(trusted).collect()
 }
 
 fn summary(path: &Path, config: &Config) -> String {

@@ -11,7 +11,8 @@ use crate::gate::health::{Outcome, ProbePlan};
 use crate::gate::keeper::ProbeReport;
 use crate::gate::names::Address;
 use crate::probe::Prober;
-use crate::probe::spec::{Expect, ProbeSpec, ProbeTls};
+use crate::probe::spec::{Expect, ProbeSpec};
+use crate::tls::TlsTerms;
 
 /// What `difygate probe` is given.
 #[derive(clap::Args, Debug)]
@@ -32,7 +33,7 @@ pub(super) struct ProbeArgs {
 /// Sends one probe. Exit 1 if it does not pass.
 pub(super) fn probe(args: &ProbeArgs) -> anyhow::Result<Exit> {
     let (address, spec) = spec(args)?;
-    let report = block_on(async { Prober::new(Clock::start()).probe(&address, &spec).await })?;
+    let report = block_on(async { Prober::new(Clock::start(), Arc::default()).probe(&address, &spec).await })?;
     say(&tell(&report))?;
     Ok(if report.outcome.is_pass() {
         Exit::Done
@@ -45,7 +46,7 @@ fn spec(args: &ProbeArgs) -> anyhow::Result<(Address, ProbeSpec)> {
     let uri: http::Uri = args.url.parse().with_context(|| format!("{} is no URL", args.url))?;
     let (tls, port) = match uri.scheme_str() {
         Some("http") => (None, 80),
-        Some("https") => (Some(ProbeTls::default()), 443),
+        Some("https") => (Some(TlsTerms::default()), 443),
         Some(_) | None => bail!("{} is no http or https URL, such as http://10.0.0.11/healthz", args.url),
     };
     let authority = uri.authority().with_context(|| format!("{} names no host", args.url))?;

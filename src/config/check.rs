@@ -15,7 +15,6 @@ const LATER: &[&str] = &[
     "server.upgrade_socket",
     "admin.tokens_file",
     "admin.allow",
-    "upstreams.*.tls",
     "upstreams.*.pools.*.kubernetes",
     "routes[].cors",
     "deployments",

@@ -11,6 +11,7 @@ mod probes;
 mod raw;
 mod routes;
 mod scalars;
+mod trust;
 mod upstreams;
 
 use std::net::SocketAddr;
@@ -25,6 +26,7 @@ use crate::upstream::settings::UpstreamSettings;
 
 pub use error::{ConfigError, ConfigErrors, Mark};
 pub use routes::{HeaderEdits, Place, RouteSettings, Target, Template};
+pub use trust::Mistrust;
 
 /// Everything the gate runs on.
 #[derive(Clone, Debug)]

@@ -8,12 +8,13 @@ use std::time::Duration;
 use indexmap::IndexMap;
 
 use super::parse::Findings;
-use super::raw::{Expect as RawExpect, Fall as RawFall, Live, Preset, Probe, ProbeTls as RawTls};
+use super::raw::{ClientTls, Expect as RawExpect, Fall as RawFall, Live, Preset, Probe};
 use super::scalars::{Pattern, Time, UrlPath};
 use crate::gate::health::{FailureClass, Fall, ProbePlan};
 use crate::gate::liveness::LivePlan;
-use crate::probe::spec::{Expect, ProbeSpec, ProbeTls};
+use crate::probe::spec::{Expect, ProbeSpec};
 use crate::restart::{Hook, Webhook};
+use crate::tls::{Identity, TlsFiles, TlsTerms, is_name};
 use crate::upstream::settings::LiveSettings;
 
 impl Probe {
@@ -118,7 +119,7 @@ fn spec(key: &str, name: &str, probe: Probe, findings: &mut Findings<'_>) -> Pro
             .unwrap_or(defaults.method),
         host: probe.host,
         port: probe.port.map(Into::into),
-        tls: tls(probe.tls),
+        tls: tls(&format!("{key}.tls"), probe.tls, findings),
         headers: headers(key, probe.headers.unwrap_or_default(), findings),
         expect: expect(key, probe.expect.unwrap_or_default(), findings),
     }
@@ -200,15 +201,39 @@ fn fall(raw: Option<RawFall>, usual: NonZeroU32) -> Fall {
     Fall { default, by_class }
 }
 
-fn tls(raw: Option<RawTls>) -> Option<ProbeTls> {
-    match raw? {
-        RawTls::Flag(false) => None,
-        RawTls::Flag(true) => Some(ProbeTls::default()),
-        RawTls::Terms(terms) => Some(ProbeTls {
-            server_name: terms.server_name,
-            ca: terms.ca.map(Into::into),
-        }),
+/// How somebody is spoken to within TLS, if at all.
+pub(super) fn tls(key: &str, raw: Option<ClientTls>, findings: &mut Findings<'_>) -> Option<TlsTerms> {
+    let terms = match raw? {
+        ClientTls::Flag(false) => return None,
+        ClientTls::Flag(true) => return Some(TlsTerms::default()),
+        ClientTls::Terms(terms) => terms,
+    };
+    let misnamed = terms.server_name.as_ref().filter(|name| !is_name(name));
+    if let Some(name) = misnamed {
+        let message = format!("`{name}` is no name that a certificate could be for");
+        findings.error(&format!("{key}.server_name"), message);
     }
+    let identity = match (&terms.cert, &terms.key) {
+        (Some(cert), Some(key)) => Some(Identity {
+            cert: cert.into(),
+            key: key.into(),
+        }),
+        (None, None) => None,
+        (Some(_), None) | (None, Some(_)) => {
+            findings.error(
+                key,
+                "takes `cert` and `key` together, a certificate and its private key",
+            );
+            return None;
+        }
+    };
+    misnamed.is_none().then(|| TlsTerms {
+        server_name: terms.server_name.clone(),
+        files: TlsFiles {
+            ca: terms.ca.map(Into::into),
+            identity,
+        },
+    })
 }
 
 fn headers(

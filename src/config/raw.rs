@@ -13,8 +13,8 @@ pub(super) mod probe;
 pub(super) mod tls;
 
 pub(super) use pool::{Dns, DnsTerms, Pool, PoolEndpoint};
-pub(super) use probe::{Expect, Fall, Live, Preset, Probe, ProbeTls};
-pub(super) use tls::Tls;
+pub(super) use probe::{Expect, Fall, Live, Preset, Probe};
+pub(super) use tls::{ClientTls, Tls};
 
 /// The configuration of difygate.
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -181,6 +181,10 @@ pub(super) struct Upstream {
     pub(super) limits: Option<Limits>,
     /// What may be sent again after a failure.
     pub(super) retry: Option<Retry>,
+    /// TLS to its endpoints: true, or its terms. Default: false.
+    pub(super) tls: Option<ClientTls>,
+    /// Whether they are spoken to in HTTP/2, over TLS where they agree. Default: false.
+    pub(super) http2: Option<bool>,
     /// How long the gate waits.
     pub(super) timeouts: Option<Timeouts>,
     /// Its pools, by name.

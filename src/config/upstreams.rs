@@ -39,27 +39,19 @@ pub(super) fn upstreams(
         .collect()
 }
 
-fn upstream(name: &str, raw: raw::Upstream, own: &[SocketAddr], findings: &mut Findings<'_>) -> UpstreamSettings {
+fn upstream(name: &str, mut raw: raw::Upstream, own: &[SocketAddr], findings: &mut Findings<'_>) -> UpstreamSettings {
     let key = format!("upstreams.{name}");
     check_name(&key, name, findings);
-    let probes = named_probes(&key, raw.probe, raw.probes, findings);
+    let tls = probes::tls(&format!("{key}.tls"), raw.tls.clone(), findings);
+    // What is wrong with it is told of once.
+    let inherited = raw.tls.filter(|_| tls.is_some());
+    let probes = named_probes(&key, raw.probe, raw.probes, inherited.as_ref(), findings);
+    if let Some(live) = &mut raw.live {
+        let probe = live.probe.get_or_insert_default();
+        probe.tls = probe.tls.take().or(inherited);
+    }
     let names: Vec<&str> = raw.pools.keys().map(String::as_str).collect();
-    let first = names.first().copied().unwrap_or_default();
-    if names.is_empty() {
-        findings.error(
-            &format!("{key}.pools"),
-            "is empty; an upstream needs a pool with endpoints",
-        );
-    }
-    let active = raw.active.unwrap_or_else(|| first.to_owned());
-    if !names.is_empty() && !names.contains(&active.as_str()) {
-        let message = format!(
-            "there is no pool `{active}`; there are: {}{}",
-            names.join(", "),
-            meant(&active, &names)
-        );
-        findings.error(&format!("{key}.active"), message);
-    }
+    let active = active(&key, raw.active, &names, findings);
     let timeouts = timeouts(
         &format!("{key}.timeouts"),
         raw.timeouts.unwrap_or_default(),
@@ -95,8 +87,28 @@ fn upstream(name: &str, raw: raw::Upstream, own: &[SocketAddr], findings: &mut F
             raw::AllDown::Open => AllDown::Open,
         },
         retry: retry(raw.retry.unwrap_or_default()),
+        tls,
+        http2: raw.http2.unwrap_or(false),
         timeouts,
     }
+}
+
+/// The pool that takes traffic.
+fn active(key: &str, active: Option<String>, names: &[&str], findings: &mut Findings<'_>) -> String {
+    let Some(first) = names.first().copied() else {
+        findings.error(
+            &format!("{key}.pools"),
+            "is empty; an upstream needs a pool with endpoints",
+        );
+        return active.unwrap_or_default();
+    };
+    let active = active.unwrap_or_else(|| first.to_owned());
+    if !names.contains(&active.as_str()) {
+        let all = names.join(", ");
+        let message = format!("there is no pool `{active}`; there are: {all}{}", meant(&active, names));
+        findings.error(&format!("{key}.active"), message);
+    }
+    active
 }
 
 /// The pools that stand in for the active one.
@@ -174,18 +186,23 @@ fn check_name(key: &str, name: &str, findings: &mut Findings<'_>) {
     }
 }
 
-/// Key, name and terms of each probe of an upstream.
+/// Key, name and terms of each probe of an upstream. They speak TLS where it does, unless they say otherwise.
 fn named_probes(
     key: &str,
     one: Option<raw::Probe>,
     several: Option<IndexMap<String, raw::Probe>>,
+    tls: Option<&raw::ClientTls>,
     findings: &mut Findings<'_>,
 ) -> Vec<(String, String, raw::Probe)> {
     if one.is_some() && several.is_some() {
         findings.error(&format!("{key}.probes"), "stands beside `probe`; name all probes here");
     }
     match several {
-        None => vec![(format!("{key}.probe"), "default".to_owned(), one.unwrap_or_default())],
+        None => vec![(
+            format!("{key}.probe"),
+            "default".to_owned(),
+            within(tls, one.unwrap_or_default()),
+        )],
         Some(probes) => {
             if probes.is_empty() {
                 findings.error(&format!("{key}.probes"), "is empty; leave it out for the default probe");
@@ -193,11 +210,16 @@ fn named_probes(
             let named = probes.into_iter().map(|(name, probe)| {
                 let key = format!("{key}.probes.{name}");
                 check_name(&key, &name, findings);
-                (key, name, probe)
+                (key, name, within(tls, probe))
             });
             named.collect()
         }
     }
+}
+
+fn within(tls: Option<&raw::ClientTls>, probe: raw::Probe) -> raw::Probe {
+    let tls = probe.tls.or_else(|| tls.cloned());
+    raw::Probe { tls, ..probe }
 }
 
 /// How more endpoints are found.

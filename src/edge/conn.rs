@@ -19,8 +19,8 @@ use pingora::protocols::{
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
 
-use crate::edge::wire::Wire;
 use crate::edge::{Door, Permit};
+use crate::wire::Wire;
 
 /// Small writes are gathered up to this many bytes.
 const GATHER: usize = 8 * 1024;

@@ -5,7 +5,6 @@ pub(crate) mod conn;
 pub(crate) mod crowd;
 mod proxied;
 pub mod tls;
-mod wire;
 
 use std::io;
 use std::net::SocketAddr;
@@ -26,9 +25,9 @@ use crate::config::{ListenerSettings, ProxyProtocol};
 use crate::edge::conn::Conn;
 use crate::edge::crowd::Crowd;
 use crate::edge::tls::{Terminator, TlsError};
-use crate::edge::wire::Wire;
 use crate::gate::cidr::CidrSet;
 use crate::metrics::Metrics;
+use crate::wire::Wire;
 
 /// Connections that may wait to be accepted; the kernel caps it at `net.core.somaxconn`.
 const BACKLOG: u32 = 4096;
@@ -230,7 +229,7 @@ async fn handshake(stream: TcpStream, door: &Door) -> Option<Wire> {
         return Some(Wire::Clear(stream));
     };
     let shaken = tokio::time::timeout(door.settings.header_timeout, tls.accept(stream)).await;
-    Some(Wire::Tls(Box::new(shaken.ok()?.ok()?)))
+    Some(Wire::Tls(Box::new(shaken.ok()?.ok()?.into())))
 }
 
 /// Whom a connection is from: the socket's peer, or whom a PROXY header names.

@@ -12,14 +12,13 @@ use thiserror::Error;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::crypto::ring;
-use tokio_rustls::rustls::pki_types::pem::{self, PemObject};
-use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio_rustls::rustls::pki_types::CertificateDer;
 use tokio_rustls::rustls::server::{
     ClientHello, ResolvesServerCert, ServerSessionMemoryCache, VerifierBuilderError, WebPkiClientVerifier,
 };
 use tokio_rustls::rustls::sign::CertifiedKey;
 use tokio_rustls::rustls::version::{TLS12, TLS13};
-use tokio_rustls::rustls::{self, RootCertStore, ServerConfig};
+use tokio_rustls::rustls::{self, ServerConfig};
 use tokio_rustls::server::TlsStream;
 use tracing::{error, info, warn};
 use x509_parser::extensions::GeneralName;
@@ -27,24 +26,17 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::config::{CertificateSettings, TlsSettings};
 use crate::metrics::Metrics;
+use crate::tls;
 
 /// Why a listener cannot speak TLS.
 #[derive(Debug, Error)]
 pub enum TlsError {
-    /// A file cannot be read, or holds nothing of use.
-    #[error("{path}: {source}")]
-    File {
-        /// Which.
-        path: PathBuf,
-        /// What is wrong with it.
-        source: pem::Error,
-    },
-    /// It holds no certificate.
-    #[error("{0}: it holds no certificate")]
-    Empty(PathBuf),
-    /// The certificate cannot be read.
-    #[error("{0}: it holds something that is no certificate")]
-    Certificate(PathBuf),
+    /// A file cannot be used.
+    #[error(transparent)]
+    File(#[from] tls::TlsError),
+    /// There is nothing to show.
+    #[error("no certificate is named")]
+    Empty,
     /// The key is of a kind that nobody signs with, or belongs to another certificate.
     #[error("{key} does not sign for {cert}: {source}")]
     Key {
@@ -107,7 +99,7 @@ impl Terminator {
         let builder = match &settings.client_ca {
             None => builder.with_no_client_auth(),
             Some(path) => {
-                let roots = WebPkiClientVerifier::builder_with_provider(Arc::new(roots(path)?), provider);
+                let roots = WebPkiClientVerifier::builder_with_provider(Arc::new(tls::roots(path)?), provider);
                 let roots = if settings.client_required {
                     roots
                 } else {
@@ -231,7 +223,7 @@ impl Certificates {
                 by_host.entry(name.to_ascii_lowercase()).or_insert_with(|| key.clone());
             }
         }
-        let first = first.ok_or_else(|| TlsError::Empty(PathBuf::from("tls.certificates")))?;
+        let first = first.ok_or(TlsError::Empty)?;
         Ok(Self { by_host, first, ends })
     }
 
@@ -255,15 +247,10 @@ struct Told {
 /// A certificate with its chain and key.
 fn read(settings: &CertificateSettings) -> Result<(CertifiedKey, Told), TlsError> {
     let CertificateSettings { cert, key, .. } = settings;
-    let file = |path: &Path| {
-        let path = path.to_owned();
-        move |source| TlsError::File { path, source }
-    };
-    let chain: Result<Vec<_>, _> = CertificateDer::pem_file_iter(cert).map_err(file(cert))?.collect();
-    let chain = chain.map_err(file(cert))?;
-    let leaf = chain.first().ok_or_else(|| TlsError::Empty(cert.clone()))?;
+    let chain = tls::certificates(cert)?;
+    let leaf = chain.first().ok_or(TlsError::Empty)?;
     let told = told(cert, leaf)?;
-    let private = PrivateKeyDer::from_pem_file(key).map_err(file(key))?;
+    let private = tls::private_key(key)?;
     let refused = |source| TlsError::Key {
         key: key.clone(),
         cert: cert.clone(),
@@ -280,8 +267,8 @@ fn read(settings: &CertificateSettings) -> Result<(CertifiedKey, Told), TlsError
 /// Reads a certificate (its hosts by RFC 6125 section 6.4); one that ends soon, or has ended, is warned of.
 #[allow(clippy::disallowed_methods, clippy::wildcard_enum_match_arm)] // of a certificate's many kinds of names one is a host's
 fn told(path: &Path, leaf: &CertificateDer<'_>) -> Result<Told, TlsError> {
-    let unreadable = |_| TlsError::Certificate(path.to_owned());
-    let (_, certificate) = X509Certificate::from_der(leaf).map_err(unreadable)?;
+    let unreadable = || tls::TlsError::Unreadable(path.to_owned());
+    let (_, certificate) = X509Certificate::from_der(leaf).map_err(|_| unreadable())?;
     let ends = certificate.validity().not_after.timestamp();
     let now = SystemTime::now()
         .duration_since(SystemTime::UNIX_EPOCH)
@@ -292,9 +279,7 @@ fn told(path: &Path, leaf: &CertificateDer<'_>) -> Result<Told, TlsError> {
     } else if left < SOON {
         warn!(path = %path.display(), days = left / 86_400, "this certificate ends soon");
     }
-    let alternative = certificate
-        .subject_alternative_name()
-        .map_err(|_| TlsError::Certificate(path.to_owned()))?;
+    let alternative = certificate.subject_alternative_name().map_err(|_| unreadable())?;
     let names = alternative.into_iter().flat_map(|names| &names.value.general_names);
     let hosts = names.filter_map(|name| match name {
         GeneralName::DNSName(host) => Some((*host).to_owned()),
@@ -304,16 +289,4 @@ fn told(path: &Path, leaf: &CertificateDer<'_>) -> Result<Told, TlsError> {
         hosts: hosts.collect(),
         ends,
     })
-}
-
-fn roots(path: &Path) -> Result<RootCertStore, TlsError> {
-    let file = |source| TlsError::File {
-        path: path.to_owned(),
-        source,
-    };
-    let mut roots = RootCertStore::empty();
-    for certificate in CertificateDer::pem_file_iter(path).map_err(file)? {
-        roots.add(certificate.map_err(file)?)?;
-    }
-    Ok(roots)
 }

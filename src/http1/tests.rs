@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
 
 /// What a client makes of `answer`: its status, its body, and whether the connection can be used again; or why not.
 async fn read(answer: &'static [u8], step: usize, to_head: bool) -> Result<(u16, String, bool), String> {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let mut connection = Connection::open(listener.local_addr().unwrap()).await.unwrap();
+    let mut connection = Connection::over(TcpStream::connect(listener.local_addr().unwrap()).await.unwrap());
     let (mut peer, _) = listener.accept().await.unwrap();
     peer.set_nodelay(true).unwrap();
     let sender = tokio::spawn(async move {
@@ -137,7 +137,7 @@ async fn what_could_be_framed_in_two_ways_is_an_error() {
 #[tokio::test]
 async fn a_connection_that_was_closed_while_nobody_looked_is_stale() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let connection = Connection::open(listener.local_addr().unwrap()).await.unwrap();
+    let mut connection = Connection::over(TcpStream::connect(listener.local_addr().unwrap()).await.unwrap());
     let (peer, _) = listener.accept().await.unwrap();
     assert!(!connection.is_stale());
     drop(peer);

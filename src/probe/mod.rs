@@ -6,10 +6,10 @@
 mod bounded;
 pub mod judge;
 pub mod spec;
-pub(crate) mod tls;
 
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http::{Method, StatusCode};
@@ -24,7 +24,7 @@ use crate::http1::{Connection, WireError};
 use crate::probe::bounded::Bounded;
 use crate::probe::judge::{Judgement, MAX_BODY, judge};
 use crate::probe::spec::ProbeSpec;
-use crate::probe::tls::Authorities;
+use crate::tls::{Authorities, Unsecured};
 
 /// The most that is read for one probe: head, interim answers, body and its framing.
 const MAX_ANSWER: usize = 4 * MAX_BODY;
@@ -33,7 +33,7 @@ const MAX_ANSWER: usize = 4 * MAX_BODY;
 #[derive(Debug)]
 pub struct Prober {
     clock: Clock,
-    authorities: Authorities,
+    authorities: Arc<Authorities>,
 }
 
 /// Why a probe came to no answer.
@@ -49,12 +49,9 @@ struct Course {
 }
 
 impl Prober {
-    /// A prober that reads time from `clock`.
-    pub fn new(clock: Clock) -> Self {
-        Self {
-            clock,
-            authorities: Authorities::default(),
-        }
+    /// A prober that reads time from `clock` and trusts `authorities`.
+    pub fn new(clock: Clock, authorities: Arc<Authorities>) -> Self {
+        Self { clock, authorities }
     }
 
     /// Asks the endpoint at `address` what `spec` says. It always comes back, at the deadline at the latest.
@@ -95,7 +92,8 @@ impl Prober {
         let Some(terms) = &spec.tls else {
             return self.converse(stream, address, spec, course).await;
         };
-        let stream = self.authorities.secure(stream, address, terms).await?;
+        let secured = self.authorities.secure(stream, address.host(), terms).await;
+        let stream = secured.map_err(|e| insecure(&e))?;
         course.phases.secured = Some(self.clock.now() - course.start);
         self.converse(stream, address, spec, course).await
     }
@@ -213,6 +211,13 @@ where
         whole.extend_from_slice(&part);
     }
     Ok(Some(whole))
+}
+
+fn insecure(e: &Unsecured) -> Failed {
+    match e {
+        Unsecured::Ours(e) => Outcome::Unknown { detail: e.to_string() },
+        Unsecured::Theirs(e) => failed(FailureClass::Tls, &e.to_string()),
+    }
 }
 
 fn connect_failed(e: &io::Error) -> Failed {

@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use regex::Regex;
 
 use crate::gate::health::ProbePlan;
+use crate::tls::TlsTerms;
 
 /// One named probe of one endpoint.
 #[derive(Clone, Debug)]
@@ -23,20 +23,11 @@ pub struct ProbeSpec {
     /// The port to ask, where it is not the one that serves.
     pub port: Option<u16>,
     /// TLS to the probed port; cleartext where absent.
-    pub tls: Option<ProbeTls>,
+    pub tls: Option<TlsTerms>,
     /// Further request headers.
     pub headers: Vec<(http::HeaderName, http::HeaderValue)>,
     /// What a passing answer looks like.
     pub expect: Expect,
-}
-
-/// How a probe speaks TLS.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ProbeTls {
-    /// The name sent as SNI and verified; the endpoint's host where absent.
-    pub server_name: Option<String>,
-    /// A PEM file with the authorities to trust instead of the system's.
-    pub ca: Option<PathBuf>,
 }
 
 /// What a passing answer looks like.

@@ -15,6 +15,7 @@ use http::header::{EXPECT, HOST};
 use http::{Method, StatusCode, Version};
 use pingora::proxy::Session;
 use pingora::{Error, ErrorType};
+use tokio::net::TcpStream;
 use tokio::time::error::Elapsed;
 use tokio::time::timeout;
 
@@ -27,16 +28,23 @@ use crate::proxy::context::Exchange;
 use crate::proxy::headers;
 use crate::proxy::request::content_length;
 use crate::proxy::tunnel;
+use crate::tls::Unsecured;
 use crate::upstream::Endpoint;
 use crate::upstream::idle::Kept;
 use crate::upstream::settings::Timeouts;
+use crate::wire::Wire;
 
 /// A body up to this many bytes is received before the request is sent on; that of a prompt is far below it.
 const SMALL: u64 = 64 * 1024;
 
-/// Whether a request is whole as soon as its head and a small body are there.
-pub(super) fn is_whole(session: &mut Session) -> bool {
+/// Whether a request is sent this way: it is whole as soon as its head and a small body are there, and its endpoint speaks HTTP/1.1, as for a
+/// tunnel every endpoint does.
+pub(super) fn is_for(session: &mut Session, exchange: &Exchange) -> bool {
     let request = session.req_header();
+    let course = exchange.course.as_ref();
+    if course.is_some_and(|course| course.upstream.owner().settings.http2) {
+        return tunnel::is_asked_for(request);
+    }
     let plain = matches!(request.version, Version::HTTP_10 | Version::HTTP_11 | Version::HTTP_2)
         && request.headers.contains_key(HOST)
         && !request.headers.contains_key(EXPECT);
@@ -123,7 +131,7 @@ impl Gateway {
             let was_kept = kept.is_some();
             let (mut connection, brisk) = match kept.take() {
                 Some(Kept { connection, brisk }) => (connection, brisk),
-                None => (connect(socket, timeouts.connect).await?, false),
+                None => (self.connect(socket, exchange, timeouts.connect).await?, false),
             };
             let sent = timeout(timeouts.first_byte, connection.send(request)).await;
             match sent.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
@@ -150,6 +158,27 @@ impl Gateway {
                 }
             }
         }
+    }
+
+    /// Connects to the endpoint of the attempt under way, within TLS where its upstream says so.
+    async fn connect(&self, socket: SocketAddr, exchange: &Exchange, within: Duration) -> Result<Connection, Lost> {
+        let Some((course, attempt)) = exchange.attempt() else {
+            return Err(Error::explain(ErrorType::InternalError, "no attempt was made").into());
+        };
+        let connecting = async {
+            let stream = TcpStream::connect(socket).await?;
+            // A small request must not wait for the acknowledgement of the last one.
+            stream.set_nodelay(true)?;
+            let Some(terms) = &course.upstream.owner().settings.tls else {
+                return Ok(Wire::Clear(stream));
+            };
+            let host = attempt.endpoint.owner().id.address.host();
+            let stream = self.authorities.secure(stream, host, terms).await?;
+            Ok(Wire::Tls(Box::new(stream.into())))
+        };
+        let connected = timeout(within, connecting).await;
+        let connected = connected.unwrap_or_else(|_| Err(io::Error::from(io::ErrorKind::TimedOut).into()));
+        connected.map(Connection::over).map_err(|e| unreached(socket, e))
     }
 
     /// Waits for the head of the answer, while the client stays, the endpoint is not known to be down, and time is left.
@@ -228,7 +257,7 @@ impl Gateway {
         self.begun(exchange, switches || streams);
         if switches {
             session.write_response_header(Box::new(response), false).await?;
-            return tunnel::carry(session, exchange, connection, timeouts.idle).await;
+            return tunnel::carry(session, exchange, connection.into_tunnel(), timeouts.idle).await;
         }
         session.write_response_header(Box::new(response), !has_body).await?;
         let mut over = !has_body;
@@ -285,19 +314,21 @@ impl Gateway {
     }
 }
 
-async fn connect(socket: SocketAddr, within: Duration) -> Result<Connection, Lost> {
-    let connected = timeout(within, Connection::open(socket)).await;
-    let connected = connected.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
-    connected.map_err(|e| {
-        let kind = if e.kind() == io::ErrorKind::ConnectionRefused {
-            ErrorType::ConnectRefused
-        } else if e.kind() == io::ErrorKind::TimedOut {
-            ErrorType::ConnectTimedout
-        } else {
-            ErrorType::ConnectError
-        };
-        Lost::Endpoint(unconnected(&e), Error::because(kind, socket.to_string(), e).into_up())
-    })
+/// What a connection that did not come about says.
+fn unreached(socket: SocketAddr, e: Unsecured) -> Lost {
+    match e {
+        Unsecured::Ours(e) => Lost::Request(Error::because(ErrorType::InvalidCert, "reading what TLS needs", e)),
+        Unsecured::Theirs(e) => {
+            let kind = if e.kind() == io::ErrorKind::ConnectionRefused {
+                ErrorType::ConnectRefused
+            } else if e.kind() == io::ErrorKind::TimedOut {
+                ErrorType::ConnectTimedout
+            } else {
+                ErrorType::ConnectError
+            };
+            Lost::Endpoint(unconnected(&e), Error::because(kind, socket.to_string(), e).into_up())
+        }
+    }
 }
 
 /// What a connection that did not come about says. Where the gate itself lacks descriptors or ports, the endpoint is not to blame.

@@ -8,6 +8,7 @@ mod choice;
 mod context;
 mod direct;
 mod headers;
+mod reach;
 mod record;
 mod request;
 mod site;
@@ -40,6 +41,7 @@ use crate::proxy::answer::Answer;
 use crate::proxy::context::Exchange;
 use crate::proxy::request::conn;
 pub(crate) use crate::proxy::site::Site;
+use crate::tls::Authorities;
 
 /// The proxy of all listeners.
 #[derive(Clone)]
@@ -52,6 +54,8 @@ pub(crate) struct Gateway {
     pub(crate) mailbox: Mailbox,
     /// Where requests are told of.
     pub(crate) access: AccessLog,
+    /// Whom endpoints must be vouched for by.
+    pub(crate) authorities: Arc<Authorities>,
     /// Where they are counted.
     pub(crate) metrics: Metrics,
     /// The time.
@@ -79,7 +83,7 @@ impl ProxyHttp for Gateway {
 
     async fn request_filter(&self, session: &mut Session, exchange: &mut Exchange) -> pingora::Result<bool> {
         match self.admit(session, exchange) {
-            request::Admitted::Forward if direct::is_whole(session) => {
+            request::Admitted::Forward if direct::is_for(session, exchange) => {
                 self.exchange(session, exchange).await?;
                 Ok(true)
             }
@@ -136,10 +140,11 @@ impl ProxyHttp for Gateway {
         let Some((course, attempt)) = exchange.attempt() else {
             return Error::e_explain(ErrorType::InternalError, "a request without an attempt");
         };
-        let mut peer = HttpPeer::new(socket, false, String::new());
-        peer.options.custom_l4 = Some(attempt.endpoint.owner().connector.clone());
-        peer.options.total_connection_timeout = Some(course.timeouts.connect);
-        peer.options.idle_timeout = Some(course.timeouts.pool_idle);
+        let endpoint = attempt.endpoint.owner();
+        let settings = &course.upstream.owner().settings;
+        let host = endpoint.id.address.host();
+        let mut peer = reach::peer(socket, host, settings, &course.timeouts, &self.authorities)?;
+        peer.options.custom_l4 = Some(endpoint.connector.clone());
         Ok(Box::new(peer))
     }
 
@@ -155,7 +160,9 @@ impl ProxyHttp for Gateway {
         let Some(course) = &mut exchange.course else {
             return Ok(());
         };
-        if let Some(attempt) = &mut course.attempt {
+        // Requests that share a connection cannot end each other's wait: HTTP/2 has the framework's clocks.
+        let alone = !course.upstream.owner().settings.http2;
+        if let Some(attempt) = course.attempt.as_mut().filter(|_| alone) {
             attempt.line = attempt.endpoint.owner().lines.find(fd);
             if let Some(line) = &attempt.line {
                 line.expect_byte(course.timeouts.first_byte);
@@ -326,7 +333,7 @@ fn name_host(request: &mut RequestHeader) -> pingora::Result<()> {
 }
 
 fn failure(e: &Error, exchange: &Exchange, reused: bool) -> AttemptFailure {
-    if exchange.is_overdue() {
+    if exchange.is_overdue() || *e.etype() == ErrorType::ReadTimedout {
         AttemptFailure::Timeout
     } else if reused && *e.etype() == ErrorType::WriteError {
         AttemptFailure::Unsent

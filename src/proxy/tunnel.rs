@@ -11,7 +11,7 @@ use pingora::proxy::Session;
 use pingora::{Error, ErrorType};
 use tokio::time::timeout;
 
-use crate::http1::{Connection, Passed, members};
+use crate::http1::{Passed, Tunnel, members};
 use crate::proxy::context::Exchange;
 use crate::proxy::direct::upstream_error;
 
@@ -30,7 +30,7 @@ pub(super) fn is_asked_for(request: &RequestHeader) -> bool {
 pub(super) async fn carry(
     session: &mut Session,
     exchange: &mut Exchange,
-    mut connection: Connection,
+    mut tunnel: Tunnel,
     idle: Duration,
 ) -> pingora::Result<()> {
     let mut outgoing = Bytes::new();
@@ -38,7 +38,7 @@ pub(super) async fn carry(
         let step = async {
             let is_free = outgoing.is_empty();
             tokio::select! {
-                passed = connection.pass(&mut outgoing) => Step::Upstream(passed),
+                passed = tunnel.pass(&mut outgoing) => Step::Upstream(passed),
                 read = session.as_downstream_mut().read_request_body(), if is_free => Step::Client(read),
             }
         };

@@ -15,6 +15,7 @@ use crate::driver::Handle;
 use crate::metrics::Metrics;
 use crate::proxy::Site;
 use crate::reload::{Applied, Loaded, Question, Refused, Wanted};
+use crate::tls::Authorities;
 
 /// Loads configurations, one after the other.
 pub(super) struct Loading {
@@ -23,6 +24,7 @@ pub(super) struct Loading {
     handle: Handle,
     finders: Finders,
     applied: watch::Sender<Applied>,
+    authorities: Arc<Authorities>,
     metrics: Metrics,
     clock: Clock,
 }
@@ -42,6 +44,7 @@ impl Loading {
             applied,
             site: parts.site.clone(),
             handle: parts.handle.clone(),
+            authorities: parts.authorities.clone(),
             metrics: parts.metrics.clone(),
             clock: parts.clock,
         };
@@ -100,6 +103,7 @@ impl Loading {
     }
 
     async fn apply(&mut self, mut config: Config) -> Result<Loaded, Refused> {
+        config.trust(&self.authorities).map_err(|wrong| wrong.to_string())?;
         let found = changes(&self.config, &config);
         keep_alive_settings(&self.config, &mut config);
         self.finders.look_for(&config.upstreams);

@@ -9,13 +9,24 @@ use crate::clock::{Clock, Coarse, TICK};
 use crate::driver::Handle;
 use crate::gate::keeper::Slot;
 use crate::gate::names::UpstreamName;
-use crate::metrics::Metrics;
 use crate::upstream::Endpoint;
 use crate::upstream::settings::LiveSettings;
 use crate::warden::Warden;
 
+use super::Parts;
+
 /// Watches over the endpoints of upstreams that say how, whoever they are by now.
-pub(super) async fn wardens(mut handle: Handle, metrics: Metrics, clock: Clock) {
+pub(super) fn wardens(parts: &Parts) -> impl Future<Output = ()> + use<> {
+    let warden = Warden::new(
+        parts.handle.mailbox.clone(),
+        parts.authorities.clone(),
+        parts.metrics.clone(),
+        parts.clock,
+    );
+    watch(parts.handle.clone(), warden)
+}
+
+async fn watch(mut handle: Handle, one: Warden) {
     let mut upstreams: HashMap<UpstreamName, Warden> = HashMap::new();
     let mut watches: HashMap<Slot, (Arc<LiveSettings>, JoinHandle<()>)> = HashMap::new();
     loop {
@@ -25,7 +36,7 @@ pub(super) async fn wardens(mut handle: Handle, metrics: Metrics, clock: Clock) 
             let settings = &upstream.settings;
             let Some(live) = &settings.live else { continue };
             let warden = upstreams.entry(settings.name.clone());
-            let warden = warden.or_insert_with(|| Warden::new(handle.mailbox.clone(), metrics.clone(), clock));
+            let warden = warden.or_insert_with(|| one.another());
             for endpoint in roster
                 .endpoints
                 .iter()

@@ -41,7 +41,7 @@ impl Idle {
         while let Some(Waiting {
             since,
             until,
-            connection,
+            mut connection,
         }) = waiting.pop()
         {
             if until > now && !connection.is_stale() {

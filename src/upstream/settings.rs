@@ -14,6 +14,7 @@ use crate::gate::retry::RetryRules;
 use crate::gate::selection::Balance;
 use crate::probe::spec::ProbeSpec;
 use crate::restart::Hook;
+use crate::tls::TlsTerms;
 use crate::upstream::queue::Limits;
 
 /// One upstream: its pools, and how requests to it are sent.
@@ -37,6 +38,10 @@ pub struct UpstreamSettings {
     pub limits: Limits,
     /// Pools that serve, the first one first, while the active one has nobody who may.
     pub fallback: Vec<PoolName>,
+    /// How its endpoints are spoken to within TLS; in the clear where absent.
+    pub tls: Option<TlsTerms>,
+    /// Whether they are spoken to in HTTP/2: over TLS where they agree (RFC 7301), in the clear because they are known to (RFC 9113 section 3.3).
+    pub http2: bool,
     /// How long the gate waits, where a route says nothing else.
     pub timeouts: Timeouts,
     /// Its pools, in the order of the file; never empty.

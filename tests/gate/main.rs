@@ -3,9 +3,12 @@
 #![allow(clippy::unwrap_used)]
 
 mod admin;
+mod authority;
 mod balance;
 mod cli;
 mod discovery;
+mod endpoints_http2;
+mod endpoints_tls;
 mod failover;
 mod liveness;
 mod overrides;

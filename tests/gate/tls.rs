@@ -1,69 +1,18 @@
 //! TLS and HTTP/2 at the edge, as curl meets them.
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use difygate::server::{Gate, StartError};
 use difygate::simulated_dify::SimulatedDify;
-use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use tokio::process::Command;
 
+use crate::authority::Authority;
 use crate::support::{QUICK, Upstream, addresses, dify_upstream, edge, gate, instances, settings, soon, until};
 use crate::wire::{Wire, ask};
 
-/// An authority, and the folder with what it signed.
-struct Authority {
-    issuer: Issuer<'static, KeyPair>,
-    folder: tempfile::TempDir,
-}
-
-impl Authority {
-    fn new() -> Self {
-        let key = KeyPair::generate().unwrap();
-        let mut authority = CertificateParams::default();
-        // Of the same name as what it signs, it would seem to be signed by itself.
-        authority
-            .distinguished_name
-            .push(DnType::CommonName, "an authority of the tests");
-        authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let folder = tempfile::tempdir().unwrap();
-        std::fs::write(folder.path().join("ca.pem"), authority.self_signed(&key).unwrap().pem()).unwrap();
-        Self {
-            issuer: Issuer::new(authority, key),
-            folder,
-        }
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
-    }
-
-    fn ca(&self) -> String {
-        self.path("ca.pem").display().to_string()
-    }
-
-    /// Signs for `hosts`, as `NAME.crt` and `NAME.key` in `folder`.
-    fn sign(&self, folder: &Path, name: &str, hosts: &[&str]) {
-        let key = KeyPair::generate().unwrap();
-        let hosts: Vec<String> = hosts.iter().map(|host| (*host).to_owned()).collect();
-        let certificate = CertificateParams::new(hosts)
-            .unwrap()
-            .signed_by(&key, &self.issuer)
-            .unwrap();
-        std::fs::write(folder.join(format!("{name}.key")), key.serialize_pem()).unwrap();
-        std::fs::write(folder.join(format!("{name}.crt")), certificate.pem()).unwrap();
-    }
-
-    /// A certificate as the configuration names it.
-    fn shown(&self, name: &str, hosts: &[&str]) -> String {
-        self.sign(self.folder.path(), name, hosts);
-        let path = |kind: &str| self.path(&format!("{name}.{kind}")).display().to_string();
-        format!("{{cert: {}, key: {}}}", path("crt"), path("key"))
-    }
-}
-
-fn listener(certificates: &str, keys: &str) -> String {
+/// A listener that shows `certificates`, with these further keys of its TLS.
+pub(crate) fn listener(certificates: &str, keys: &str) -> String {
     format!("listeners: [{{address: \"127.0.0.1:8443\", tls: {{certificates: [{certificates}]{keys}}}}}]\n")
 }
 

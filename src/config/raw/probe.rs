@@ -7,6 +7,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::super::scalars::{Method, Pattern, Statuses, Time, UrlPath};
+use super::tls::ClientTls;
 
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -21,8 +22,8 @@ pub(in crate::config) struct Probe {
     pub(in crate::config) host: Option<String>,
     /// The port to ask. Default: the endpoint's.
     pub(in crate::config) port: Option<NonZeroU16>,
-    /// TLS to that port: true, or its terms. Default: false.
-    pub(in crate::config) tls: Option<ProbeTls>,
+    /// TLS to that port: true, or its terms. Default: as `tls` of the upstream.
+    pub(in crate::config) tls: Option<ClientTls>,
     /// Further request headers.
     pub(in crate::config) headers: Option<IndexMap<String, String>>,
     /// From the start of one probe to the start of the next. Default: 2s.
@@ -68,22 +69,6 @@ pub(in crate::config) enum Preset {
     DifyApi,
     DifyWeb,
     PluginDaemon,
-}
-
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
-#[serde(untagged)]
-pub(in crate::config) enum ProbeTls {
-    Flag(bool),
-    Terms(TlsTerms),
-}
-
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub(in crate::config) struct TlsTerms {
-    /// The name that is sent and verified. Default: the endpoint's host.
-    pub(in crate::config) server_name: Option<String>,
-    /// A PEM file with the authorities to trust. Default: the system's.
-    pub(in crate::config) ca: Option<String>,
 }
 
 #[derive(Clone, Debug, Deserialize, JsonSchema)]

@@ -27,6 +27,27 @@ pub(crate) struct Certificate {
     pub(crate) hosts: Option<Vec<String>>,
 }
 
+/// TLS to somebody, where the gate is the client.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub(crate) enum ClientTls {
+    Flag(bool),
+    Terms(ClientTlsTerms),
+}
+
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ClientTlsTerms {
+    /// The name that is sent and verified. Default: the endpoint's host.
+    pub(crate) server_name: Option<String>,
+    /// A PEM file with the authorities to trust. Default: the system's.
+    pub(crate) ca: Option<String>,
+    /// A PEM file with the certificate and its chain that the gate shows where it is asked for one. Default: none.
+    pub(crate) cert: Option<String>,
+    /// A PEM file with its private key.
+    pub(crate) key: Option<String>,
+}
+
 #[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
 pub(crate) enum TlsVersion {
     #[serde(rename = "1.2")]

@@ -1,4 +1,4 @@
-//! The bytes of a client's connection, in the clear or within TLS.
+//! The bytes of a connection, a client's or an endpoint's, in the clear or within TLS.
 
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
@@ -10,11 +10,11 @@ use pingora::protocols::ALPN;
 use pingora::protocols::tls::SslDigest;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio_rustls::server::TlsStream;
+use tokio_rustls::TlsStream;
 
 /// See the module's own words.
 #[derive(Debug)]
-pub(crate) enum Wire {
+pub enum Wire {
     /// What is written is what is sent.
     Clear(TcpStream),
     /// Within TLS.
@@ -23,7 +23,7 @@ pub(crate) enum Wire {
 
 impl Wire {
     /// The socket's descriptor.
-    pub(crate) fn fd(&self) -> RawFd {
+    pub fn fd(&self) -> RawFd {
         match self {
             Self::Clear(stream) => stream.as_raw_fd(),
             Self::Tls(stream) => stream.get_ref().0.as_raw_fd(),
@@ -31,7 +31,7 @@ impl Wire {
     }
 
     /// The protocol that both sides have agreed on (RFC 7301).
-    pub(crate) fn protocol(&self) -> Option<ALPN> {
+    pub fn protocol(&self) -> Option<ALPN> {
         let Self::Tls(stream) = self else { return None };
         match stream.get_ref().1.alpn_protocol() {
             Some(b"h2") => Some(ALPN::H2),
@@ -40,7 +40,7 @@ impl Wire {
     }
 
     /// What was agreed on in the handshake.
-    pub(crate) fn terms(&self) -> Option<Arc<SslDigest>> {
+    pub fn terms(&self) -> Option<Arc<SslDigest>> {
         let Self::Tls(stream) = self else { return None };
         let session = stream.get_ref().1;
         let cipher = session

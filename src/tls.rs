@@ -1,0 +1,256 @@
+//! TLS towards others: endpoints, probes, webhooks. Whoever is asked is always verified: a gate that trusts anybody would call an impostor
+//! healthy, and hand it every prompt.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use pingora::protocols::tls::CaType;
+use pingora::utils::tls::{CertKey, WrappedX509, parse_x509};
+use thiserror::Error;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use tokio_rustls::rustls::pki_types::pem::{self, PemObject};
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use tokio_rustls::rustls::{self, ClientConfig, RootCertStore, crypto::ring};
+use x509_parser::prelude::{FromDer, X509Certificate};
+
+/// How somebody is spoken to within TLS.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TlsTerms {
+    /// The name that is sent (RFC 6066 section 3) and verified; the host of the address where absent.
+    pub server_name: Option<String>,
+    /// What is read from files.
+    pub files: TlsFiles,
+}
+
+/// The files of one side of a conversation.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct TlsFiles {
+    /// A PEM file with the authorities to trust instead of the system's.
+    pub ca: Option<PathBuf>,
+    /// What the gate itself shows where it is asked for a certificate.
+    pub identity: Option<Identity>,
+}
+
+/// A certificate with its chain, and its private key, both PEM files.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Identity {
+    /// The certificate, then its chain.
+    pub cert: PathBuf,
+    /// Its key.
+    pub key: PathBuf,
+}
+
+/// Why TLS cannot be spoken as the configuration says.
+#[derive(Debug, Error)]
+pub enum TlsError {
+    /// A file cannot be read, or holds nothing of use.
+    #[error("{path}: {source}")]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: pem::Error,
+    },
+    /// It holds no certificate.
+    #[error("{0}: it holds no certificate")]
+    Empty(PathBuf),
+    /// What it holds as a certificate cannot be read as one.
+    #[error("{0}: it holds something that is no certificate")]
+    Unreadable(PathBuf),
+    /// The system trusts nobody.
+    #[error("this system has no certificate authorities; install ca-certificates or set `ca`")]
+    NoAuthorities,
+    /// The name cannot be verified.
+    #[error("`{0}` is no name that a certificate could be for")]
+    Name(String),
+    /// The certificates or the key cannot be used.
+    #[error("{path}: {source}")]
+    Unusable {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        source: rustls::Error,
+    },
+    /// No version and cipher is left.
+    #[error(transparent)]
+    Terms(#[from] rustls::Error),
+}
+
+/// Why a handshake came to nothing.
+#[derive(Debug, Error)]
+pub enum Unsecured {
+    /// For a reason of the gate's own, which says nothing about the other side.
+    #[error(transparent)]
+    Ours(#[from] TlsError),
+    /// The other side is not who it should be, or speaks something else.
+    #[error(transparent)]
+    Theirs(#[from] io::Error),
+}
+
+/// What the files of one side hold, ready for use.
+pub struct Loaded {
+    config: Arc<ClientConfig>,
+    /// The authorities for the proxy framework's own connector; absent are the system's.
+    pub authorities: Option<Arc<CaType>>,
+    /// The gate's certificate for it.
+    pub identity: Option<Arc<CertKey>>,
+}
+
+/// Everything that was read from files, by their names. Each is read once, when first needed or when a configuration is loaded.
+#[derive(Default)]
+pub struct Authorities(Mutex<BTreeMap<TlsFiles, Arc<Loaded>>>);
+
+impl std::fmt::Debug for Authorities {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Authorities")
+    }
+}
+
+impl Authorities {
+    /// Takes what `fresh` holds for its own: connections from now on are judged by it.
+    pub fn replace(&self, fresh: Self) {
+        let fresh = fresh.0.into_inner().unwrap_or_else(PoisonError::into_inner);
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = fresh;
+    }
+
+    /// What these hold.
+    ///
+    /// # Errors
+    /// They were not read yet, and cannot be.
+    pub fn of(&self, files: &TlsFiles) -> Result<Arc<Loaded>, TlsError> {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(loaded) = known.get(files) {
+            return Ok(loaded.clone());
+        }
+        let loaded = Arc::new(Loaded::read(files)?);
+        known.insert(files.clone(), loaded.clone());
+        Ok(loaded)
+    }
+
+    /// Shakes hands on `stream` with `host`, to speak HTTP/1.1.
+    ///
+    /// # Errors
+    /// [`Unsecured`] tells whose fault it is.
+    pub async fn secure(
+        &self,
+        stream: TcpStream,
+        host: &str,
+        terms: &TlsTerms,
+    ) -> Result<TlsStream<TcpStream>, Unsecured> {
+        let loaded = self.of(&terms.files)?;
+        let name = terms.server_name.as_deref().unwrap_or(host);
+        let name = ServerName::try_from(name.to_owned()).map_err(|_| TlsError::Name(name.to_owned()))?;
+        let connector = TlsConnector::from(loaded.config.clone());
+        Ok(connector.connect(name, stream).await?)
+    }
+}
+
+impl Loaded {
+    fn read(files: &TlsFiles) -> Result<Self, TlsError> {
+        let (roots, authorities) = match &files.ca {
+            None => (system_roots()?, None),
+            Some(path) => {
+                let certificates = certificates(path)?;
+                (trusting(path, &certificates)?, Some(wrapped(&certificates)))
+            }
+        };
+        let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions()?
+            .with_root_certificates(roots);
+        let (mut config, identity) = match &files.identity {
+            None => (builder.with_no_client_auth(), None),
+            Some(Identity { cert, key }) => {
+                let chain = certificates(cert)?;
+                let private = private_key(key)?;
+                let der = |one: &CertificateDer<'_>| one.as_ref().to_vec();
+                let shown = CertKey::new(chain.iter().map(der).collect(), private.secret_der().to_vec());
+                let config = builder.with_client_auth_cert(chain, private);
+                let config = config.map_err(|source| TlsError::Unusable {
+                    path: key.clone(),
+                    source,
+                })?;
+                (config, Some(Arc::new(shown)))
+            }
+        };
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        Ok(Self {
+            config: Arc::new(config),
+            authorities,
+            identity,
+        })
+    }
+}
+
+/// Whether a certificate could be for `name`: a host or an address.
+pub fn is_name(name: &str) -> bool {
+    ServerName::try_from(name).is_ok()
+}
+
+/// The certificates of a PEM file, at least one.
+///
+/// # Errors
+/// It cannot be read, or holds none, or something else.
+pub fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let file = |source| TlsError::File {
+        path: path.to_owned(),
+        source,
+    };
+    let found: Result<Vec<_>, _> = CertificateDer::pem_file_iter(path).map_err(file)?.collect();
+    let found = found.map_err(file)?;
+    if found.is_empty() {
+        return Err(TlsError::Empty(path.to_owned()));
+    }
+    if found.iter().any(|one| X509Certificate::from_der(one).is_err()) {
+        return Err(TlsError::Unreadable(path.to_owned()));
+    }
+    Ok(found)
+}
+
+/// The private key of a PEM file.
+///
+/// # Errors
+/// It cannot be read, or holds none.
+pub fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
+    PrivateKeyDer::from_pem_file(path).map_err(|source| TlsError::File {
+        path: path.to_owned(),
+        source,
+    })
+}
+
+/// Whoever trusts the authorities of a PEM file.
+///
+/// # Errors
+/// It cannot be read, or holds something else.
+pub fn roots(path: &Path) -> Result<RootCertStore, TlsError> {
+    trusting(path, &certificates(path)?)
+}
+
+fn trusting(path: &Path, authorities: &[CertificateDer<'static>]) -> Result<RootCertStore, TlsError> {
+    let mut roots = RootCertStore::empty();
+    for authority in authorities {
+        roots.add(authority.clone()).map_err(|source| TlsError::Unusable {
+            path: path.to_owned(),
+            source,
+        })?;
+    }
+    Ok(roots)
+}
+
+fn wrapped(authorities: &[CertificateDer<'static>]) -> Arc<CaType> {
+    let wrap = |one: &CertificateDer<'_>| WrappedX509::new(one.as_ref().to_vec(), parse_x509);
+    authorities.iter().map(wrap).collect()
+}
+
+fn system_roots() -> Result<RootCertStore, TlsError> {
+    let mut roots = RootCertStore::empty();
+    let found = rustls_native_certs::load_native_certs();
+    let (added, _) = roots.add_parsable_certificates(found.certs);
+    if added == 0 {
+        return Err(TlsError::NoAuthorities);
+    }
+    Ok(roots)
+}
