@@ -109,7 +109,11 @@ metrics! {
     /// Connections of clients.
     connections_open: IntGaugeVec = gauges("connections_open", &[&["listener"]]);
     /// Connections that a limit turned away.
-    connections_refused: IntCounterVec = counters("connections_refused_total", &[&["listener"]]);
+    connections_refused: IntCounterVec = counters("connections_refused_total", &[&["listener", "limit"]]);
+    /// HTTP/2 connections that the gate gave up, by the code that it told.
+    http2_errors: IntCounterVec = counters("http2_errors_total", &[&["listener", "code"]]);
+    /// Requests that a limit ended or refused.
+    limited: IntCounterVec = counters("limited_total", &[&["listener", "limit"]]);
     /// Times that a listener's certificates were read, by what came of it.
     certificates_loaded: IntCounterVec = counters("tls_certificates_loaded_total", &[&["listener", "outcome"]]);
     /// When the first of a listener's certificates ends, in seconds of Unix time.

@@ -33,7 +33,7 @@ use crate::edge::crowd::Crowd;
 use crate::edge::tls::TlsError;
 use crate::edge::{ListenError, Listener};
 use crate::metrics::Metrics;
-use crate::proxy::{Gateway, Site};
+use crate::proxy::{Gateway, Rates, Site};
 use crate::reload::{Applied, Loader};
 use crate::server::loading::Loading;
 use crate::server::threads::Threads;
@@ -131,6 +131,12 @@ impl Parts {
         let proxies = listeners.iter().map(|listener| {
             let gateway = Gateway {
                 door: listener.door().clone(),
+                rates: listener
+                    .door()
+                    .settings
+                    .limits
+                    .client_rate
+                    .map(|rate| Arc::new(Rates::new(rate))),
                 site: self.site.clone(),
                 mailbox: self.handle.mailbox.clone(),
                 access: self.access.clone(),

@@ -6,6 +6,7 @@ pub mod changes;
 mod check;
 mod document;
 mod error;
+mod listeners;
 mod parse;
 mod probes;
 mod raw;
@@ -15,6 +16,7 @@ mod trust;
 mod upstreams;
 
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,6 +24,7 @@ use std::time::Duration;
 use crate::gate::alarm::AlarmRules;
 use crate::gate::cidr::CidrSet;
 use crate::gate::guard::Guard;
+use crate::gate::hygiene::Bounds;
 use crate::upstream::settings::UpstreamSettings;
 
 pub use error::{ConfigError, ConfigErrors, Mark};
@@ -112,6 +115,8 @@ pub struct ListenerSettings {
     pub idle_timeout: Duration,
     /// The largest request body, in bytes; more is 413.
     pub body_limit: u64,
+    /// What a client may ask of it.
+    pub limits: ClientLimits,
     /// Whether a load balancer tells whom each connection is from.
     pub proxy_protocol: ProxyProtocol,
     /// What it shows; it speaks cleartext where absent.
@@ -120,6 +125,30 @@ pub struct ListenerSettings {
     pub http2: bool,
     /// Whether clients are sent to https.
     pub redirect_to_https: bool,
+}
+
+/// What a client may ask of a listener.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ClientLimits {
+    /// How large a request may be before its body.
+    pub bounds: Bounds,
+    /// Bytes a second that a client must send of a body or take of an answer while it is waited for; 0 is no limit.
+    pub min_rate: u64,
+    /// For so long a client is waited for whatever its rate.
+    pub grace: Duration,
+    /// Connections of one client at one time; 0 is no limit while there is room.
+    pub client_connections: usize,
+    /// How often each client may ask.
+    pub client_rate: Option<Rate>,
+}
+
+/// How often somebody may ask (GCRA, as ITU-T I.371 has it).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rate {
+    /// The time between two requests of somebody who asks steadily.
+    pub every: Duration,
+    /// So many at once, after a pause.
+    pub burst: NonZeroU32,
 }
 
 /// How a listener speaks TLS.

@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
 
 use tracing::level_filters::LevelFilter;
@@ -11,10 +10,7 @@ use tracing::level_filters::LevelFilter;
 use super::error::{ConfigError, Mark};
 use super::raw::{self, Raw};
 use super::scalars::{self, Cidr, Socket, Time};
-use super::{
-    AccessSink, CertificateSettings, Config, ListenerSettings, LogFormat, LogSettings, ProxyProtocol, ServerSettings,
-    TlsSettings, routes, upstreams,
-};
+use super::{AccessSink, Config, LogFormat, LogSettings, ServerSettings, listeners, routes, upstreams};
 use crate::gate::alarm::AlarmRules;
 use crate::gate::cidr::CidrSet;
 use crate::gate::guard::{DEFAULT_PATHS, Guard, GuardAnswer, GuardedPaths};
@@ -51,7 +47,7 @@ pub(super) fn config(path: &Path, raw: Raw, document: serde_json::Value, finding
         .trusted_proxies
         .as_ref()
         .is_some_and(|networks| !networks.is_empty());
-    let listeners = listeners(raw.listeners, trusts, findings);
+    let listeners = listeners::listeners(raw.listeners, trusts, findings);
     let own: Vec<SocketAddr> = listeners.iter().map(|listener| listener.address).collect();
     let upstreams = upstreams::upstreams(raw.upstreams, &own, findings);
     Config {
@@ -69,7 +65,7 @@ pub(super) fn config(path: &Path, raw: Raw, document: serde_json::Value, finding
     }
 }
 
-fn time(time: Option<Time>, default: Duration) -> Duration {
+pub(super) fn time(time: Option<Time>, default: Duration) -> Duration {
     time.map_or(default, |time| time.0)
 }
 
@@ -129,98 +125,14 @@ fn log(raw: raw::Log, findings: &mut Findings<'_>) -> LogSettings {
     }
 }
 
-fn listeners(raw: Vec<raw::Listener>, trusts: bool, findings: &mut Findings<'_>) -> Vec<ListenerSettings> {
-    if raw.is_empty() {
-        findings.error(
-            "listeners",
-            "is empty; the gate must listen somewhere: `listeners: [{address: \"0.0.0.0:8080\"}]`",
-        );
-    }
-    let mut listeners: Vec<ListenerSettings> = Vec::new();
-    for (index, raw) in raw.into_iter().enumerate() {
-        let key = format!("listeners[{index}]");
-        let address = socket(&raw.address);
-        if let Some(other) = listeners.iter().find(|other| overlaps(other.address, address)) {
-            findings.error(
-                &format!("{key}.address"),
-                format!("{address} is taken by the listener on {}", other.address),
-            );
-        }
-        let settings = ListenerSettings {
-            address,
-            max_connections: raw.max_connections.unwrap_or(0) as usize,
-            header_timeout: time(raw.header_timeout, Duration::from_secs(10)),
-            idle_timeout: time(raw.idle_timeout, Duration::from_secs(75)),
-            body_limit: raw.body_limit.map_or(100 << 20, |size| size.0),
-            proxy_protocol: match raw.proxy_protocol.unwrap_or(raw::ProxyProtocol::Off) {
-                raw::ProxyProtocol::Off => ProxyProtocol::Off,
-                raw::ProxyProtocol::V1 => ProxyProtocol::V1,
-                raw::ProxyProtocol::V2 => ProxyProtocol::V2,
-                raw::ProxyProtocol::Any => ProxyProtocol::Any,
-            },
-            http2: raw.http2.unwrap_or(true),
-            redirect_to_https: raw.redirect_to_https.unwrap_or(false),
-            tls: raw
-                .tls
-                .map(|tls| Arc::new(tls_settings(&format!("{key}.tls"), tls, findings))),
-        };
-        if settings.redirect_to_https && settings.tls.is_some() {
-            findings.error(
-                &format!("{key}.redirect_to_https"),
-                "is for a cleartext listener; this one has `tls`",
-            );
-        }
-        if settings.proxy_protocol != ProxyProtocol::Off && !trusts {
-            findings.error(
-                &format!("{key}.proxy_protocol"),
-                "lets nobody in: name the load balancer's network in `trusted_proxies`, for only its word is believed",
-            );
-        }
-        for (name, value) in [
-            ("header_timeout", settings.header_timeout),
-            ("idle_timeout", settings.idle_timeout),
-        ] {
-            longer_than_zero(&format!("{key}.{name}"), value, findings);
-        }
-        listeners.push(settings);
-    }
-    listeners
-}
-
-fn tls_settings(key: &str, raw: raw::Tls, findings: &mut Findings<'_>) -> TlsSettings {
-    if raw.certificates.is_empty() {
-        findings.error(
-            &format!("{key}.certificates"),
-            "is empty; a listener must show something: `certificates: [{cert: FILE, key: FILE}]`",
-        );
-    }
-    if raw.client_certificate.is_some() && raw.client_ca.is_none() {
-        findings.error(
-            &format!("{key}.client_certificate"),
-            "asks for certificates that nobody could check; name their authorities in `client_ca`",
-        );
-    }
-    let certificates = raw.certificates.into_iter().map(|one| CertificateSettings {
-        cert: one.cert.into(),
-        key: one.key.into(),
-        hosts: one.hosts.unwrap_or_default(),
-    });
-    TlsSettings {
-        certificates: certificates.collect(),
-        only_1_3: matches!(raw.min_version, Some(raw::tls::TlsVersion::V1_3)),
-        client_ca: raw.client_ca.map(Into::into),
-        client_required: !matches!(raw.client_certificate, Some(raw::tls::ClientCertificate::Optional)),
-    }
-}
-
-fn longer_than_zero(key: &str, value: Duration, findings: &mut Findings<'_>) {
+pub(super) fn longer_than_zero(key: &str, value: Duration, findings: &mut Findings<'_>) {
     if value.is_zero() {
         findings.error(key, "must be longer than 0s");
     }
 }
 
 /// Whether two addresses cannot both be bound, or one reaches the other.
-fn overlaps(one: SocketAddr, other: SocketAddr) -> bool {
+pub(super) fn overlaps(one: SocketAddr, other: SocketAddr) -> bool {
     one.port() == other.port() && (one.ip() == other.ip() || one.ip().is_unspecified() || other.ip().is_unspecified())
 }
 

@@ -8,10 +8,12 @@ use serde::Deserialize;
 
 use super::scalars::{Cidr, Size, Socket, Statuses, Time, UrlPath};
 
+pub(super) mod listener;
 pub(super) mod pool;
 pub(super) mod probe;
 pub(super) mod tls;
 
+pub(super) use listener::{ClientLimits, Listener, ProxyProtocol, Rate};
 pub(super) use pool::{Dns, DnsTerms, Pool, PoolEndpoint};
 pub(super) use probe::{Expect, Fall, Live, Preset, Probe};
 pub(super) use tls::{ClientTls, Tls};
@@ -85,38 +87,6 @@ pub(super) enum Level {
 pub(super) enum Format {
     Json,
     Text,
-}
-
-#[derive(Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Listener {
-    /// The address to bind, such as 0.0.0.0:8080.
-    pub(super) address: Socket,
-    /// Whether a load balancer tells whom each connection is from, by the PROXY protocol: off, v1, v2 or any. Default: off.
-    pub(super) proxy_protocol: Option<ProxyProtocol>,
-    /// Connections at one time; more are closed at once. Default: 0, no limit.
-    pub(super) max_connections: Option<u32>,
-    /// From the first byte of a request to the end of its headers. Default: 10s.
-    pub(super) header_timeout: Option<Time>,
-    /// How long a connection may wait for its next request. Default: 75s.
-    pub(super) idle_timeout: Option<Time>,
-    /// The largest request body. Default: 100MiB, as Dify's own nginx.
-    pub(super) body_limit: Option<Size>,
-    /// The certificates that it shows; without them it speaks cleartext.
-    pub(super) tls: Option<Tls>,
-    /// Whether it offers HTTP/2 beside HTTP/1.1, within TLS. Default: true.
-    pub(super) http2: Option<bool>,
-    /// Whether a cleartext listener sends clients to https on port 443, all but those that ask for an ACME challenge. Default: false.
-    pub(super) redirect_to_https: Option<bool>,
-}
-
-#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub(super) enum ProxyProtocol {
-    Off,
-    V1,
-    V2,
-    Any,
 }
 
 #[derive(Debug, Default, Deserialize, JsonSchema)]
@@ -375,6 +345,8 @@ pub(super) struct Route {
     pub(super) timeouts: Option<Timeouts>,
     /// The largest request body. Default: the listener's.
     pub(super) body_limit: Option<Size>,
+    /// How often each client may ask for it. Default: no limit but the listener's.
+    pub(super) client_rate: Option<Rate>,
 }
 
 #[derive(Clone, Debug, Deserialize, JsonSchema)]

@@ -3,8 +3,9 @@
 use http::{HeaderName, HeaderValue, StatusCode};
 
 use super::check::meant;
+use super::listeners::rate;
 use super::parse::{Findings, timeouts};
-use super::raw;
+use super::{Rate, raw};
 use crate::gate::names::UpstreamName;
 use crate::gate::retry::RetryClass;
 use crate::upstream::settings::{Timeouts, UpstreamSettings};
@@ -32,6 +33,8 @@ pub struct RouteSettings {
     pub timeouts: Timeouts,
     /// A body limit of its own, in bytes.
     pub body_limit: Option<u64>,
+    /// How often each client may ask for it.
+    pub client_rate: Option<Rate>,
 }
 
 /// What becomes of a route's requests.
@@ -195,6 +198,9 @@ pub(super) fn routes(
 }
 
 fn route(key: &str, raw: raw::Route, upstreams: &[UpstreamSettings], findings: &mut Findings<'_>) -> RouteSettings {
+    let client_rate = raw
+        .client_rate
+        .and_then(|raw| rate(&format!("{key}.client_rate"), raw, findings));
     let (target, below) = target(key, &raw, upstreams, findings);
     let headers = raw.headers.unwrap_or_default();
     let hosts = raw
@@ -222,6 +228,7 @@ fn route(key: &str, raw: raw::Route, upstreams: &[UpstreamSettings], findings: &
             findings,
         ),
         body_limit: raw.body_limit.map(|size| size.0),
+        client_rate,
     };
     for host in &route.hosts {
         let name = host.strip_prefix("*.").unwrap_or(host);
@@ -364,6 +371,7 @@ fn catch_all(upstreams: &[UpstreamSettings], findings: &mut Findings<'_>) -> Vec
         retry: None,
         timeouts: upstream.timeouts,
         body_limit: None,
+        client_rate: None,
     };
     upstreams.first().map(route).into_iter().collect()
 }

@@ -19,6 +19,7 @@ use pingora::protocols::{
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
 
+use crate::edge::farewell::Farewell;
 use crate::edge::{Door, Permit};
 use crate::wire::Wire;
 
@@ -45,6 +46,7 @@ pub(crate) struct Conn {
     /// Whether requests share it, so that they have clocks of their own once the first byte is there.
     many_at_once: bool,
     gathered: Vec<u8>,
+    farewell: Farewell,
     /// Its place under the listener's limit, given back when it is dropped.
     _permit: Permit,
 }
@@ -69,6 +71,7 @@ impl Conn {
             rested: AtomicU64::new(0),
             timer: None,
             gathered: Vec::new(),
+            farewell: Farewell::default(),
             _permit: permit,
         }
     }
@@ -178,6 +181,9 @@ impl AsyncRead for Conn {
             return Poll::Ready(Ok(()));
         }
         ready!(this.poll_overdue(cx));
+        if !matches!(this.deadline.load(Ordering::Relaxed), KEPT | NEVER) {
+            this.door.limit("header_timeout");
+        }
         Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "no request came in time")))
     }
 }
@@ -188,11 +194,18 @@ impl AsyncWrite for Conn {
         if this.gathered.len() + bytes.len() > GATHER {
             ready!(this.poll_send(cx))?;
         }
-        if bytes.len() > GATHER {
-            return Pin::new(&mut this.stream).poll_write(cx, bytes);
+        let written = if bytes.len() > GATHER {
+            ready!(Pin::new(&mut this.stream).poll_write(cx, bytes))?
+        } else {
+            this.gathered.extend_from_slice(bytes);
+            bytes.len()
+        };
+        if this.many_at_once
+            && let Some(code) = this.farewell.see(bytes.get(..written).unwrap_or_default())
+        {
+            this.door.give_up(code);
         }
-        this.gathered.extend_from_slice(bytes);
-        Poll::Ready(Ok(bytes.len()))
+        Poll::Ready(Ok(written))
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

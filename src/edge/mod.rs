@@ -3,27 +3,30 @@
 
 pub(crate) mod conn;
 pub(crate) mod crowd;
+mod farewell;
 mod proxied;
 pub mod tls;
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use http::HeaderValue;
 use pingora::apps::ServerApp;
 use pingora::server::ShutdownWatch;
-use prometheus::{IntCounter, IntGauge};
+use prometheus::{IntCounter, IntCounterVec, IntGauge};
 use thiserror::Error;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tracing::warn;
 
+use crate::clock::Coarse;
 use crate::config::{ListenerSettings, ProxyProtocol};
 use crate::edge::conn::Conn;
-use crate::edge::crowd::Crowd;
+use crate::edge::crowd::{Crowd, Place, Refusal};
 use crate::edge::tls::{Terminator, TlsError};
 use crate::gate::cidr::CidrSet;
 use crate::metrics::Metrics;
@@ -31,6 +34,9 @@ use crate::wire::Wire;
 
 /// Connections that may wait to be accepted; the kernel caps it at `net.core.somaxconn`.
 const BACKLOG: u32 = 4096;
+
+/// Connections that are turned away are told of once in so many milliseconds.
+const SPARSE: u64 = 10_000;
 
 /// What every connection of one listener shares.
 #[derive(Debug)]
@@ -45,12 +51,47 @@ pub(crate) struct Door {
     tls: Option<Arc<Terminator>>,
     /// Handshakes that came to nothing.
     handshakes_failed: IntCounter,
+    /// HTTP/2 connections that were given up, by code.
+    given_up: IntCounterVec,
+    /// What limits kept from going on.
+    limited: IntCounterVec,
+    /// Connections that were turned away.
+    refused: IntCounterVec,
+    /// When it was told last, in milliseconds of the coarse clock.
+    told: AtomicU64,
 }
 
 impl Door {
     /// Whether clients come within TLS.
     pub(crate) fn is_secure(&self) -> bool {
         self.tls.is_some()
+    }
+
+    /// Counts what a limit keeps from going on.
+    pub(crate) fn limit(&self, limit: &str) {
+        self.limited.with_label_values(&[self.name.as_str(), limit]).inc();
+    }
+
+    /// Counts an HTTP/2 connection that is given up for what its client did.
+    fn give_up(&self, code: &str) {
+        self.given_up.with_label_values(&[self.name.as_str(), code]).inc();
+    }
+
+    /// Counts a connection that is turned away, and tells of it now and then: a flood of them must not become one of lines.
+    fn refuse(&self, client: IpAddr, refusal: Refusal) {
+        let limit = refusal.as_str();
+        self.refused.with_label_values(&[self.name.as_str(), limit]).inc();
+        let now = Coarse::get().millis();
+        let told = self.told.load(Ordering::Relaxed);
+        let first = told == 0 || now >= told + SPARSE;
+        if first
+            && self
+                .told
+                .compare_exchange(told, now.max(1), Ordering::Relaxed, Ordering::Relaxed)
+                .is_ok()
+        {
+            warn!(listener = self.name, %client, limit, "connections are turned away");
+        }
     }
 }
 
@@ -69,7 +110,7 @@ pub enum ListenError {
 #[derive(Debug)]
 pub(crate) struct Permit {
     _own: Option<OwnedSemaphorePermit>,
-    _crowd: OwnedSemaphorePermit,
+    place: Place,
 }
 
 /// A bound listener.
@@ -114,6 +155,10 @@ impl Listener {
             door: Arc::new(Door {
                 connections: metrics.connections_open.with_label_values(&[&name]),
                 handshakes_failed: metrics.handshakes_failed.with_label_values(&[&name]),
+                given_up: metrics.http2_errors.clone(),
+                limited: metrics.limited.clone(),
+                refused: metrics.connections_refused.clone(),
+                told: AtomicU64::new(0),
                 port: address.port().into(),
                 name,
                 settings,
@@ -163,14 +208,15 @@ impl Listener {
         app: &Arc<A>,
         shutdown: &ShutdownWatch,
     ) {
-        let Some(permit) = self.permit() else {
-            self.metrics
-                .connections_refused
-                .with_label_values(&[&self.door.name])
-                .inc();
-            return;
+        let mut permit = match self.permit() {
+            Ok(permit) => permit,
+            Err(refusal) => return self.door.refuse(peer.ip(), refusal),
         };
-        let believed = self.door.settings.proxy_protocol == ProxyProtocol::Off || self.trusted.contains(peer.ip());
+        let (proxied, trusted) = (
+            self.door.settings.proxy_protocol != ProxyProtocol::Off,
+            self.trusted.clone(),
+        );
+        let believed = !proxied || trusted.contains(peer.ip());
         if !believed {
             self.metrics
                 .proxy_header_refused
@@ -186,6 +232,12 @@ impl Listener {
             let Ok(peer) = real_peer(&mut stream, peer, &door).await else {
                 return refused.with_label_values(&[&door.name]).inc();
             };
+            // Behind a proxy that is trusted there are many.
+            if !trusted.contains(peer.ip())
+                && let Err(refusal) = permit.place.count(peer.ip(), door.settings.limits.client_connections)
+            {
+                return door.refuse(peer.ip(), refusal);
+            }
             let Some(wire) = handshake(stream, &door).await else {
                 return door.handshakes_failed.inc();
             };
@@ -198,14 +250,14 @@ impl Listener {
     }
 
     /// Room for one more connection, here and in the process.
-    fn permit(&self) -> Option<Permit> {
+    fn permit(&self) -> Result<Permit, Refusal> {
         let own = match &self.room {
             None => None,
-            Some(room) => Some(room.clone().try_acquire_owned().ok()?),
+            Some(room) => Some(room.clone().try_acquire_owned().map_err(|_| Refusal::Room)?),
         };
-        Some(Permit {
+        Ok(Permit {
             _own: own,
-            _crowd: self.crowd.join()?,
+            place: self.crowd.join()?,
         })
     }
 

@@ -38,6 +38,14 @@ impl Client {
     }
 }
 
+/// Whose address this is, for counting: an IPv4 address, or the IPv6 network of which a single subscriber has every address (RFC 6177 section 2).
+pub fn subscriber(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(v6) => IpAddr::V6((v6.to_bits() & (u128::MAX << 64)).into()),
+        v4 @ IpAddr::V4(_) => v4,
+    }
+}
+
 /// The longest chain of hops that is followed.
 const MAX_HOPS: usize = 32;
 /// The longest forwarding header that is read, in bytes over all its lines.

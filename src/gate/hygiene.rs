@@ -86,6 +86,37 @@ pub enum HttpVersion {
     Http2,
 }
 
+/// How large a request may be before its body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bounds {
+    /// The target, in bytes.
+    pub uri: usize,
+    /// All headers together, in bytes, with four for each line's `: ` and end.
+    pub headers: usize,
+    /// The lines of all headers.
+    pub fields: usize,
+}
+
+/// Checks that a request is not too large to be looked at.
+///
+/// # Errors
+/// The first bound that it breaks.
+pub fn check_size<'h>(
+    bounds: &Bounds,
+    target: usize,
+    headers: impl Iterator<Item = (&'h str, &'h [u8])>,
+) -> Result<(), Refusal> {
+    require(target <= bounds.uri, Refusal::UriTooLong)?;
+    let mut sizes = headers.map(|(name, value)| name.len() + value.len() + 4);
+    let (mut fields, mut bytes) = (0, 0);
+    let fits = sizes.all(|size| {
+        fields += 1;
+        bytes += size;
+        fields <= bounds.fields && bytes <= bounds.headers
+    });
+    require(fits, Refusal::HeadersTooLarge)
+}
+
 /// Checks what every request must keep to, over all its headers.
 ///
 /// # Errors
@@ -147,6 +178,10 @@ pub enum Refusal {
     Method,
     /// `TRACE`, which tells a stranger the headers that proxies add, or `CONNECT`, which would make the gate a tunnel.
     MethodNotServed,
+    /// The target is longer than is looked at (RFC 9110 section 15.5.15).
+    UriTooLong,
+    /// The headers are more, or longer, than are looked at (RFC 6585 section 5).
+    HeadersTooLarge,
 }
 
 impl Refusal {
@@ -155,6 +190,8 @@ impl Refusal {
         match self {
             Self::Host | Self::ContentLength | Self::TransferEncoding | Self::Method => 400,
             Self::MethodNotServed => 405,
+            Self::UriTooLong => 414,
+            Self::HeadersTooLarge => 431,
             Self::Expect => 417,
         }
     }
@@ -168,6 +205,8 @@ impl Refusal {
             Self::Expect => "expect",
             Self::Method => "method",
             Self::MethodNotServed => "method_not_served",
+            Self::UriTooLong => "uri_too_long",
+            Self::HeadersTooLarge => "headers_too_large",
         }
     }
 }
@@ -181,6 +220,8 @@ impl fmt::Display for Refusal {
             Self::Expect => "the only expectation that can be met is 100-continue",
             Self::Method => "the method must be a word of 1 to 20 capital letters",
             Self::MethodNotServed => "TRACE and CONNECT are not served",
+            Self::UriTooLong => "the target is too long",
+            Self::HeadersTooLarge => "there are too many headers, or too long ones",
         })
     }
 }

@@ -1,6 +1,6 @@
 //! Floor 1: every decision of the gate, and nothing else.
 //!
-//! Who may ask for what (`path`, `guard`, `client`, `hygiene`, `alarm`, `route`), who may serve (`health`, `components`, `passive`, `window`, `latency`,
+//! Who may ask for what (`path`, `guard`, `client`, `hygiene`, `alarm`, `route`, `pace`), who may serve (`health`, `components`, `passive`, `window`, `latency`,
 //! `rhythm`, `lapse`, `flapping`, `ramp`, `schedule`, `state`, `overrides`, `knowledge`, `keeper`), who wants a restart
 //! (`liveness`),
 //! who takes the next request (`selection`, `ring`), and whether it may be sent again (`retry`).
@@ -24,6 +24,7 @@ pub mod latency;
 pub mod liveness;
 pub mod names;
 pub mod overrides;
+pub mod pace;
 pub mod passive;
 pub mod path;
 pub mod ramp;

@@ -99,9 +99,17 @@ impl Answer {
         )
     }
 
-    /// A client asks too often.
-    pub(crate) fn too_many() -> Self {
-        Self::new(429, "too_many_requests", "Too many requests.")
+    /// A client asks too often, and may ask again after so many seconds, where that is known.
+    pub(crate) fn too_many(retry_after: Option<u32>) -> Self {
+        Self {
+            retry_after,
+            ..Self::new(429, "too_many_requests", "Too many requests.")
+        }
+    }
+
+    /// A client sends its request too slowly.
+    pub(crate) fn too_slow() -> Self {
+        Self::new(408, "request_timeout", "The request did not come in time.")
     }
 
     /// A fault of the gate.
@@ -153,7 +161,7 @@ impl Fixed {
 /// Whether a page of another origin may read an answer of the gate's own. Dify answers such pages itself, and one that asks while no instance
 /// serves would see a network error instead of what is wrong (Fetch standard, CORS protocol). What the guard refuses stays hidden.
 fn tells_pages(status: u16) -> bool {
-    status >= 500 || matches!(status, 413 | 429)
+    status >= 500 || matches!(status, 408 | 413 | 414 | 429 | 431)
 }
 
 /// Sends a JSON body.

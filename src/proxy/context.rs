@@ -7,6 +7,7 @@ use prometheus::IntGauge;
 
 use crate::config::RouteSettings;
 use crate::gate::client::Client;
+use crate::gate::pace::Pace;
 use crate::gate::retry::RetryClass;
 use crate::proxy::answer::Answer;
 use crate::proxy::headers::RequestId;
@@ -26,6 +27,10 @@ pub(crate) struct Exchange {
     pub(crate) course: Option<Course>,
     /// Body bytes received from the client.
     pub(crate) received: u64,
+    /// How the client keeps up with a body that is sent on as it comes, and since when; nothing once it is over.
+    pub(crate) receiving: Option<(Instant, Pace)>,
+    /// How it keeps up with the answer.
+    pub(crate) taking: Pace,
     /// Since the request until the first byte of its answer.
     pub(crate) first_byte: Option<Duration>,
     pub(crate) stream: Option<OpenStream>,
@@ -96,6 +101,8 @@ impl Exchange {
             client: None,
             course: None,
             received: 0,
+            receiving: None,
+            taking: Pace::default(),
             first_byte: None,
             stream: None,
             overdue: false,

@@ -79,15 +79,7 @@ impl Gateway {
     pub(super) async fn exchange(&self, session: &mut Session, exchange: &mut Exchange) -> pingora::Result<()> {
         let mut request = self.head(session, exchange)?;
         if !session.is_body_empty() {
-            while let Some(part) = session
-                .as_downstream_mut()
-                .read_request_body()
-                .await
-                .map_err(|e| e.into_down())?
-            {
-                exchange.received += part.len() as u64;
-                request.extend_from_slice(&part);
-            }
+            self.receive(session, exchange, &mut request).await?;
         }
         loop {
             let attempt = self.attempt(session, exchange, &request).await;
@@ -232,7 +224,7 @@ impl Gateway {
     }
 
     /// Whether an endpoint is still among those that may serve.
-    fn still_serves(&self, exchange: &Exchange, endpoint: &Arc<Endpoint>) -> bool {
+    pub(super) fn still_serves(&self, exchange: &Exchange, endpoint: &Arc<Endpoint>) -> bool {
         let Some(course) = &exchange.course else {
             return false;
         };
@@ -257,7 +249,9 @@ impl Gateway {
         self.begun(exchange, switches || streams);
         if switches {
             session.write_response_header(Box::new(response), false).await?;
-            return tunnel::carry(session, exchange, connection.into_tunnel(), timeouts.idle).await;
+            return self
+                .carry(session, exchange, connection.into_tunnel(), timeouts.idle)
+                .await;
         }
         session.write_response_header(Box::new(response), !has_body).await?;
         let mut over = !has_body;
@@ -272,10 +266,7 @@ impl Gateway {
                 Ok(part) => {
                     endpoint.pulse.deliver();
                     over = connection.is_over();
-                    session
-                        .write_response_body(part, over)
-                        .await
-                        .map_err(|e| e.into_down())?;
+                    self.give(session, exchange, part, over).await?;
                 }
                 Err(e) => {
                     // What did come is the client's. A read sends on what was gathered, and nothing is to be read here.

@@ -8,6 +8,8 @@ mod choice;
 mod context;
 mod direct;
 mod headers;
+mod pacing;
+mod rate;
 mod reach;
 mod record;
 mod request;
@@ -39,6 +41,7 @@ use crate::mailbox::Mailbox;
 use crate::metrics::Metrics;
 use crate::proxy::answer::Answer;
 use crate::proxy::context::Exchange;
+pub(crate) use crate::proxy::rate::Rates;
 use crate::proxy::request::conn;
 pub(crate) use crate::proxy::site::Site;
 use crate::tls::Authorities;
@@ -48,6 +51,8 @@ use crate::tls::Authorities;
 pub(crate) struct Gateway {
     /// The listener that its requests came through.
     pub(crate) door: Arc<Door>,
+    /// How often each client may ask there.
+    pub(crate) rates: Option<Arc<Rates>>,
     /// What the configuration says of requests.
     pub(crate) site: Arc<ArcSwap<Site>>,
     /// Where failures are told of.
@@ -74,6 +79,8 @@ impl ProxyHttp for Gateway {
 
     async fn early_request_filter(&self, session: &mut Session, exchange: &mut Exchange) -> pingora::Result<()> {
         exchange.start = self.clock.now();
+        exchange.taking = self.pace();
+        session.set_write_timeout(Some(self.door.settings.idle_timeout));
         name_host(session.req_header_mut())?;
         if let Some(conn) = conn(session) {
             conn.headers_done();
@@ -87,7 +94,12 @@ impl ProxyHttp for Gateway {
                 self.exchange(session, exchange).await?;
                 Ok(true)
             }
-            request::Admitted::Forward => Ok(false),
+            request::Admitted::Forward => {
+                if !session.is_body_empty() {
+                    exchange.receiving = Some((self.clock.now(), self.pace()));
+                }
+                Ok(false)
+            }
             request::Admitted::Answer(answer) => {
                 answer.send(session, &exchange.request_id).await?;
                 Ok(true)
@@ -108,7 +120,7 @@ impl ProxyHttp for Gateway {
         &self,
         session: &mut Session,
         body: &mut Option<Bytes>,
-        _end_of_stream: bool,
+        end_of_stream: bool,
         exchange: &mut Exchange,
     ) -> pingora::Result<()> {
         // The end of an HTTP/2 body may be an empty part, for which the framework would write the last chunk twice.
@@ -121,15 +133,18 @@ impl ProxyHttp for Gateway {
             return Ok(());
         };
         if exchange.received > course.body_limit && !session.was_upgraded() {
-            exchange.answer = Some(Answer::too_large(course.body_limit));
+            self.door.limit("too_large");
+            let answer = Answer::too_large(course.body_limit);
+            exchange.refuse(answer, "too_large");
             return Err(Error::new_down(ErrorType::HTTPStatus(413)));
         }
         let within = if exchange.stream.is_some() {
             course.timeouts.idle
         } else {
-            course.timeouts.first_byte
+            let first_byte = course.timeouts.first_byte;
+            self.received(exchange, length, end_of_stream, first_byte)?
         };
-        if let Some(line) = exchange.line().filter(|_| length > 0) {
+        if let Some(line) = exchange.line().filter(|_| length > 0 || end_of_stream) {
             line.expect_byte(within);
         }
         Ok(())
@@ -165,7 +180,9 @@ impl ProxyHttp for Gateway {
         if let Some(attempt) = course.attempt.as_mut().filter(|_| alone) {
             attempt.line = attempt.endpoint.owner().lines.find(fd);
             if let Some(line) = &attempt.line {
-                line.expect_byte(course.timeouts.first_byte);
+                let body = exchange.receiving.and_then(|(_, pace)| pace.left());
+                let first_byte = course.timeouts.first_byte;
+                line.expect_byte(body.map_or(first_byte, |left| left.min(first_byte)));
             }
         }
         Ok(())
@@ -212,6 +229,9 @@ impl ProxyHttp for Gateway {
         }
         let theirs = *e.esource() == ErrorSource::Upstream;
         let ours = theirs && session.response_written().is_none();
+        if ours && self.waits_for_client(exchange, &e) {
+            return self.too_slow(exchange);
+        }
         if theirs && !ours {
             self.blame(exchange, Some(TrafficFailure::Cut));
         }

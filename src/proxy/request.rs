@@ -25,6 +25,7 @@ use crate::proxy::answer::{Answer, Fixed};
 use crate::proxy::choice;
 use crate::proxy::context::{Course, Exchange};
 use crate::proxy::headers::{self, Origin, RequestId};
+use crate::proxy::rate::Rates;
 use crate::proxy::site::Site;
 use crate::upstream::Held;
 
@@ -63,6 +64,9 @@ impl Gateway {
         let client = identify(session, &exchange.site.trusted);
         exchange.client = Some(client);
         exchange.request_id = RequestId::of(request, &client);
+        if let Some(refused) = self.bounded(session, exchange, &client) {
+            return refused;
+        }
         let method = request.method.as_str();
         if let Err(refusal) = hygiene::check_request(version(request), method, lines(request)) {
             return Admitted::Answer(
@@ -98,6 +102,29 @@ impl Gateway {
         }
     }
 
+    /// What is too large to be looked at, or comes too often.
+    fn bounded(&self, session: &Session, exchange: &mut Exchange, client: &Client) -> Option<Admitted> {
+        let request = session.req_header();
+        let bounds = &self.door.settings.limits.bounds;
+        if let Err(refusal) = hygiene::check_size(bounds, request.raw_path().len(), lines(request)) {
+            let answer = Answer::refused(refusal.status(), refusal.reason());
+            return Some(self.limited(exchange, answer, refusal.reason()));
+        }
+        self.too_often(self.rates.as_deref(), exchange, client)
+    }
+
+    /// Counts a request, which may be one too many.
+    fn too_often(&self, rates: Option<&Rates>, exchange: &mut Exchange, client: &Client) -> Option<Admitted> {
+        let wait = rates?.ask(client.address).err()?;
+        Some(self.limited(exchange, Answer::too_many(Some(wait)), "client_rate"))
+    }
+
+    /// Refuses what a limit does not let on.
+    fn limited(&self, exchange: &mut Exchange, answer: Answer, limit: &'static str) -> Admitted {
+        self.door.limit(limit);
+        Admitted::Answer(exchange.refuse(answer, limit))
+    }
+
     fn internal(&self, session: &Session, exchange: &mut Exchange, path: &str, guarded: &str) -> Admitted {
         let client = exchange.client.unwrap_or(Client::UNKNOWN);
         if let Some(answer) = self.watch(&exchange.site, &client) {
@@ -121,7 +148,7 @@ impl Gateway {
                 warn!(client, requests, "guarded paths are asked for abnormally often");
                 None
             }
-            AlarmVerdict::Blocked => Some(Answer::too_many()),
+            AlarmVerdict::Blocked => Some(Answer::too_many(None)),
         }
     }
 
@@ -133,8 +160,12 @@ impl Gateway {
         let Some(to) = exchange.site.find(host(request), path).cloned() else {
             return Admitted::Answer(exchange.refuse(Answer::not_found(404), "no_route"));
         };
+        let client = exchange.client.unwrap_or(Client::UNKNOWN);
+        if let Some(refused) = self.too_often(to.rates.as_deref(), exchange, &client) {
+            return refused;
+        }
         let route = &to.route;
-        if let Some(fixed) = self.fixed(route, request, &exchange.client.unwrap_or(Client::UNKNOWN)) {
+        if let Some(fixed) = self.fixed(route, request, &client) {
             return Admitted::Fixed(fixed);
         }
         let Some(upstream) = to.upstream.clone() else {
@@ -145,18 +176,14 @@ impl Gateway {
         }
         let body_limit = route.body_limit.unwrap_or(self.door.settings.body_limit);
         if content_length(request).is_some_and(|length| length > body_limit) {
-            return Admitted::Answer(exchange.refuse(Answer::too_large(body_limit), "too_large"));
+            return self.limited(exchange, Answer::too_large(body_limit), "too_large");
         }
         exchange.course = Some(Course {
             // In the reading that routes take, so that no spelling of a webhook is taken for a harmless GET.
             class: route
                 .retry
                 .unwrap_or_else(|| upstream.settings.retry.class(request.method.as_str(), &canonical(path))),
-            key: choice::key(
-                &upstream.settings.balance,
-                request,
-                &exchange.client.unwrap_or(Client::UNKNOWN),
-            ),
+            key: choice::key(&upstream.settings.balance, request, &client),
             world: upstream.flow.routable.load_full(),
             upstream: Held::new(upstream),
             timeouts: route.timeouts,

@@ -6,11 +6,12 @@ use std::sync::{Arc, Mutex};
 
 use serde_json::json;
 
-use crate::config::{Config, RouteSettings, Target};
+use crate::config::{Config, Rate, RouteSettings, Target};
 use crate::gate::alarm::{Alarm, AlarmRules};
 use crate::gate::cidr::CidrSet;
 use crate::gate::guard::Guard;
 use crate::gate::route::{RouteRow, RouteTable};
+use crate::proxy::rate::Rates;
 use crate::upstream::Upstream;
 
 /// See the module's own words.
@@ -36,6 +37,8 @@ pub(crate) struct Destination {
     pub(crate) position: usize,
     /// What it says.
     pub(crate) route: Arc<RouteSettings>,
+    /// How often each client may ask for it.
+    pub(crate) rates: Option<Arc<Rates>>,
     /// The upstream that it names, if it names one.
     pub(crate) upstream: Option<Arc<Upstream>>,
 }
@@ -52,6 +55,10 @@ impl Site {
         let targets = config.routes.iter().enumerate().map(|(position, route)| Destination {
             position,
             route: Arc::new(route.clone()),
+            rates: route.client_rate.map(|rate| {
+                let known = before.and_then(|before| before.rates_of(route, rate));
+                known.unwrap_or_else(|| Arc::new(Rates::new(rate)))
+            }),
             upstream: match &route.target {
                 Target::Upstream(name) => upstreams
                     .iter()
@@ -74,6 +81,13 @@ impl Site {
             targets: targets.collect(),
             upstreams,
         }
+    }
+
+    /// Where clients of a route stand with this limit, if it had it.
+    fn rates_of(&self, route: &RouteSettings, rate: Rate) -> Option<Arc<Rates>> {
+        let same = |of: &RouteSettings| of.path == route.path && of.hosts == route.hosts && of.exact == route.exact;
+        let before = self.targets.iter().find(|target| same(&target.route))?;
+        before.rates.clone().filter(|rates| rates.is(rate))
     }
 
     /// Where a request goes; `None` where no route takes it.

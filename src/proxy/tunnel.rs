@@ -12,6 +12,7 @@ use pingora::{Error, ErrorType};
 use tokio::time::timeout;
 
 use crate::http1::{Passed, Tunnel, members};
+use crate::proxy::Gateway;
 use crate::proxy::context::Exchange;
 use crate::proxy::direct::upstream_error;
 
@@ -26,40 +27,42 @@ pub(super) fn is_asked_for(request: &RequestHeader) -> bool {
         && says(CONNECTION, "upgrade")
 }
 
-/// Carries bytes both ways until one side ends, or nothing passes for `idle`.
-pub(super) async fn carry(
-    session: &mut Session,
-    exchange: &mut Exchange,
-    mut tunnel: Tunnel,
-    idle: Duration,
-) -> pingora::Result<()> {
-    let mut outgoing = Bytes::new();
-    loop {
-        let step = async {
-            let is_free = outgoing.is_empty();
-            tokio::select! {
-                passed = tunnel.pass(&mut outgoing) => Step::Upstream(passed),
-                read = session.as_downstream_mut().read_request_body(), if is_free => Step::Client(read),
+impl Gateway {
+    /// Carries bytes both ways until one side ends, or nothing passes for `idle`.
+    pub(super) async fn carry(
+        &self,
+        session: &mut Session,
+        exchange: &mut Exchange,
+        mut tunnel: Tunnel,
+        idle: Duration,
+    ) -> pingora::Result<()> {
+        let mut outgoing = Bytes::new();
+        loop {
+            let step = async {
+                let is_free = outgoing.is_empty();
+                tokio::select! {
+                    passed = tunnel.pass(&mut outgoing) => Step::Upstream(passed),
+                    read = session.as_downstream_mut().read_request_body(), if is_free => Step::Client(read),
+                }
+            };
+            let Ok(step) = timeout(idle, step).await else {
+                exchange.overdue = true;
+                return Err(Error::new_up(ErrorType::ReadTimedout));
+            };
+            match step {
+                Step::Upstream(Ok(Passed::Sent)) => {}
+                Step::Upstream(Ok(Passed::Received(part))) => {
+                    self.give(session, exchange, Some(part), false).await?;
+                }
+                Step::Upstream(Ok(Passed::Ended)) => return Ok(()),
+                Step::Upstream(Err(e)) => return Err(upstream_error(e.into())),
+                Step::Client(Ok(Some(part))) => {
+                    exchange.received += part.len() as u64;
+                    outgoing = part;
+                }
+                Step::Client(Ok(None)) => return Ok(()),
+                Step::Client(Err(e)) => return Err(e.into_down()),
             }
-        };
-        let Ok(step) = timeout(idle, step).await else {
-            exchange.overdue = true;
-            return Err(Error::new_up(ErrorType::ReadTimedout));
-        };
-        match step {
-            Step::Upstream(Ok(Passed::Sent)) => {}
-            Step::Upstream(Ok(Passed::Received(part))) => {
-                let written = session.write_response_body(Some(part), false).await;
-                written.map_err(|e| e.into_down())?;
-            }
-            Step::Upstream(Ok(Passed::Ended)) => return Ok(()),
-            Step::Upstream(Err(e)) => return Err(upstream_error(e.into())),
-            Step::Client(Ok(Some(part))) => {
-                exchange.received += part.len() as u64;
-                outgoing = part;
-            }
-            Step::Client(Ok(None)) => return Ok(()),
-            Step::Client(Err(e)) => return Err(e.into_down()),
         }
     }
 }

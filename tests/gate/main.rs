@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod admin;
+mod attacks;
 mod authority;
 mod balance;
 mod cli;
@@ -10,6 +11,7 @@ mod discovery;
 mod endpoints_http2;
 mod endpoints_tls;
 mod failover;
+mod limits;
 mod liveness;
 mod overrides;
 mod own_faults;

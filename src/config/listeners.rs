@@ -1,0 +1,122 @@
+//! What the file says about listeners: where clients connect, and what each of them may ask.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::parse::{Findings, longer_than_zero, overlaps, socket, time};
+use super::scalars::Size;
+use super::{CertificateSettings, ClientLimits, ListenerSettings, ProxyProtocol, Rate, TlsSettings, raw};
+use crate::gate::hygiene::Bounds;
+use crate::gate::pace;
+
+pub(super) fn listeners(raw: Vec<raw::Listener>, trusts: bool, findings: &mut Findings<'_>) -> Vec<ListenerSettings> {
+    if raw.is_empty() {
+        findings.error(
+            "listeners",
+            "is empty; the gate must listen somewhere: `listeners: [{address: \"0.0.0.0:8080\"}]`",
+        );
+    }
+    let mut listeners: Vec<ListenerSettings> = Vec::new();
+    for (index, raw) in raw.into_iter().enumerate() {
+        let key = format!("listeners[{index}]");
+        let address = socket(&raw.address);
+        if let Some(other) = listeners.iter().find(|other| overlaps(other.address, address)) {
+            findings.error(
+                &format!("{key}.address"),
+                format!("{address} is taken by the listener on {}", other.address),
+            );
+        }
+        let settings = ListenerSettings {
+            address,
+            max_connections: raw.max_connections.unwrap_or(0) as usize,
+            header_timeout: time(raw.header_timeout, Duration::from_secs(10)),
+            idle_timeout: time(raw.idle_timeout, Duration::from_secs(75)),
+            body_limit: raw.body_limit.map_or(100 << 20, |size| size.0),
+            limits: limits(&key, raw.limits.unwrap_or_default(), findings),
+            proxy_protocol: match raw.proxy_protocol.unwrap_or(raw::ProxyProtocol::Off) {
+                raw::ProxyProtocol::Off => ProxyProtocol::Off,
+                raw::ProxyProtocol::V1 => ProxyProtocol::V1,
+                raw::ProxyProtocol::V2 => ProxyProtocol::V2,
+                raw::ProxyProtocol::Any => ProxyProtocol::Any,
+            },
+            http2: raw.http2.unwrap_or(true),
+            redirect_to_https: raw.redirect_to_https.unwrap_or(false),
+            tls: raw
+                .tls
+                .map(|tls| Arc::new(tls_settings(&format!("{key}.tls"), tls, findings))),
+        };
+        if settings.redirect_to_https && settings.tls.is_some() {
+            findings.error(
+                &format!("{key}.redirect_to_https"),
+                "is for a cleartext listener; this one has `tls`",
+            );
+        }
+        if settings.proxy_protocol != ProxyProtocol::Off && !trusts {
+            findings.error(
+                &format!("{key}.proxy_protocol"),
+                "lets nobody in: name the load balancer's network in `trusted_proxies`, for only its word is believed",
+            );
+        }
+        for (name, value) in [
+            ("header_timeout", settings.header_timeout),
+            ("idle_timeout", settings.idle_timeout),
+        ] {
+            longer_than_zero(&format!("{key}.{name}"), value, findings);
+        }
+        listeners.push(settings);
+    }
+    listeners
+}
+
+fn limits(key: &str, raw: raw::ClientLimits, findings: &mut Findings<'_>) -> ClientLimits {
+    let size =
+        |size: Option<Size>, default: usize| size.map_or(default, |size| usize::try_from(size.0).unwrap_or(usize::MAX));
+    let rate = raw.client_rate;
+    ClientLimits {
+        bounds: Bounds {
+            uri: size(raw.uri, 8 << 10),
+            headers: size(raw.headers, 64 << 10),
+            fields: raw.fields.unwrap_or(100) as usize,
+        },
+        min_rate: raw.min_rate.map_or(1 << 10, |size| size.0),
+        grace: time(raw.grace, pace::GRACE),
+        client_connections: raw.client_connections.unwrap_or(0) as usize,
+        client_rate: rate.and_then(|raw| self::rate(&format!("{key}.limits.client_rate"), raw, findings)),
+    }
+}
+
+/// How often somebody may ask.
+pub(super) fn rate(key: &str, raw: raw::Rate, findings: &mut Findings<'_>) -> Option<Rate> {
+    let every = time(raw.per, Duration::from_secs(1)) / raw.requests.get();
+    longer_than_zero(&format!("{key}.per"), every, findings);
+    (!every.is_zero()).then(|| Rate {
+        every,
+        burst: raw.burst.unwrap_or(raw.requests),
+    })
+}
+
+fn tls_settings(key: &str, raw: raw::Tls, findings: &mut Findings<'_>) -> TlsSettings {
+    if raw.certificates.is_empty() {
+        findings.error(
+            &format!("{key}.certificates"),
+            "is empty; a listener must show something: `certificates: [{cert: FILE, key: FILE}]`",
+        );
+    }
+    if raw.client_certificate.is_some() && raw.client_ca.is_none() {
+        findings.error(
+            &format!("{key}.client_certificate"),
+            "asks for certificates that nobody could check; name their authorities in `client_ca`",
+        );
+    }
+    let certificates = raw.certificates.into_iter().map(|one| CertificateSettings {
+        cert: one.cert.into(),
+        key: one.key.into(),
+        hosts: one.hosts.unwrap_or_default(),
+    });
+    TlsSettings {
+        certificates: certificates.collect(),
+        only_1_3: matches!(raw.min_version, Some(raw::tls::TlsVersion::V1_3)),
+        client_ca: raw.client_ca.map(Into::into),
+        client_required: !matches!(raw.client_certificate, Some(raw::tls::ClientCertificate::Optional)),
+    }
+}
