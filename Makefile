@@ -5,7 +5,7 @@ SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 # Pingora builds zlib-ng, which needs cmake; the allocator and the crypto need a C compiler.
 NEEDS := cmake cc
 
-.PHONY: help demo test lint bench lab image deps origins peers
+.PHONY: help demo test lint bench lab image deps tools origins peers
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
@@ -13,7 +13,7 @@ help: ## This list
 demo: deps ## The gate before three simulated Dify instances, with a story of faults
 	$(CARGO) run --locked -- demo
 
-test: deps origins ## Every test
+test: deps tools origins ## Every test
 	$(CARGO) test --locked
 
 lint: deps ## Format, clippy and documentation, all of them strict
@@ -41,6 +41,16 @@ deps:
 	if [ -n "$$missing" ]; then \
 	  echo "installing build-essential, cmake and ca-certificates"; \
 	  $(SUDO) apt-get update -qq && $(SUDO) apt-get install -y -qq build-essential cmake ca-certificates; \
+	fi
+
+# Real clients and attackers, which some tests put before the gate, and the packages that have them.
+TOOLS := curl openssl slowhttptest h2load:nghttp2-client
+
+tools:
+	@missing=; for tool in $(TOOLS); do command -v $${tool%%:*} >/dev/null || missing="$$missing $${tool##*:}"; done; \
+	if [ -n "$$missing" ]; then \
+	  echo "installing$$missing"; \
+	  $(SUDO) apt-get update -qq && $(SUDO) apt-get install -y -qq --no-install-recommends $$missing; \
 	fi
 
 # Real Python servers and Dify's own clients, which some tests put behind and before the gate.

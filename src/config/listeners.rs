@@ -60,6 +60,7 @@ pub(super) fn listeners(raw: Vec<raw::Listener>, trusts: bool, findings: &mut Fi
         for (name, value) in [
             ("header_timeout", settings.header_timeout),
             ("idle_timeout", settings.idle_timeout),
+            ("limits.grace", settings.limits.grace),
         ] {
             longer_than_zero(&format!("{key}.{name}"), value, findings);
         }

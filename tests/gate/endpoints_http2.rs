@@ -10,6 +10,7 @@ use http::{HeaderMap, Request, Response};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
 use tokio_rustls::rustls::{ClientConfig, RootCertStore, crypto::ring};
@@ -80,8 +81,8 @@ async fn echo(request: Request<h2::RecvStream>, mut respond: h2::server::SendRes
     out.send_trailers(trailers).ok()
 }
 
-/// A client's connection in HTTP/2 within TLS.
-pub(crate) async fn client(edge: SocketAddr, authority: &Authority) -> h2::client::SendRequest<Bytes> {
+/// A connection within TLS that has agreed on HTTP/2.
+pub(crate) async fn shake_hands(edge: SocketAddr, authority: &Authority) -> TlsStream<TcpStream> {
     let mut roots = RootCertStore::empty();
     roots
         .add(CertificateDer::from_pem_file(authority.path("ca.pem")).unwrap())
@@ -94,10 +95,15 @@ pub(crate) async fn client(edge: SocketAddr, authority: &Authority) -> h2::clien
     config.alpn_protocols = vec![b"h2".to_vec()];
     let stream = TcpStream::connect(edge).await.unwrap();
     let name = ServerName::try_from("dify.example.com").unwrap();
-    let stream = TlsConnector::from(Arc::new(config))
+    TlsConnector::from(Arc::new(config))
         .connect(name, stream)
         .await
-        .unwrap();
+        .unwrap()
+}
+
+/// A client's connection in HTTP/2.
+async fn client(edge: SocketAddr, authority: &Authority) -> h2::client::SendRequest<Bytes> {
+    let stream = shake_hands(edge, authority).await;
     let (client, connection) = h2::client::handshake(stream).await.unwrap();
     tokio::spawn(connection);
     client.ready().await.unwrap()

@@ -396,3 +396,46 @@ async fn a_certificate_that_cannot_be_used_is_an_error_that_names_its_file() {
         }
     }
 }
+
+/// What a program said, all of it.
+async fn run(program: &str, arguments: &[&str]) -> String {
+    let mut command = Command::new(program);
+    command.args(arguments).stdin(Stdio::null()).kill_on_drop(true);
+    let output = soon(program, command.output()).await.unwrap_or_else(|e| {
+        panic!("{program}, which `make tools` installs: {e}");
+    });
+    String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn other_clients_than_curl_are_served_as_well() {
+    let difys = instances::<2>().await;
+    let authority = Authority::new();
+    let certificate = authority.shown("dify", &["dify.example.com"]);
+    let gate = secure(&certificate, "", &difys, "").await;
+    let (ca, address) = (authority.ca(), edge(&gate).to_string());
+    let url = format!("https://{address}/v1/info");
+    let out = run("h2load", &["-n", "1000", "-c", "5", "-m", "20", &url]).await;
+    assert!(out.contains("1000 succeeded, 0 failed, 0 errored"), "{out}");
+    let out = run("h2load", &["--h1", "-n", "200", "-c", "5", &url]).await;
+    assert!(out.contains("200 succeeded, 0 failed, 0 errored"), "{out}");
+    let out = run("nghttp", &["--no-verify", "-H", ":authority: dify.example.com", &url]).await;
+    assert!(out.contains("tags"), "{out}");
+    let named = [
+        "s_client",
+        "-connect",
+        &address,
+        "-servername",
+        "dify.example.com",
+        "-CAfile",
+        &ca,
+        "-verify_return_error",
+    ];
+    let with = |more: &[&'static str]| [&named[..], more].concat();
+    let out = run("openssl", &with(&["-alpn", "h2,http/1.1"])).await;
+    assert!(out.contains("ALPN protocol: h2") && out.contains("TLSv1.3"), "{out}");
+    let out = run("openssl", &with(&["-tls1_2", "-reconnect"])).await;
+    assert!(out.contains("Reused, TLSv1.2"), "{out}");
+    let out = run("openssl", &with(&["-tls1_1", "-cipher", "ALL:@SECLEVEL=0"])).await;
+    assert!(out.contains("Cipher is (NONE)"), "{out}");
+}
