@@ -207,9 +207,15 @@ impl Driver {
             Message::Tried { slot, trial, at } => self.keeper.handle_trial(slot, trial, at),
             // Whoever asked may have gone; then nobody misses the answer.
             Message::Ask(reply) => drop(reply.send(self.everyone())),
-            Message::Say(word, reply) => drop(reply.send(self.heed(&word))),
+            // What was said is in force by the time that it is answered.
+            Message::Say(word, reply) => {
+                let pictures = self.heed(&word);
+                self.carry_out();
+                let _ = reply.send(pictures);
+            }
             Message::Reconcile(upstreams, reply) => {
                 self.reconcile(upstreams);
+                self.carry_out();
                 let _ = reply.send(());
             }
         }

@@ -10,7 +10,7 @@ mod threads;
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -32,6 +32,7 @@ use crate::driver::{Driver, Handle};
 use crate::edge::crowd::Crowd;
 use crate::edge::tls::TlsError;
 use crate::edge::{ListenError, Listener};
+use crate::gate::alarm::Alarm;
 use crate::metrics::Metrics;
 use crate::proxy::{Gateway, Rates, Site};
 use crate::reload::{Applied, Loader};
@@ -103,6 +104,7 @@ pub enum Stopped {
 /// What a gate is assembled from.
 struct Parts {
     site: Arc<ArcSwap<Site>>,
+    alarm: Arc<Mutex<Alarm>>,
     access: AccessLog,
     lifecycle: Arc<Lifecycle>,
     handle: Handle,
@@ -112,11 +114,40 @@ struct Parts {
 }
 
 impl Parts {
+    /// The parts by `config`, and the driver, which does nothing yet.
+    fn of(config: &Config, metrics: Metrics) -> Result<(Self, Driver), StartError> {
+        let clock = Clock::start();
+        let authorities = Arc::new(Authorities::default());
+        config.trust(&authorities)?;
+        let (driver, handle) = Driver::new(
+            config.upstreams.clone(),
+            authorities.clone(),
+            metrics.clone(),
+            clock,
+            fastrand::u64(..),
+        );
+        let upstreams = handle.roster.borrow().upstreams.clone();
+        let alarm = Arc::new(Mutex::new(Alarm::new(config.alarm)));
+        let site = Site::new(config, upstreams, alarm.clone(), None);
+        let parts = Self {
+            site: Arc::new(ArcSwap::from_pointee(site)),
+            alarm,
+            access: access_log(config)?,
+            lifecycle: Arc::default(),
+            handle,
+            authorities,
+            metrics,
+            clock,
+        };
+        Ok((parts, driver))
+    }
+
     fn api(&self, config_path: String, applied: watch::Receiver<Applied>, loader: Loader) -> Router {
         admin::router(Admin {
             lifecycle: self.lifecycle.clone(),
             mailbox: self.handle.mailbox.clone(),
             roster: self.handle.roster.clone(),
+            alarm: self.alarm.clone(),
             config_path,
             applied,
             loader,
@@ -198,32 +229,13 @@ impl Gate {
     /// # Errors
     /// An address or a file cannot be had.
     pub fn start(config: Config) -> Result<Self, StartError> {
-        let clock = Clock::start();
         let metrics = Metrics::new()?;
         let threads = threads(&config);
         let edge = Threads::start("edge", threads)?;
         let control = Threads::alone("control")?;
         let bound = edge.within(|| bind(&config, &metrics))?;
         let admin = control.within(|| bind_admin(config.admin))?;
-        let authorities = Arc::new(Authorities::default());
-        config.trust(&authorities)?;
-        let (driver, handle) = Driver::new(
-            config.upstreams.clone(),
-            authorities.clone(),
-            metrics.clone(),
-            clock,
-            fastrand::u64(..),
-        );
-        let upstreams = handle.roster.borrow().upstreams.clone();
-        let parts = Parts {
-            site: Arc::new(ArcSwap::from_pointee(Site::new(&config, upstreams, None))),
-            access: access_log(&config)?,
-            lifecycle: Arc::default(),
-            handle,
-            authorities,
-            metrics,
-            clock,
-        };
+        let (parts, driver) = Parts::of(&config, metrics)?;
         let listeners = bound.iter().map(Listener::address).collect::<io::Result<_>>()?;
         let admin_address = admin.local_addr()?;
         let (loader, questions) = Loader::new();
@@ -234,7 +246,7 @@ impl Gate {
         control.spawn(driver.run());
         control.spawn(async move { axum::serve(admin, api).await });
         control.spawn(loading.run(questions));
-        control.spawn(tending::lines(parts.handle.clone(), clock));
+        control.spawn(tending::lines(parts.handle.clone(), parts.clock));
         control.spawn(tending::wardens(&parts));
         let proxies = parts.proxies(&bound, threads);
         let shutdown = parts.open(&edge, bound, &proxies, &found);

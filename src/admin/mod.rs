@@ -18,8 +18,8 @@ pub mod overrides;
 pub mod view;
 
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use axum::Router;
 use axum::extract::{Path, Request, State};
@@ -30,8 +30,9 @@ use axum::routing::{get, post, put};
 use serde_json::json;
 use tokio::sync::watch;
 
-use crate::admin::view::{ConfigView, EndpointView, Explanation, Status, UpstreamView};
+use crate::admin::view::{ConfigView, EndpointView, Explanation, GuardView, Status, UpstreamView};
 use crate::clock::Clock;
+use crate::gate::alarm::Alarm;
 use crate::mailbox::{Acquaintance, Mailbox};
 use crate::metrics::{Metrics, endpoint_labels};
 use crate::reload::{Applied, Loader};
@@ -76,6 +77,8 @@ pub struct Admin {
     pub lifecycle: Arc<Lifecycle>,
     /// The driver.
     pub mailbox: Mailbox,
+    /// Who asks for guarded paths.
+    pub alarm: Arc<Mutex<Alarm>>,
     /// Who is watched.
     pub roster: watch::Receiver<Roster>,
     /// The configuration's file.
@@ -256,7 +259,11 @@ impl Admin {
             }
         }
         let applied = *self.applied.borrow();
+        let alarm = self.alarm.lock().unwrap_or_else(PoisonError::into_inner);
+        let guard = GuardView::of(&alarm, &self.clock);
+        drop(alarm);
         Status {
+            guard,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             uptime_seconds: self.clock.uptime().as_secs(),
             config: ConfigView {

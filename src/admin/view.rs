@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::clock::Clock;
+use crate::gate::alarm::Alarm;
 use crate::gate::health::Health;
 use crate::gate::keeper::{Known, ProbeRecord};
 use crate::gate::passive::Standing;
@@ -19,8 +20,56 @@ pub struct Status {
     pub uptime_seconds: u64,
     /// The configuration that it runs on.
     pub config: ConfigView,
+    /// Who asks for guarded paths.
+    pub guard: GuardView,
     /// Each upstream.
     pub upstreams: Vec<UpstreamView>,
+}
+
+/// Requests for guarded paths.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+pub struct GuardView {
+    /// How many came within the alarm's window.
+    pub requests: u32,
+    /// Whether that is too many.
+    pub abnormal: bool,
+    /// Who alone asks too often, the worst first; twenty at the most.
+    pub clients: Vec<AbnormalView>,
+}
+
+/// Somebody who asks for guarded paths abnormally often.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct AbnormalView {
+    /// Its address, the network of an IPv6 one; absent for all whose address cannot be told.
+    pub client: Option<String>,
+    /// Its requests within the alarm's window.
+    pub requests: u32,
+    /// Since when, RFC 3339.
+    pub since: String,
+    /// Whether it is refused.
+    pub blocked: bool,
+}
+
+/// So many are told of.
+const TOLD: usize = 20;
+
+impl GuardView {
+    /// What an alarm knows.
+    pub fn of(alarm: &Alarm, clock: &Clock) -> Self {
+        let now = clock.now();
+        let (requests, abnormal) = alarm.total(now);
+        let clients = alarm.abnormal(TOLD, now).into_iter().map(|one| AbnormalView {
+            client: one.client.map(|client| client.to_string()),
+            requests: one.requests,
+            since: clock.tell(one.since),
+            blocked: one.blocked,
+        });
+        Self {
+            requests,
+            abnormal,
+            clients: clients.collect(),
+        }
+    }
 }
 
 /// The configuration that the gate runs on.

@@ -4,7 +4,7 @@ use comfy_table::Table;
 use comfy_table::presets::NOTHING;
 
 use crate::admin::overrides::Outcome;
-use crate::admin::view::{EndpointView, Explanation, ProbeView, Status, UpstreamView};
+use crate::admin::view::{EndpointView, Explanation, GuardView, ProbeView, Status, UpstreamView};
 
 fn table(header: &[&str]) -> Table {
     let mut table = Table::new();
@@ -27,9 +27,26 @@ pub(super) fn status(status: &Status) -> String {
         status.version, status.uptime_seconds, status.config.path
     );
     std::iter::once(head)
+        .chain(guard(&status.guard))
         .chain(status.upstreams.iter().map(upstream))
         .collect::<Vec<_>>()
         .join("\n\n")
+}
+
+/// Who asks for guarded paths too often, if anybody does.
+fn guard(guard: &GuardView) -> Option<String> {
+    let total = guard.abnormal.then(|| {
+        let requests = guard.requests;
+        format!("guarded paths are asked for abnormally often: {requests} requests in the alarm's window")
+    });
+    let clients = guard.clients.iter().map(|one| {
+        let client = one.client.as_deref().unwrap_or("clients whose address cannot be told");
+        let (requests, since) = (one.requests, time_of_day(&one.since));
+        let refused = if one.blocked { ", refused" } else { "" };
+        format!("{client} asks for guarded paths abnormally often: {requests} requests, since {since}{refused}")
+    });
+    let lines: Vec<String> = total.into_iter().chain(clients).collect();
+    (!lines.is_empty()).then(|| lines.join("\n"))
 }
 
 fn upstream(upstream: &UpstreamView) -> String {

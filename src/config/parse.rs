@@ -157,9 +157,11 @@ fn alarm(raw: Option<&raw::ProbeGuard>, findings: &mut Findings<'_>) -> AlarmRul
     let Some(raw) = raw.and_then(|guard| guard.alarm.as_ref()) else {
         return defaults;
     };
+    let requests: u32 = raw.requests.map_or(defaults.requests, Into::into);
     let rules = AlarmRules {
         window: time(raw.window, defaults.window),
-        requests: raw.requests.map_or(defaults.requests, Into::into),
+        requests,
+        total: raw.total.map_or(requests.saturating_mul(10), Into::into),
         block: time(raw.block, defaults.block),
     };
     longer_than_zero("probe_guard.alarm.window", rules.window, findings);

@@ -118,6 +118,8 @@ pub(super) struct Alarm {
     pub(super) window: Option<Time>,
     /// The most requests of one client within it that are normal. Default: 50.
     pub(super) requests: Option<NonZeroU32>,
+    /// The most requests of all clients together within it that are normal. Default: ten times `requests`.
+    pub(super) total: Option<NonZeroU32>,
     /// How long a client is refused after it was last over that rate. Default: 0s, which only reports it.
     pub(super) block: Option<Time>,
 }

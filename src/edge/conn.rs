@@ -2,14 +2,16 @@
 //! request. It also gathers small writes, so that a header and its body leave together, and never holds them back while the proxy waits.
 
 use std::io;
+use std::mem::MaybeUninit;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
+use bytes::BytesMut;
 use pingora::protocols::raw_connect::ProxyDigest;
 use pingora::protocols::tls::SslDigest;
 use pingora::protocols::{
@@ -22,6 +24,9 @@ use tokio::time::{Instant, Sleep};
 use crate::edge::farewell::Farewell;
 use crate::edge::{Door, Permit};
 use crate::wire::Wire;
+
+/// So much of the next request is taken from a client that does not wait for its answer.
+const AHEAD: usize = 16 * 1024;
 
 /// Small writes are gathered up to this many bytes.
 const GATHER: usize = 8 * 1024;
@@ -46,6 +51,10 @@ pub(crate) struct Conn {
     /// Whether requests share it, so that they have clocks of their own once the first byte is there.
     many_at_once: bool,
     gathered: Vec<u8>,
+    /// Whether the request under way has come as a whole: what comes now belongs to the next one.
+    whole: AtomicBool,
+    /// The beginning of the next request.
+    ahead: BytesMut,
     farewell: Farewell,
     /// Its place under the listener's limit, given back when it is dropped.
     _permit: Permit,
@@ -71,6 +80,8 @@ impl Conn {
             rested: AtomicU64::new(0),
             timer: None,
             gathered: Vec::new(),
+            whole: AtomicBool::new(false),
+            ahead: BytesMut::new(),
             farewell: Farewell::default(),
             _permit: permit,
         }
@@ -86,8 +97,15 @@ impl Conn {
         self.deadline.store(NEVER, Ordering::Relaxed);
     }
 
+    /// The request has come as a whole. The framework watches for a client that goes away by reading on, and gives the connection up if it finds
+    /// the next request; so that one is kept until it is asked for.
+    pub(crate) fn request_done(&self) {
+        self.whole.store(!self.many_at_once, Ordering::Relaxed);
+    }
+
     /// The answer is done: the client may send another request.
     pub(crate) fn rest(&self) {
+        self.whole.store(false, Ordering::Relaxed);
         self.rested.store(self.now(), Ordering::Relaxed);
         self.deadline.store(KEPT, Ordering::Relaxed);
     }
@@ -136,6 +154,20 @@ impl Conn {
         }
     }
 
+    /// Ready once the client is gone.
+    fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while self.ahead.len() < AHEAD {
+            let mut room = [MaybeUninit::uninit(); 2 * 1024];
+            let mut part = ReadBuf::uninit(&mut room);
+            ready!(Pin::new(&mut self.stream).poll_read(cx, &mut part))?;
+            if part.filled().is_empty() {
+                return Poll::Ready(Ok(()));
+            }
+            self.ahead.extend_from_slice(part.filled());
+        }
+        Poll::Pending
+    }
+
     fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut sent = 0;
         while sent < self.gathered.len() {
@@ -173,7 +205,16 @@ impl AsyncRead for Conn {
         {
             return Poll::Ready(Err(e));
         }
+        if this.whole.load(Ordering::Relaxed) {
+            return this.poll_gone(cx);
+        }
         let before = buf.filled().len();
+        if !this.ahead.is_empty() {
+            let given = this.ahead.split_to(this.ahead.len().min(buf.remaining()));
+            buf.put_slice(&given);
+            this.received();
+            return Poll::Ready(Ok(()));
+        }
         if Pin::new(&mut this.stream).poll_read(cx, buf)?.is_ready() {
             if buf.filled().len() > before {
                 this.received();

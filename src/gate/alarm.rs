@@ -4,8 +4,10 @@
 //! Cloudflare estimate a sliding window. The cost of a request is constant and the memory bounded, whoever asks.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
+
+use crate::gate::client::subscriber;
 
 /// When a client is abnormal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,6 +16,8 @@ pub struct AlarmRules {
     pub window: Duration,
     /// The most requests within a window that are normal.
     pub requests: u32,
+    /// The most requests of all clients together within it that are normal.
+    pub total: u32,
     /// How long a client is refused after it was last over that rate; zero only reports it.
     pub block: Duration,
 }
@@ -23,9 +27,23 @@ impl Default for AlarmRules {
         Self {
             window: Duration::from_secs(10),
             requests: 50,
+            total: 500,
             block: Duration::ZERO,
         }
     }
+}
+
+/// Somebody who asks for guarded paths abnormally often.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Abnormal {
+    /// Who: the network of an IPv6 client, `None` for all whose address cannot be told.
+    pub client: Option<IpAddr>,
+    /// Its requests in the last window.
+    pub requests: u32,
+    /// Since when.
+    pub since: Instant,
+    /// Whether it is refused.
+    pub blocked: bool,
 }
 
 /// What the alarm says to one request for a guarded path.
@@ -59,6 +77,8 @@ pub struct Alarm {
     recent: HashMap<Key, Counts>,
     earlier: HashMap<Key, Counts>,
     since: Option<Instant>,
+    /// Of all clients together.
+    total: Option<Counts>,
 }
 
 type Key = Option<IpAddr>;
@@ -72,7 +92,47 @@ impl Alarm {
             recent: HashMap::new(),
             earlier: HashMap::new(),
             since: None,
+            total: None,
         }
+    }
+
+    /// Goes by other rules from now on; what was counted by others is forgotten.
+    pub fn follow(&mut self, rules: AlarmRules) {
+        let fresh = Self::new(rules);
+        if fresh.rules != self.rules {
+            *self = fresh;
+        }
+    }
+
+    /// Counts a request for guarded paths whoever it is from, and tells how many there were if they have just become abnormal: many clients that
+    /// each ask as often as they may are a flood as well.
+    pub fn observe_total(&mut self, now: Instant) -> Option<u32> {
+        let rules = AlarmRules {
+            requests: self.rules.total,
+            block: Duration::ZERO,
+            ..self.rules
+        };
+        match self.total.get_or_insert(Counts::new(now)).observe(None, &rules, now) {
+            AlarmVerdict::Raised { requests, .. } => Some(requests),
+            AlarmVerdict::Quiet | AlarmVerdict::Ongoing | AlarmVerdict::Blocked => None,
+        }
+    }
+
+    /// All requests for guarded paths in the last window, and whether they are too many.
+    pub fn total(&self, now: Instant) -> (u32, bool) {
+        let requests = self.total.map_or(0, |mut counts| counts.now(self.rules.window, now));
+        (requests, requests > self.rules.total)
+    }
+
+    /// Who asks abnormally often at `now`, the worst first, at most `most` of them.
+    pub fn abnormal(&self, most: usize, now: Instant) -> Vec<Abnormal> {
+        let all = self.recent.iter().chain(&self.earlier);
+        let mut found: Vec<Abnormal> = all
+            .filter_map(|(client, counts)| counts.abnormal(*client, &self.rules, now))
+            .collect();
+        found.sort_by_key(|one| (std::cmp::Reverse(one.requests), one.since));
+        found.truncate(most);
+        found
     }
 
     /// Counts a request for a guarded path and judges its client. An episode is over when the rate has fallen to half of
@@ -106,19 +166,13 @@ impl Alarm {
     }
 }
 
-fn subscriber(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V4(address) => IpAddr::V4(address),
-        IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() & (u128::MAX << 64))),
-    }
-}
-
 #[derive(Clone, Copy, Debug)]
 struct Counts {
     window_start: Instant,
     previous: u32,
     current: u32,
-    alarmed: bool,
+    /// Since when it is in an episode.
+    alarmed: Option<Instant>,
     last_over: Option<Instant>,
 }
 
@@ -128,7 +182,7 @@ impl Counts {
             window_start: now,
             previous: 0,
             current: 0,
-            alarmed: false,
+            alarmed: None,
             last_over: None,
         }
     }
@@ -137,21 +191,41 @@ impl Counts {
         self.advance(rules.window, now);
         self.current = self.current.saturating_add(1);
         let rate = self.rate(rules.window, now);
-        let was_alarmed = self.alarmed;
+        let was_alarmed = self.alarmed.is_some();
         let is_blocked = self
             .last_over
             .is_some_and(|over| now.saturating_duration_since(over) < rules.block);
         let has_fallen = rate <= rules.requests / 2 && !is_blocked;
-        self.alarmed = rate > rules.requests || (was_alarmed && !has_fallen);
+        let is_alarmed = rate > rules.requests || (was_alarmed && !has_fallen);
+        self.alarmed = is_alarmed.then(|| self.alarmed.unwrap_or(now));
         if rate > rules.requests {
             self.last_over = Some(now);
         }
-        match (self.alarmed, was_alarmed) {
+        match (is_alarmed, was_alarmed) {
             _ if is_blocked => AlarmVerdict::Blocked,
             (true, false) => AlarmVerdict::Raised { client, requests: rate },
             (true, true) => AlarmVerdict::Ongoing,
             (false, _) => AlarmVerdict::Quiet,
         }
+    }
+
+    /// Its requests in the window that ends at `now`.
+    fn now(&mut self, window: Duration, now: Instant) -> u32 {
+        self.advance(window, now);
+        self.rate(window, now)
+    }
+
+    fn abnormal(mut self, client: Key, rules: &AlarmRules, now: Instant) -> Option<Abnormal> {
+        let since = self.alarmed?;
+        let requests = self.now(rules.window, now);
+        let over = self.last_over.map(|over| now.saturating_duration_since(over));
+        let blocked = over.is_some_and(|over| over < rules.block);
+        (blocked || requests > rules.requests / 2).then_some(Abnormal {
+            client,
+            requests,
+            since,
+            blocked,
+        })
     }
 
     fn advance(&mut self, window: Duration, now: Instant) {
@@ -179,6 +253,7 @@ mod tests {
     const RULES: AlarmRules = AlarmRules {
         window: Duration::from_secs(10),
         requests: 50,
+        total: 200,
         block: Duration::ZERO,
     };
     const BLOCKING: AlarmRules = AlarmRules {
@@ -272,6 +347,46 @@ mod tests {
         assert_eq!(alarm.observe(v4(2), now), AlarmVerdict::Quiet);
         assert_eq!(alarm.observe(None, now), AlarmVerdict::Quiet);
         assert_eq!(alarm.clients(), 3);
+    }
+
+    #[test]
+    fn many_who_each_ask_as_often_as_they_may_are_too_many_together() {
+        let (mut alarm, start) = (Alarm::new(RULES), Instant::now());
+        let told: Vec<u32> = (0..1_000)
+            .filter_map(|n| alarm.observe_total(start + seconds(0.01) * n))
+            .collect();
+        assert_eq!(told, [201], "said once");
+        assert_eq!(alarm.total(start + seconds(9.99)), (1_000, true));
+        assert_eq!(alarm.total(start + seconds(40.0)), (0, false));
+        assert!(alarm.abnormal(10, start + seconds(9.99)).is_empty(), "nobody alone is");
+    }
+
+    #[test]
+    fn who_is_abnormal_is_told_the_worst_first_until_it_is_over() {
+        let (mut alarm, start) = (Alarm::new(BLOCKING), Instant::now());
+        for (client, requests) in [(1, 60), (2, 90), (3, 10), (4, 70)] {
+            for _ in 0..requests {
+                alarm.observe(v4(client), start);
+            }
+        }
+        let found = alarm.abnormal(2, start + seconds(1.0));
+        let told: Vec<_> = found
+            .iter()
+            .map(|one| (one.client, one.requests, one.blocked))
+            .collect();
+        assert_eq!(told, [(v4(2), 90, true), (v4(4), 70, true)]);
+        assert_eq!(alarm.abnormal(9, start + seconds(59.0)).len(), 3, "while it is refused");
+        assert!(alarm.abnormal(9, start + seconds(60.0)).is_empty());
+    }
+
+    #[test]
+    fn other_rules_begin_anew_and_the_same_do_not() {
+        let (mut alarm, now) = (Alarm::new(RULES), Instant::now());
+        ask(&mut alarm, now, 60, 0.0);
+        alarm.follow(RULES);
+        assert_eq!(alarm.abnormal(9, now).len(), 1);
+        alarm.follow(BLOCKING);
+        assert!(alarm.abnormal(9, now).is_empty());
     }
 
     #[test]

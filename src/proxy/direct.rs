@@ -26,6 +26,7 @@ use crate::probe::is_own_fault;
 use crate::proxy::Gateway;
 use crate::proxy::context::Exchange;
 use crate::proxy::headers;
+use crate::proxy::pacing;
 use crate::proxy::request::content_length;
 use crate::proxy::tunnel;
 use crate::tls::Unsecured;
@@ -78,7 +79,9 @@ impl Gateway {
     /// Has a request answered by an endpoint, and relays the answer.
     pub(super) async fn exchange(&self, session: &mut Session, exchange: &mut Exchange) -> pingora::Result<()> {
         let mut request = self.head(session, exchange)?;
-        if !session.is_body_empty() {
+        if session.is_body_empty() {
+            pacing::whole(session);
+        } else {
             self.receive(session, exchange, &mut request).await?;
         }
         loop {

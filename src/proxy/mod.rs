@@ -95,7 +95,9 @@ impl ProxyHttp for Gateway {
                 Ok(true)
             }
             request::Admitted::Forward => {
-                if !session.is_body_empty() {
+                if session.is_body_empty() {
+                    pacing::whole(session);
+                } else {
                     exchange.receiving = Some((self.clock.now(), self.pace()));
                 }
                 Ok(false)
@@ -142,7 +144,7 @@ impl ProxyHttp for Gateway {
             course.timeouts.idle
         } else {
             let first_byte = course.timeouts.first_byte;
-            self.received(exchange, length, end_of_stream, first_byte)?
+            self.received(session, exchange, length, end_of_stream, first_byte)?
         };
         if let Some(line) = exchange.line().filter(|_| length > 0 || end_of_stream) {
             line.expect_byte(within);

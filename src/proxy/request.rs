@@ -139,8 +139,16 @@ impl Gateway {
 
     /// Notices a client that asks for guarded paths abnormally often; an answer means that it is to be refused for it.
     fn watch(&self, site: &Site, client: &Client) -> Option<Answer> {
+        let now = self.clock.now();
         let mut alarm = site.alarm.lock().unwrap_or_else(PoisonError::into_inner);
-        match alarm.observe(client.address, self.clock.now()) {
+        if let Some(requests) = alarm.observe_total(now) {
+            self.metrics.guard_alarms.inc();
+            warn!(
+                requests,
+                "guarded paths are asked for abnormally often by all clients together"
+            );
+        }
+        match alarm.observe(client.address, now) {
             AlarmVerdict::Quiet | AlarmVerdict::Ongoing => None,
             AlarmVerdict::Raised { client, requests } => {
                 self.metrics.guard_alarms.inc();

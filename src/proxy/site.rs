@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use serde_json::json;
 
 use crate::config::{Config, Rate, RouteSettings, Target};
-use crate::gate::alarm::{Alarm, AlarmRules};
+use crate::gate::alarm::Alarm;
 use crate::gate::cidr::CidrSet;
 use crate::gate::guard::Guard;
 use crate::gate::route::{RouteRow, RouteTable};
@@ -23,7 +23,6 @@ pub(crate) struct Site {
     pub(crate) trusted: CidrSet,
     /// Notices abnormally frequent requests for guarded paths.
     pub(crate) alarm: Arc<Mutex<Alarm>>,
-    alarm_rules: AlarmRules,
     /// What goes where; its indices are those of `targets`.
     routes: RouteTable,
     targets: Vec<Destination>,
@@ -44,8 +43,13 @@ pub(crate) struct Destination {
 }
 
 impl Site {
-    /// What `config` says, whose upstreams are `upstreams`. The alarm goes on from that of the site before, unless its rules are others.
-    pub(crate) fn new(config: &Config, upstreams: Arc<[Arc<Upstream>]>, before: Option<&Self>) -> Self {
+    /// What `config` says, whose upstreams are `upstreams`.
+    pub(crate) fn new(
+        config: &Config,
+        upstreams: Arc<[Arc<Upstream>]>,
+        alarm: Arc<Mutex<Alarm>>,
+        before: Option<&Self>,
+    ) -> Self {
         let rows = config.routes.iter().enumerate().map(|(index, route)| RouteRow {
             hosts: route.hosts.clone(),
             path: route.path.clone(),
@@ -67,16 +71,10 @@ impl Site {
                 Target::Redirect(..) | Target::Answer(..) => None,
             },
         });
-        let same_alarm = before.filter(|before| before.alarm_rules == config.alarm);
-        let alarm = match same_alarm {
-            Some(before) => before.alarm.clone(),
-            None => Arc::new(Mutex::new(Alarm::new(config.alarm))),
-        };
         Self {
             guard: config.guard.clone(),
             trusted: config.trusted_proxies.clone(),
             alarm,
-            alarm_rules: config.alarm,
             routes: RouteTable::new(rows),
             targets: targets.collect(),
             upstreams,

@@ -1,6 +1,6 @@
 //! Another configuration for a gate that runs. Verdicts, overrides, counts and streams stay; what cannot change is told.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use arc_swap::ArcSwap;
 use tokio::sync::{mpsc, watch};
@@ -118,7 +118,13 @@ impl Loading {
         // An upstream that is new is asked before anybody is sent there.
         first_round(self.handle.clone()).await;
         let upstreams = self.handle.roster.borrow().upstreams.clone();
-        let site = Site::new(&config, upstreams, Some(&self.site.load()));
+        let before = self.site.load();
+        let alarm = before.alarm.clone();
+        alarm
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .follow(config.alarm);
+        let site = Site::new(&config, upstreams, alarm, Some(&before));
         self.site.store(Arc::new(site));
         let generation = self.generation() + 1;
         self.applied.send_replace(Applied {

@@ -38,7 +38,10 @@ async fn the_status_has_the_documented_shape() {
     let answer = admin(&gate, "/api/v1/status").await;
     assert_eq!(answer.header("content-type"), Some("application/json"));
     let status = answer.json();
-    assert_eq!(keys(&status), ["version", "uptime_seconds", "config", "upstreams"]);
+    assert_eq!(
+        keys(&status),
+        ["version", "uptime_seconds", "config", "guard", "upstreams"]
+    );
     assert_eq!(status["version"], env!("CARGO_PKG_VERSION"));
     assert_eq!(keys(&status["config"]), ["path", "generation", "loaded_at"]);
     let upstream = &status["upstreams"][0];

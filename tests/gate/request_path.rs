@@ -7,7 +7,7 @@ use difygate::simulated_dify::Health;
 use crate::support::{
     QUICK, Upstream, addresses, dify_upstream, edge, gate, gate_before, instances, known, nobody, until, until_idle,
 };
-use crate::wire::{Answer, Wire, ask, ask_with};
+use crate::wire::{Answer, Wire, ask, ask_with, chat};
 
 /// What arrived at an upstream that echoes, line by line.
 fn arrived(answer: &Answer) -> Vec<String> {
@@ -262,6 +262,32 @@ async fn one_connection_carries_many_requests_and_what_is_sent_ahead_is_left_to_
     assert_eq!(wire.answer().await.json()["name"], "simulated");
     assert!(wire.ended().await.is_empty(), "the connection ends after the first");
     assert_eq!(dify.tally().traffic(), 4, "so that nothing runs without an answer");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_that_comes_before_the_last_one_is_answered_waits_for_its_turn() {
+    let [dify] = instances().await;
+    let gate = gate_before(&[dify.address()], "").await;
+    dify.set(|switches| switches.latency = Duration::from_millis(100));
+    let mut wire = Wire::to(edge(&gate)).await;
+    let body = chat("blocking", 1, 1);
+    let post = format!(
+        "POST /v1/chat-messages HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    let get = "GET /v1/info HTTP/1.1\r\nHost: h\r\n\r\n";
+    for (number, request) in (0..).zip([get, &post, get, &post, get]) {
+        wire.send(request).await;
+        until("it to arrive", async || dify.tally().traffic() > 2 * number).await;
+        // The next one comes while this one is worked on.
+        wire.send(get).await;
+        assert_eq!(wire.answer().await.status, 200, "{number}");
+        assert_eq!(wire.answer().await.json()["name"], "simulated", "{number}");
+        until("both to be counted", async || {
+            dify.tally().traffic() >= 2 * (number + 1)
+        })
+        .await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

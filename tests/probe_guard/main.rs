@@ -345,4 +345,13 @@ fn who_asks_too_often_is_told_of_and_refused_for_a_while() {
         "{metrics}"
     );
     assert!(metrics.contains("guard_alarms_total 1"), "{metrics}");
+    let status = send_all(
+        gate.admin(),
+        b"GET /api/v1/status HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n",
+    );
+    let told = r#""guard":{"requests":8,"abnormal":false,"clients":[{"client":"127.0.0.1","requests":8,"#;
+    assert!(
+        status.contains(told) && status.contains(r#""blocked":true"#),
+        "{status}"
+    );
 }
