@@ -26,6 +26,13 @@ pub struct TlsTerms {
     pub files: TlsFiles,
 }
 
+impl TlsTerms {
+    /// The name that is sent to and verified of somebody at `host`.
+    pub fn name<'a>(&'a self, host: &'a str) -> &'a str {
+        self.server_name.as_deref().unwrap_or(host)
+    }
+}
+
 /// The files of one side of a conversation.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct TlsFiles {
@@ -142,7 +149,7 @@ impl Authorities {
         terms: &TlsTerms,
     ) -> Result<TlsStream<TcpStream>, Unsecured> {
         let loaded = self.of(&terms.files)?;
-        let name = terms.server_name.as_deref().unwrap_or(host);
+        let name = terms.name(host);
         let name = ServerName::try_from(name.to_owned()).map_err(|_| TlsError::Name(name.to_owned()))?;
         let connector = TlsConnector::from(loaded.config.clone());
         Ok(connector.connect(name, stream).await?)

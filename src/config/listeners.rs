@@ -72,7 +72,6 @@ pub(super) fn listeners(raw: Vec<raw::Listener>, trusts: bool, findings: &mut Fi
 fn limits(key: &str, raw: raw::ClientLimits, findings: &mut Findings<'_>) -> ClientLimits {
     let size =
         |size: Option<Size>, default: usize| size.map_or(default, |size| usize::try_from(size.0).unwrap_or(usize::MAX));
-    let rate = raw.client_rate;
     ClientLimits {
         bounds: Bounds {
             uri: size(raw.uri, 8 << 10),
@@ -82,7 +81,9 @@ fn limits(key: &str, raw: raw::ClientLimits, findings: &mut Findings<'_>) -> Cli
         min_rate: raw.min_rate.map_or(1 << 10, |size| size.0),
         grace: time(raw.grace, pace::GRACE),
         client_connections: raw.client_connections.unwrap_or(0) as usize,
-        client_rate: rate.and_then(|raw| self::rate(&format!("{key}.limits.client_rate"), raw, findings)),
+        client_rate: raw
+            .client_rate
+            .and_then(|raw| rate(&format!("{key}.limits.client_rate"), raw, findings)),
     }
 }
 

@@ -24,34 +24,26 @@ impl Config {
     /// One of them cannot be used; then nothing has changed.
     pub fn trust(&self, authorities: &Authorities) -> Result<(), Mistrust> {
         let fresh = Authorities::default();
-        for (key, terms) in self.tls_terms() {
-            fresh.of(&terms.files).map_err(|source| Mistrust { key, source })?;
+        for upstream in &self.upstreams {
+            let read = |key: &str, terms: Option<&TlsTerms>| {
+                let read = terms.map_or(Ok(()), |terms| fresh.of(&terms.files).map(drop));
+                read.map_err(|source| Mistrust {
+                    key: format!("upstreams.{}.{key}", upstream.name),
+                    source,
+                })
+            };
+            read("tls", upstream.tls.as_ref())?;
+            for pool in &upstream.pools {
+                let written = pool.endpoints.iter().map(|endpoint| &endpoint.probes);
+                for probe in written.chain([&pool.probes]).flat_map(|probes| probes.iter()) {
+                    read("probe.tls", probe.tls.as_ref())?;
+                }
+            }
+            if let Some(live) = &upstream.live {
+                read("live.probe.tls", live.probe.tls.as_ref())?;
+            }
         }
         authorities.replace(fresh);
         Ok(())
-    }
-
-    /// Every place where TLS is spoken to others, by its key.
-    fn tls_terms(&self) -> impl Iterator<Item = (String, &TlsTerms)> {
-        self.upstreams.iter().flat_map(|upstream| {
-            let key = format!("upstreams.{}", upstream.name);
-            let own = upstream.tls.iter().map({
-                let key = format!("{key}.tls");
-                move |terms| (key.clone(), terms)
-            });
-            let lists = upstream.pools.iter().flat_map(|pool| {
-                let written = pool.endpoints.iter().map(|endpoint| &endpoint.probes);
-                written.chain([&pool.probes])
-            });
-            let asked = lists.flat_map(|probes| probes.iter()).filter_map({
-                let key = format!("{key}.probe.tls");
-                move |probe| Some((key.clone(), probe.tls.as_ref()?))
-            });
-            let live = upstream.live.iter().filter_map(move |live| {
-                let key = format!("{key}.live.probe.tls");
-                Some((key, live.probe.tls.as_ref()?))
-            });
-            own.chain(asked).chain(live)
-        })
     }
 }

@@ -192,9 +192,7 @@ impl Counts {
         self.current = self.current.saturating_add(1);
         let rate = self.rate(rules.window, now);
         let was_alarmed = self.alarmed.is_some();
-        let is_blocked = self
-            .last_over
-            .is_some_and(|over| now.saturating_duration_since(over) < rules.block);
+        let is_blocked = self.is_blocked(rules, now);
         let has_fallen = rate <= rules.requests / 2 && !is_blocked;
         let is_alarmed = rate > rules.requests || (was_alarmed && !has_fallen);
         self.alarmed = is_alarmed.then(|| self.alarmed.unwrap_or(now));
@@ -209,6 +207,12 @@ impl Counts {
         }
     }
 
+    /// Whether it was over its rate so lately that it is refused.
+    fn is_blocked(&self, rules: &AlarmRules, now: Instant) -> bool {
+        let over = self.last_over.map(|over| now.saturating_duration_since(over));
+        over.is_some_and(|over| over < rules.block)
+    }
+
     /// Its requests in the window that ends at `now`.
     fn now(&mut self, window: Duration, now: Instant) -> u32 {
         self.advance(window, now);
@@ -218,8 +222,7 @@ impl Counts {
     fn abnormal(mut self, client: Key, rules: &AlarmRules, now: Instant) -> Option<Abnormal> {
         let since = self.alarmed?;
         let requests = self.now(rules.window, now);
-        let over = self.last_over.map(|over| now.saturating_duration_since(over));
-        let blocked = over.is_some_and(|over| over < rules.block);
+        let blocked = self.is_blocked(rules, now);
         (blocked || requests > rules.requests / 2).then_some(Abnormal {
             client,
             requests,

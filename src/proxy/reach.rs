@@ -27,9 +27,8 @@ pub(super) fn peer(
     timeouts: &Timeouts,
     authorities: &Authorities,
 ) -> pingora::Result<HttpPeer> {
-    let name = settings.tls.as_ref().and_then(|terms| terms.server_name.as_deref());
-    let name = name.unwrap_or(host).to_owned();
-    let mut peer = HttpPeer::new(socket, settings.tls.is_some(), name);
+    let name = settings.tls.as_ref().map_or(host, |terms| terms.name(host));
+    let mut peer = HttpPeer::new(socket, settings.tls.is_some(), name.to_owned());
     if let Some(terms) = &settings.tls {
         let loaded = authorities.of(&terms.files);
         let loaded = loaded.map_err(|e| Error::because(ErrorType::InvalidCert, "reading what TLS needs", e))?;

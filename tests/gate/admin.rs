@@ -29,6 +29,17 @@ fn keys(value: &Value) -> Vec<&str> {
     value.as_object().unwrap().keys().map(String::as_str).collect()
 }
 
+/// What a metric says, over all its series that hold `label`.
+pub(crate) async fn metric(gate: &Gate, name: &str, label: &str) -> f64 {
+    let metrics = admin(gate, "/metrics").await.text();
+    let lines = metrics
+        .lines()
+        .filter(|line| line.starts_with(name) && line.contains(label));
+    lines
+        .map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap())
+        .sum()
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_status_has_the_documented_shape() {
     let difys = instances::<2>().await;

@@ -13,6 +13,7 @@ use tokio::process::Command;
 use tokio::task::JoinHandle;
 use tokio_rustls::client::TlsStream;
 
+use crate::admin::metric;
 use crate::authority::Authority;
 use crate::endpoints_http2::shake_hands;
 use crate::support::{QUICK, addresses, dify_upstream, edge, gate, instances, soon, until, until_idle};
@@ -45,17 +46,6 @@ impl Others {
         let (asked, failed) = soon("the others to end", self.asking).await.unwrap();
         assert_eq!(failed, 0, "of {asked}");
     }
-}
-
-/// What a metric of the listener says, over all its series that hold `label`.
-async fn metric(gate: &Gate, name: &str, label: &str) -> f64 {
-    let metrics = crate::admin::admin(gate, "/metrics").await.text();
-    let lines = metrics
-        .lines()
-        .filter(|line| line.starts_with(name) && line.contains(label));
-    lines
-        .map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap())
-        .sum()
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -5,6 +5,7 @@ use std::time::Duration;
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 
+use crate::admin::metric;
 use crate::support::{
     Arrived, QUICK, Upstream, addresses, dify_upstream, edge, gate, instances, soon, until, until_idle,
 };
@@ -21,13 +22,7 @@ async fn limited(limits: &str, upstream: &Upstream) -> difygate::server::Gate {
 
 /// How often a limit was met.
 async fn met(gate: &difygate::server::Gate, limit: &str) -> f64 {
-    let metrics = crate::admin::admin(gate, "/metrics").await.text();
-    let mut lines = metrics
-        .lines()
-        .filter(|line| line.contains(&format!("limit=\"{limit}\"")));
-    lines
-        .next()
-        .map_or(0.0, |line| line.rsplit(' ').next().unwrap().parse().unwrap())
+    metric(gate, "difygate_", &format!("limit=\"{limit}\"")).await
 }
 
 #[tokio::test(flavor = "multi_thread")]

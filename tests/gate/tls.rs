@@ -25,6 +25,15 @@ async fn secure(certificates: &str, keys: &str, difys: &[SimulatedDify], more: &
     .await
 }
 
+/// A gate that shows a certificate of an authority before one instance.
+async fn shown() -> ([SimulatedDify; 1], Authority, Gate) {
+    let difys = instances().await;
+    let authority = Authority::new();
+    let certificate = authority.shown("dify", &["dify.example.com"]);
+    let gate = secure(&certificate, "", &difys, "").await;
+    (difys, authority, gate)
+}
+
 /// What curl printed, and whether it was content.
 async fn curl(edge: SocketAddr, host: &str, path: &str, arguments: &[&str]) -> (bool, String) {
     let resolve = format!("{host}:{}:{}", edge.port(), edge.ip());
@@ -143,10 +152,7 @@ async fn the_guard_holds_over_http2_in_every_spelling() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn bodies_of_unknown_length_over_http2_leave_connections_in_order() {
-    let difys = instances::<1>().await;
-    let authority = Authority::new();
-    let certificate = authority.shown("dify", &["dify.example.com"]);
-    let gate = secure(&certificate, "", &difys, "").await;
+    let (_difys, authority, gate) = shown().await;
     let folder = tempfile::tempdir().unwrap();
     for size in [0, 10, 70_000, 3_000_000] {
         let body = folder.path().join("body");
@@ -185,10 +191,7 @@ async fn bodies_of_unknown_length_over_http2_leave_connections_in_order() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn events_come_over_http2_one_by_one() {
-    let difys = instances::<1>().await;
-    let authority = Authority::new();
-    let certificate = authority.shown("dify", &["dify.example.com"]);
-    let gate = secure(&certificate, "", &difys, "").await;
+    let (_difys, authority, gate) = shown().await;
     let body = crate::wire::chat("streaming", 5, 50);
     let ca = authority.ca();
     let (content, out) = curl(
@@ -216,10 +219,7 @@ async fn events_come_over_http2_one_by_one() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_gives_up_over_http2_is_noticed() {
-    let difys = instances::<1>().await;
-    let authority = Authority::new();
-    let certificate = authority.shown("dify", &["dify.example.com"]);
-    let gate = secure(&certificate, "", &difys, "").await;
+    let (_difys, authority, gate) = shown().await;
     for mode in ["streaming", "blocking"] {
         let (ca, body) = (authority.ca(), crate::wire::chat(mode, 100, 100));
         let json = "content-type: application/json";
@@ -242,10 +242,7 @@ async fn a_client_that_gives_up_over_http2_is_noticed() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stop_lets_a_stream_over_http2_end() {
-    let difys = instances::<1>().await;
-    let authority = Authority::new();
-    let certificate = authority.shown("dify", &["dify.example.com"]);
-    let gate = secure(&certificate, "", &difys, "").await;
+    let (difys, authority, gate) = shown().await;
     let (ca, body, address) = (authority.ca(), crate::wire::chat("streaming", 10, 100), edge(&gate));
     let asking = tokio::spawn(async move {
         let arguments = [
