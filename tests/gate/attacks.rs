@@ -197,8 +197,9 @@ async fn headers_without_end_end_the_connection() {
     let mut frames = Frames::to(edge(&gate), &authority).await;
     frames.put(HEADERS, END_STREAM, 1, &get());
     assert!(frames.send().await);
-    let mut sent = 0;
-    while sent < 10_000 {
+    // More than the kernel's buffers hold, so that an end in time shows.
+    let (mut sent, all) = (0, 1_000_000);
+    while sent < all {
         for _ in 0..100 {
             // A literal that is not indexed: one letter, one letter.
             frames.put(CONTINUATION, 0, 1, &[0, 1, b'a', 1, b'b']);
@@ -209,7 +210,8 @@ async fn headers_without_end_end_the_connection() {
         }
     }
     frames.ended().await;
-    assert!(sent < 10_000, "it ends before all has come");
+    assert!(sent < all, "it ends before all has come");
+    assert_eq!(metric(&gate, "difygate_http2_errors_total", "").await, 1.0);
     others.were_served().await;
 }
 

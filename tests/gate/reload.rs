@@ -188,8 +188,14 @@ async fn a_reload_asks_nothing_of_an_endpoint_that_is_down_and_keeps_the_operato
         asking.some_more().await;
     }
     assert_eq!(asking.failed().await, Vec::<String>::new());
+    let metrics = filed.metrics().await;
+    let changes: Vec<&str> = metrics
+        .lines()
+        .filter(|line| line.contains("state_changes_total{"))
+        .collect();
     for (dify, before) in difys.iter().zip(before).take(2) {
-        assert_eq!(dify.tally().traffic(), before, "nobody asks who is down or drained");
+        let asked = dify.tally().traffic();
+        assert_eq!(asked, before, "nobody asks who is down or drained: {changes:#?}");
     }
     assert_eq!(known(&filed.gate, difys[1].address()).await.state, State::Draining);
 }
