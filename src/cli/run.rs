@@ -4,7 +4,7 @@ use std::io::IsTerminal;
 use std::path::Path;
 
 use anyhow::Context;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::info;
 use tracing_subscriber::EnvFilter;
 
@@ -70,23 +70,46 @@ pub(super) fn run(path: &Path) -> anyhow::Result<Exit> {
         }
     };
     start_log(&config.log);
-    let gate = Gate::start(config)?;
-    for listener in gate.listeners() {
-        info!(%listener, version = env!("CARGO_PKG_VERSION"), "listening");
+    block_on(async {
+        // Before there is anything to reload or to drain: a signal that nobody handles yet would kill the process.
+        let signals = Signals::listen()?;
+        let gate = Gate::start(config)?;
+        for listener in gate.listeners() {
+            info!(%listener, version = env!("CARGO_PKG_VERSION"), "listening");
+        }
+        info!(admin = %gate.admin(), "status, metrics and probes of the gate itself");
+        Ok(until_stopped(&gate, signals).await)
+    })?
+}
+
+/// The signals that the gate heeds.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    fn listen() -> anyhow::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?,
+            interrupt: signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?,
+            hangup: signal(SignalKind::hangup()).context("cannot listen for SIGHUP")?,
+        })
     }
-    info!(admin = %gate.admin(), "status, metrics and probes of the gate itself");
-    block_on(until_stopped(&gate))?
 }
 
 /// SIGHUP loads the configuration again; SIGTERM drains; SIGINT, and a second signal of either kind, end the process at once.
-async fn until_stopped(gate: &Gate) -> anyhow::Result<Exit> {
-    let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
-    let mut hangup = signal(SignalKind::hangup()).context("cannot listen for SIGHUP")?;
+async fn until_stopped(gate: &Gate, signals: Signals) -> Exit {
+    let Signals {
+        mut terminate,
+        mut interrupt,
+        mut hangup,
+    } = signals;
     loop {
         tokio::select! {
             _ = terminate.recv() => break,
-            _ = interrupt.recv() => return Ok(Exit::Done),
+            _ = interrupt.recv() => return Exit::Done,
             _ = hangup.recv() => {
                 // What comes of it stands in the log, and a stop does not wait for it.
                 let loader = gate.loader().clone();
@@ -100,8 +123,8 @@ async fn until_stopped(gate: &Gate) -> anyhow::Result<Exit> {
         _ = interrupt.recv() => Stopped::Cut(gate.in_flight()),
     };
     match stopped {
-        Stopped::Drained | Stopped::Cut(0) => Ok(Exit::Done),
-        Stopped::Cut(_) => Ok(Exit::Cut),
+        Stopped::Drained | Stopped::Cut(0) => Exit::Done,
+        Stopped::Cut(_) => Exit::Cut,
     }
 }
 
