@@ -24,7 +24,7 @@ use crate::http1::{Connection, WireError};
 use crate::probe::bounded::Bounded;
 use crate::probe::judge::{Judgement, MAX_BODY, judge};
 use crate::probe::spec::ProbeSpec;
-use crate::tls::{Authorities, Unsecured};
+use crate::tls::{Authorities, TlsTerms, Unsecured};
 
 /// The most that is read for one probe: head, interim answers, body and its framing.
 const MAX_ANSWER: usize = 4 * MAX_BODY;
@@ -89,9 +89,21 @@ impl Prober {
         // answer is read by then (HAProxy does so after its checks).
         let _ = stream.set_zero_linger();
         course.phases.connected = Some(self.clock.now() - course.start);
-        let Some(terms) = &spec.tls else {
-            return self.converse(stream, address, spec, course).await;
-        };
+        match &spec.tls {
+            None => self.converse(stream, address, spec, course).await,
+            // Its own allocation, so that a probe in cleartext does not move about what only a handshake needs.
+            Some(terms) => Box::pin(self.secured(stream, terms, address, spec, course)).await,
+        }
+    }
+
+    async fn secured(
+        &self,
+        stream: TcpStream,
+        terms: &TlsTerms,
+        address: &Address,
+        spec: &ProbeSpec,
+        course: &mut Course,
+    ) -> Result<Judgement, Failed> {
         let secured = self.authorities.secure(stream, address.host(), terms).await;
         let stream = secured.map_err(|e| insecure(&e))?;
         course.phases.secured = Some(self.clock.now() - course.start);
