@@ -28,17 +28,19 @@ const SETTLING: Duration = Duration::from_secs(8);
 const MEASURED: Duration = Duration::from_secs(20);
 /// An interval may be longer by a tenth.
 const LONGEST: Duration = Duration::from_millis(1_100);
-const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 63\r\nConnection: close\r\n\r\n{\"status\":\"healthy\",\"details\":{\"database\":true,\"cache\":true}}  ";
+const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 63\r\n\r\n{\"status\":\"healthy\",\"details\":{\"database\":true,\"cache\":true}}  ";
 
 /// When each endpoint was asked.
 type Asked = Arc<Mutex<HashMap<IpAddr, Vec<Instant>>>>;
 
-async fn answer(mut stream: TcpStream) -> std::io::Result<()> {
+/// Answers until the client closes, so that the next ten thousand connections find ports.
+async fn answer(mut stream: TcpStream, asked: Asked) -> std::io::Result<()> {
+    let at = stream.local_addr()?.ip();
     let mut head = [0; 1024];
-    let _ = stream.read(&mut head).await?;
-    stream.write_all(ANSWER).await?;
-    // The client closes first, so that the next ten thousand connections find ports.
-    let _ = stream.read(&mut head).await?;
+    while stream.read(&mut head).await? > 0 {
+        asked.lock().unwrap().entry(at).or_default().push(Instant::now());
+        stream.write_all(ANSWER).await?;
+    }
     Ok(())
 }
 
@@ -49,10 +51,7 @@ async fn respond(listener: TcpListener, asked: Asked) {
             tokio::time::sleep(Duration::from_millis(1)).await;
             continue;
         };
-        if let Ok(at) = stream.local_addr() {
-            asked.lock().unwrap().entry(at.ip()).or_default().push(Instant::now());
-        }
-        tokio::spawn(answer(stream));
+        tokio::spawn(answer(stream, asked.clone()));
     }
 }
 
@@ -61,10 +60,11 @@ fn address(number: u32, port: u16) -> SocketAddr {
     SocketAddr::from((Ipv4Addr::new(127, high, middle, low), port))
 }
 
-fn gate(endpoints: u32, edge: SocketAddr, admin: SocketAddr, port: u16, folder: &Path) -> Option<Process> {
+fn gate(endpoints: u32, reuse: bool, port: u16, folder: &Path) -> Option<Process> {
+    let (edge, admin) = (free_port(), free_port());
     let mut text = format!(
         "log: {{access: \"off\", level: error}}\nadmin: {{address: \"{admin}\"}}\nlisteners: [{{address: \"{edge}\"}}]\n\
-         upstreams:\n  dify:\n    probe: {{interval: 1s, timeout: 1s}}\n    pools:\n      main:\n        endpoints:\n"
+         upstreams:\n  dify:\n    probe: {{interval: 1s, timeout: 1s, reuse: {reuse}}}\n    pools:\n      main:\n        endpoints:\n"
     );
     for number in 0..endpoints {
         writeln!(text, "        - \"{}\"", address(number, port)).ok()?;
@@ -168,12 +168,18 @@ fn main() {
         let sizes = if asked_for.is_empty() { ENDPOINTS } else { &asked_for };
         for endpoints in sizes.iter().copied() {
             say(&format!("{endpoints} endpoints, each asked every second"));
-            let ours = gate(endpoints, free_port(), free_port(), port, folder.path());
+            let kept = gate(endpoints, true, port, folder.path());
+            let kept = measure("difygate, connections kept", endpoints, kept, &asked).await;
+            let ours = gate(endpoints, false, port, folder.path());
             let ours = measure("difygate", endpoints, ours, &asked).await;
             let theirs = peer(endpoints, free_port(), port, folder.path());
             let theirs = measure("HAProxy", endpoints, theirs, &asked).await;
-            if let (Some(ours), Some(theirs)) = (ours, theirs) {
-                say(&format!("cores, difygate / HAProxy: {:.2}", ours / theirs));
+            if let (Some(kept), Some(ours), Some(theirs)) = (kept, ours, theirs) {
+                say(&format!(
+                    "cores, difygate / HAProxy: {:.2}; with connections kept {:.2}",
+                    ours / theirs,
+                    kept / theirs
+                ));
             }
         }
     });

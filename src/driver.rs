@@ -17,8 +17,8 @@ use crate::gate::rhythm::{BEAT, Rhythm};
 use crate::gate::state::State;
 use crate::mailbox::{Acquaintance, Mailbox, Message, Pictures, Word};
 use crate::metrics::{Metrics, ProbeCounts};
-use crate::probe::Prober;
 use crate::probe::spec::ProbeSpec;
+use crate::probe::{Kept, Prober};
 use crate::tls::Authorities;
 use crate::upstream::settings::UpstreamSettings;
 use crate::upstream::{Endpoint, Roster};
@@ -64,6 +64,8 @@ pub struct Driver {
 struct Watched {
     endpoint: Arc<Endpoint>,
     probes: Arc<[ProbeSpec]>,
+    /// The connections that its probes keep, in their order.
+    kept: Arc<[Kept]>,
     /// Its share relative to its neighbours.
     weight: u32,
     /// The position of its upstream.
@@ -329,11 +331,11 @@ impl Driver {
         let Some(watched) = self.endpoints.get(ticket.slot) else {
             return;
         };
-        let (endpoint, probes) = (watched.endpoint.clone(), watched.probes.clone());
+        let (endpoint, probes, kept) = (watched.endpoint.clone(), watched.probes.clone(), watched.kept.clone());
         let (prober, mailbox, clock) = (self.prober.clone(), self.mailbox.clone(), self.clock);
         tokio::spawn(async move {
-            if let Some(spec) = probes.get(ticket.probe) {
-                let report = prober.probe(&endpoint.id.address, spec).await;
+            if let (Some(spec), Some(kept)) = (probes.get(ticket.probe), kept.get(ticket.probe)) {
+                let report = prober.probe(&endpoint.id.address, spec, kept).await;
                 mailbox.probed(ticket, report, clock.now());
             }
         });

@@ -11,7 +11,7 @@ use crate::clock::Clock;
 use crate::gate::liveness::{Call, Liveness};
 use crate::mailbox::Mailbox;
 use crate::metrics::{Metrics, endpoint_labels};
-use crate::probe::Prober;
+use crate::probe::{Kept, Prober};
 use crate::tls::Authorities;
 use crate::upstream::Endpoint;
 use crate::upstream::settings::LiveSettings;
@@ -56,7 +56,10 @@ impl Warden {
         let mut liveness = Liveness::new(plan, self.clock.now());
         loop {
             tokio::time::sleep_until(liveness.next().into()).await;
-            let report = self.prober.probe(&endpoint.id.address, &settings.probe).await;
+            let report = self
+                .prober
+                .probe(&endpoint.id.address, &settings.probe, &Kept::default())
+                .await;
             let silent = u64::try_from(plan.interval.as_millis()).unwrap_or(u64::MAX);
             let delivering = endpoint.pulse.delivered_within(silent);
             let call = liveness.observe(&report.outcome, delivering, plan, self.clock.now());

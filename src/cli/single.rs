@@ -10,8 +10,8 @@ use crate::clock::Clock;
 use crate::gate::health::{Outcome, ProbePlan};
 use crate::gate::keeper::ProbeReport;
 use crate::gate::names::Address;
-use crate::probe::Prober;
 use crate::probe::spec::{Expect, ProbeSpec};
+use crate::probe::{Kept, Prober};
 use crate::tls::TlsTerms;
 
 /// What `difygate probe` is given.
@@ -33,7 +33,11 @@ pub(super) struct ProbeArgs {
 /// Sends one probe. Exit 1 if it does not pass.
 pub(super) fn probe(args: &ProbeArgs) -> anyhow::Result<Exit> {
     let (address, spec) = spec(args)?;
-    let report = block_on(async { Prober::new(Clock::start(), Arc::default()).probe(&address, &spec).await })?;
+    let report = block_on(async {
+        Prober::new(Clock::start(), Arc::default())
+            .probe(&address, &spec, &Kept::default())
+            .await
+    })?;
     say(&tell(&report))?;
     Ok(if report.outcome.is_pass() {
         Exit::Done

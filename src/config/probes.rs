@@ -27,6 +27,7 @@ impl Probe {
             host: self.host.or(below.host),
             port: self.port.or(below.port),
             tls: self.tls.or(below.tls),
+            reuse: self.reuse.or(below.reuse),
             headers: self.headers.or(below.headers),
             interval: self.interval.or(below.interval),
             timeout: self.timeout.or(below.timeout),
@@ -120,6 +121,7 @@ fn spec(key: &str, name: &str, probe: Probe, findings: &mut Findings<'_>) -> Pro
         host: probe.host,
         port: probe.port.map(Into::into),
         tls: tls(&format!("{key}.tls"), probe.tls, findings),
+        reuse: probe.reuse.unwrap_or(defaults.reuse),
         headers: headers(key, probe.headers.unwrap_or_default(), findings),
         expect: expect(key, probe.expect.unwrap_or_default(), findings),
     }

@@ -12,6 +12,7 @@ use crate::gate::names::{Address, EndpointId, PoolName, UpstreamName};
 use crate::gate::rhythm::Rhythm;
 use crate::gate::state::State;
 use crate::metrics::ProbeCounts;
+use crate::probe::Kept;
 use crate::upstream::settings::UpstreamSettings;
 use crate::upstream::{Endpoint, Roster, Upstream};
 
@@ -60,6 +61,7 @@ impl Driver {
                         place,
                         weight: settings.weight,
                         probes: settings.probes.clone(),
+                        kept: settings.probes.iter().map(|_| Kept::default()).collect(),
                         ..watched
                     };
                     self.endpoints.insert(*slot, watched);
@@ -87,6 +89,7 @@ impl Driver {
             counts: ProbeCounts::of(&self.metrics, &id),
             endpoint: Arc::new(Endpoint::new(id, slot, upstream.flow.queue.clone(), &self.metrics)),
             probes: Arc::default(),
+            kept: Arc::default(),
             weight: 1,
             upstream: 0,
             place: 0,

@@ -6,7 +6,12 @@ use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// Reads at most so many bytes; the next read fails.
+use super::judge::MAX_BODY;
+
+/// The most that is read for one question: head, interim answers, body and its framing.
+const MAX_ANSWER: usize = 4 * MAX_BODY;
+
+/// Reads at most [`MAX_ANSWER`] bytes for a question; the next read fails.
 #[derive(Debug)]
 pub(super) struct Bounded<S> {
     stream: S,
@@ -14,8 +19,16 @@ pub(super) struct Bounded<S> {
 }
 
 impl<S> Bounded<S> {
-    pub(super) fn new(stream: S, most: usize) -> Self {
-        Self { stream, left: most }
+    pub(super) fn new(stream: S) -> Self {
+        Self {
+            stream,
+            left: MAX_ANSWER,
+        }
+    }
+
+    /// Counts anew, for another question.
+    pub(super) fn renew(&mut self) {
+        self.left = MAX_ANSWER;
     }
 }
 

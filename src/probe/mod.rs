@@ -1,10 +1,11 @@
-//! Sends one probe: resolves, connects, asks and reads, all within one absolute deadline, on a connection of its own.
+//! Sends one probe: resolves, connects, asks and reads, all within one absolute deadline, on a connection of its own unless told to keep one.
 //!
 //! A connection of its own finds what a kept one hides: a full accept queue, a firewall, a name that moved. A fault on our side
 //! (no descriptors, no ports, no name service) is no evidence against the endpoint and says so.
 
 mod bounded;
 pub mod judge;
+mod kept;
 pub mod spec;
 
 use std::io;
@@ -13,7 +14,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http::{Method, StatusCode};
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
 use crate::clock::Clock;
@@ -23,11 +23,11 @@ use crate::gate::names::Address;
 use crate::http1::{Connection, WireError};
 use crate::probe::bounded::Bounded;
 use crate::probe::judge::{Judgement, MAX_BODY, judge};
+pub use crate::probe::kept::Kept;
+use crate::probe::kept::{Line, QUESTIONS};
 use crate::probe::spec::ProbeSpec;
-use crate::tls::{Authorities, TlsTerms, Unsecured};
-
-/// The most that is read for one probe: head, interim answers, body and its framing.
-const MAX_ANSWER: usize = 4 * MAX_BODY;
+use crate::tls::{Authorities, Unsecured};
+use crate::wire::Wire;
 
 /// Sends probes. One serves all endpoints.
 #[derive(Debug)]
@@ -38,6 +38,13 @@ pub struct Prober {
 
 /// Why a probe came to no answer.
 type Failed = Outcome;
+
+/// A question over a connection that came to no answer.
+struct Unanswered {
+    why: Failed,
+    /// Whether the connection had stood before, and brought not a byte.
+    unheard: bool,
+}
 
 /// What a probe has found so far; it outlives the deadline, so that a timeout can tell how far it came.
 #[derive(Debug)]
@@ -54,15 +61,16 @@ impl Prober {
         Self { clock, authorities }
     }
 
-    /// Asks the endpoint at `address` what `spec` says. It always comes back, at the deadline at the latest.
-    pub async fn probe(&self, address: &Address, spec: &ProbeSpec) -> ProbeReport {
+    /// Asks the endpoint at `address` what `spec` says, over the connection that was `kept` where it may be used again. It always comes back, at
+    /// the deadline at the latest.
+    pub async fn probe(&self, address: &Address, spec: &ProbeSpec, kept: &Kept) -> ProbeReport {
         let mut course = Course {
             start: self.clock.now(),
             phases: Phases::default(),
             asked: None,
             status: None,
         };
-        let asking = self.ask(address, spec, &mut course);
+        let asking = self.ask(address, spec, kept, &mut course);
         let answered = tokio::time::timeout(spec.plan.timeout, asking).await;
         let judgement = match answered {
             Ok(Ok(judgement)) => judgement,
@@ -80,65 +88,100 @@ impl Prober {
         }
     }
 
-    async fn ask(&self, address: &Address, spec: &ProbeSpec, course: &mut Course) -> Result<Judgement, Failed> {
+    async fn ask(
+        &self,
+        address: &Address,
+        spec: &ProbeSpec,
+        kept: &Kept,
+        course: &mut Course,
+    ) -> Result<Judgement, Failed> {
         let at = resolve(address, spec.port.unwrap_or(address.port())).await?;
         course.asked = Some(at);
         course.phases.resolved = Some(self.clock.now() - course.start);
+        if let Some(line) = kept.take(at) {
+            course.phases.connected = course.phases.resolved;
+            let answer = self.converse(line, address, spec, kept, course).await;
+            // Closed while the question was on its way, as servers close whom they have not heard for a while: no word about the endpoint.
+            if !matches!(answer, Err(Unanswered { unheard: true, .. })) {
+                return answer.map_err(|unanswered| unanswered.why);
+            }
+            course.phases.connected = None;
+        }
+        let wire = self.connect(at, address, spec, course).await?;
+        let answer = self.converse(Line::new(wire, at), address, spec, kept, course).await;
+        answer.map_err(|unanswered| unanswered.why)
+    }
+
+    async fn connect(
+        &self,
+        at: SocketAddr,
+        address: &Address,
+        spec: &ProbeSpec,
+        course: &mut Course,
+    ) -> Result<Wire, Failed> {
         let stream = TcpStream::connect(at).await.map_err(|e| connect_failed(&e))?;
         // Closed without a farewell, the connection leaves no port in TIME-WAIT here, of which thousands of probes a minute would need many; the
         // answer is read by then (HAProxy does so after its checks).
         let _ = stream.set_zero_linger();
         course.phases.connected = Some(self.clock.now() - course.start);
-        match &spec.tls {
-            None => self.converse(stream, address, spec, course).await,
-            // Its own allocation, so that a probe in cleartext does not move about what only a handshake needs.
-            Some(terms) => Box::pin(self.secured(stream, terms, address, spec, course)).await,
+        let Some(terms) = &spec.tls else {
+            return Ok(Wire::Clear(stream));
+        };
+        // Its own allocation, so that a probe in cleartext does not move about what only a handshake needs.
+        let secured = Box::pin(self.authorities.secure(stream, address.host(), terms)).await;
+        let stream = secured.map_err(|e| insecure(&e))?;
+        course.phases.secured = Some(self.clock.now() - course.start);
+        Ok(Wire::Tls(Box::new(stream.into())))
+    }
+
+    /// Asks over a connection, and keeps it where the probe says so.
+    async fn converse(
+        &self,
+        mut line: Line,
+        address: &Address,
+        spec: &ProbeSpec,
+        kept: &Kept,
+        course: &mut Course,
+    ) -> Result<Judgement, Unanswered> {
+        line.asked += 1;
+        let last = !spec.reuse || line.asked == QUESTIONS;
+        line.connection.stream().renew();
+        match self
+            .exchange(&mut line.connection, &request(address, spec, last), spec, course)
+            .await
+        {
+            Ok(judgement) => {
+                if !last {
+                    kept.keep(line);
+                }
+                Ok(judgement)
+            }
+            Err(why) => Err(Unanswered {
+                unheard: line.was_kept() && course.status.is_none() && line.connection.is_silent(),
+                why,
+            }),
         }
     }
 
-    async fn secured(
+    async fn exchange(
         &self,
-        stream: TcpStream,
-        terms: &TlsTerms,
-        address: &Address,
+        connection: &mut Connection<Bounded<Wire>>,
+        request: &[u8],
         spec: &ProbeSpec,
         course: &mut Course,
     ) -> Result<Judgement, Failed> {
-        let secured = self.authorities.secure(stream, address.host(), terms).await;
-        let stream = secured.map_err(|e| insecure(&e))?;
-        course.phases.secured = Some(self.clock.now() - course.start);
-        self.converse(stream, address, spec, course).await
-    }
-
-    async fn converse<S>(
-        &self,
-        stream: S,
-        address: &Address,
-        spec: &ProbeSpec,
-        course: &mut Course,
-    ) -> Result<Judgement, Failed>
-    where
-        S: AsyncRead + AsyncWrite + Unpin,
-    {
-        let mut connection = Connection::over(Bounded::new(stream, MAX_ANSWER));
-        let sent = connection.send(&request(address, spec)).await;
-        sent.map_err(|e| wire_failed(e.into()))?;
-        let mut head = connection
-            .head(spec.method == Method::HEAD)
-            .await
-            .map_err(wire_failed)?;
+        connection.send(request).await.map_err(|e| wire_failed(e.into()))?;
+        let to_head = spec.method == Method::HEAD;
+        let mut head = connection.head(to_head).await.map_err(wire_failed)?;
         while head.status.is_informational() && head.status != StatusCode::SWITCHING_PROTOCOLS {
-            head = connection
-                .head(spec.method == Method::HEAD)
-                .await
-                .map_err(wire_failed)?;
+            head = connection.head(to_head).await.map_err(wire_failed)?;
         }
         course.phases.headers = Some(self.clock.now() - course.start);
         course.status = Some(head.status.as_u16());
         if head.status == StatusCode::SWITCHING_PROTOCOLS {
             return Err(failed(FailureClass::Protocol, "status 101, which was not asked for"));
         }
-        let body = read(&mut connection).await?;
+        let body = read(connection).await?;
         Ok(judge(spec, &head, body.as_deref()))
     }
 }
@@ -191,13 +234,15 @@ async fn resolve(address: &Address, port: u16) -> Result<SocketAddr, Failed> {
     found.next().ok_or_else(|| unknown("it has no address".to_owned()))
 }
 
-fn request(address: &Address, spec: &ProbeSpec) -> Vec<u8> {
+/// `last` asks for an end of the connection after the answer.
+fn request(address: &Address, spec: &ProbeSpec, last: bool) -> Vec<u8> {
     let host = spec.host.as_deref().unwrap_or(address.as_str());
     let mut request = format!(
-        "{} {} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: difygate/{} (probe)\r\nConnection: close\r\n",
+        "{} {} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: difygate/{} (probe)\r\n{}",
         spec.method,
         spec.path,
         env!("CARGO_PKG_VERSION"),
+        if last { "Connection: close\r\n" } else { "" },
     )
     .into_bytes();
     for (name, value) in &spec.headers {
@@ -211,10 +256,7 @@ fn request(address: &Address, spec: &ProbeSpec) -> Vec<u8> {
 }
 
 /// The body, or `None` if it is too large.
-async fn read<S>(connection: &mut Connection<S>) -> Result<Option<Vec<u8>>, Failed>
-where
-    S: AsyncRead + AsyncWrite + Unpin,
-{
+async fn read(connection: &mut Connection<Bounded<Wire>>) -> Result<Option<Vec<u8>>, Failed> {
     let mut whole = Vec::new();
     while let Some(part) = connection.part().await.map_err(wire_failed)? {
         if whole.len() + part.len() > MAX_BODY {

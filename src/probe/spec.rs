@@ -24,6 +24,8 @@ pub struct ProbeSpec {
     pub port: Option<u16>,
     /// TLS to the probed port; cleartext where absent.
     pub tls: Option<TlsTerms>,
+    /// Whether a connection serves several questions in turn.
+    pub reuse: bool,
     /// Further request headers.
     pub headers: Vec<(http::HeaderName, http::HeaderValue)>,
     /// What a passing answer looks like.
@@ -53,6 +55,7 @@ impl Default for ProbeSpec {
             host: None,
             port: None,
             tls: None,
+            reuse: false,
             headers: Vec::new(),
             expect: Expect::default(),
         }

@@ -10,11 +10,12 @@ use difygate::server::Gate;
 use difygate::simulated_dify::{BrokenAnswer, Health, SimulatedDify};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::crypto::ring;
 
-use crate::support::{QUICK, addresses, edge, gate, gate_before, instances, known, until, until_state};
+use crate::support::{QUICK, addresses, edge, gate, gate_before, instances, known, soon, until, until_state};
 use crate::wire::ask;
 
 /// The class of the failure that an endpoint is down for.
@@ -300,4 +301,75 @@ async fn a_tls_probe_passes_with_the_right_authority_and_name_alone() {
         assert_eq!(class(&known), expected, "{tls}: {}", known.cause);
         assert_eq!(known.state.is_routable(), expected.is_none());
     }
+}
+
+/// Answers well, and counts connections and questions. A connection ends without a word once it has answered so many and gets one more.
+async fn counting_origin(patience: usize) -> (SocketAddr, watch::Receiver<(usize, usize)>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (counts, seen) = watch::channel((0, 0));
+    let counts = Arc::new(counts);
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            counts.send_modify(|counts| counts.0 += 1);
+            let counts = counts.clone();
+            tokio::spawn(async move {
+                let mut request = [0; 4096];
+                for _ in 0..patience {
+                    if stream.read(&mut request).await.unwrap_or(0) == 0 {
+                        return;
+                    }
+                    counts.send_modify(|counts| counts.1 += 1);
+                    let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}";
+                    let _ = stream.write_all(answer).await;
+                }
+                let _ = stream.read(&mut request).await;
+            });
+        }
+    });
+    (address, seen)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kept_connection_serves_ten_questions_and_none_where_nobody_asked_for_it() {
+    for (reuse, connections) in [(true, 2), (false, 20)] {
+        let (address, mut seen) = counting_origin(usize::MAX).await;
+        let keys = format!("probe: {{interval: 50ms, timeout: 50ms, fall: 50, reuse: {reuse}}}");
+        let gate = gate_before(&[address], &keys).await;
+        soon("twenty questions", seen.wait_for(|(_, asked)| *asked >= 20))
+            .await
+            .unwrap();
+        // A probe that was slow gets company on a connection of its own.
+        let (made, _) = *seen.borrow();
+        assert!(
+            if reuse {
+                (connections..10).contains(&made)
+            } else {
+                made >= connections
+            },
+            "{made} connections"
+        );
+        assert!(known(&gate, address).await.state.is_routable());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kept_connection_that_ends_unheard_is_no_word_against_the_endpoint() {
+    let (address, mut seen) = counting_origin(3).await;
+    let gate = gate_before(
+        &[address],
+        "probe: {interval: 50ms, timeout: 50ms, fall: {default: 50, protocol: 1, connect: 1}, reuse: true}",
+    )
+    .await;
+    soon("twenty questions", seen.wait_for(|(_, asked)| *asked >= 20))
+        .await
+        .unwrap();
+    let known = known(&gate, address).await;
+    let mut failures = known.history.iter().filter(|record| !record.report.outcome.is_pass());
+    assert!(
+        failures.all(|record| record.report.outcome.class() == Some(FailureClass::Timeout)),
+        "{:?}",
+        known.history
+    );
+    assert!(known.state.is_routable(), "{}", known.cause);
 }

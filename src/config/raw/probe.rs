@@ -24,6 +24,8 @@ pub(in crate::config) struct Probe {
     pub(in crate::config) port: Option<NonZeroU16>,
     /// TLS to that port: true, or its terms. Default: as `tls` of the upstream.
     pub(in crate::config) tls: Option<ClientTls>,
+    /// Whether a connection serves up to ten questions in turn. Default: false, a new one for each.
+    pub(in crate::config) reuse: Option<bool>,
     /// Further request headers.
     pub(in crate::config) headers: Option<IndexMap<String, String>>,
     /// From the start of one probe to the start of the next. Default: 2s.
