@@ -16,7 +16,6 @@ const LATER: &[&str] = &[
     "admin.tokens_file",
     "admin.allow",
     "upstreams.*.pools.*.kubernetes",
-    "routes[].cors",
     "deployments",
     "cutover",
     "fleet",

@@ -4,6 +4,7 @@
 
 pub mod changes;
 mod check;
+mod cors;
 mod document;
 mod error;
 mod listeners;

@@ -6,7 +6,7 @@ use indexmap::IndexMap;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::scalars::{Cidr, Size, Socket, Statuses, Time, UrlPath};
+use super::scalars::{Cidr, Method, Size, Socket, Statuses, Time, UrlPath};
 
 pub(super) mod listener;
 pub(super) mod pool;
@@ -349,6 +349,26 @@ pub(super) struct Route {
     pub(super) body_limit: Option<Size>,
     /// How often each client may ask for it. Default: no limit but the listener's.
     pub(super) client_rate: Option<Rate>,
+    /// Which pages of other origins may read its answers; the gate answers their questions and replaces what the endpoint says. Default: what the
+    /// endpoint says.
+    pub(super) cors: Option<RouteCors>,
+}
+
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RouteCors {
+    /// Origins such as https://app.example.com or https://*.example.com, or "*".
+    pub(super) origins: Vec<String>,
+    /// Whether their pages may use the visitor's cookies. Default: false.
+    pub(super) credentials: Option<bool>,
+    /// Default: GET, HEAD, POST, PUT, PATCH and DELETE.
+    pub(super) methods: Option<Vec<Method>>,
+    /// Request headers that pages may send. Default: what they ask for.
+    pub(super) headers: Option<Vec<String>>,
+    /// Headers of answers that pages may read. Default: X-Request-Id, X-Version, X-Env and X-Trace-Id.
+    pub(super) expose: Option<Vec<String>>,
+    /// For how long browsers may keep the answer to their question. Default: 10m.
+    pub(super) max_age: Option<Time>,
 }
 
 #[derive(Clone, Debug, Deserialize, JsonSchema)]

@@ -5,7 +5,8 @@ use http::{HeaderName, HeaderValue, StatusCode};
 use super::check::meant;
 use super::listeners::rate;
 use super::parse::{Findings, timeouts};
-use super::{Rate, raw};
+use super::{Rate, cors, raw};
+use crate::gate::cors::Cors;
 use crate::gate::names::UpstreamName;
 use crate::gate::retry::RetryClass;
 use crate::upstream::settings::{Timeouts, UpstreamSettings};
@@ -35,6 +36,8 @@ pub struct RouteSettings {
     pub body_limit: Option<u64>,
     /// How often each client may ask for it.
     pub client_rate: Option<Rate>,
+    /// Which pages of other origins may read its answers; what the endpoint says of it where absent.
+    pub cors: Option<Cors>,
 }
 
 /// What becomes of a route's requests.
@@ -229,6 +232,7 @@ fn route(key: &str, raw: raw::Route, upstreams: &[UpstreamSettings], findings: &
         ),
         body_limit: raw.body_limit.map(|size| size.0),
         client_rate,
+        cors: raw.cors.map(|raw| cors::cors(&format!("{key}.cors"), raw, findings)),
     };
     for host in &route.hosts {
         let name = host.strip_prefix("*.").unwrap_or(host);
@@ -372,6 +376,7 @@ fn catch_all(upstreams: &[UpstreamSettings], findings: &mut Findings<'_>) -> Vec
         timeouts: upstream.timeouts,
         body_limit: None,
         client_rate: None,
+        cors: None,
     };
     upstreams.first().map(route).into_iter().collect()
 }

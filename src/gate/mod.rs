@@ -12,6 +12,7 @@ pub mod alarm;
 pub mod cidr;
 pub mod client;
 pub mod components;
+pub mod cors;
 pub mod flapping;
 pub mod guard;
 pub mod haste;

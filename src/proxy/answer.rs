@@ -3,9 +3,10 @@
 use bytes::Bytes;
 use http::header::{ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_ORIGIN, ORIGIN, VARY};
 use http::{HeaderName, HeaderValue, StatusCode};
-use pingora::http::ResponseHeader;
+use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::proxy::Session;
 
+use crate::gate::cors::Cors;
 use crate::proxy::headers::RequestId;
 
 /// One answer of the gate's own.
@@ -112,6 +113,11 @@ impl Answer {
         Self::new(408, "request_timeout", "The request did not come in time.")
     }
 
+    /// A page of another origin asks whether it may, and may not.
+    pub(crate) fn foreign_origin() -> Self {
+        Self::new(403, "cors", "Pages of this origin may not use this address.")
+    }
+
     /// A fault of the gate.
     pub(crate) fn internal() -> Self {
         Self::new(500, "internal", "The gate failed.")
@@ -122,8 +128,21 @@ impl Answer {
     }
 
     /// Sends it, and ends the connection where a request body may still be on its way.
-    pub(crate) async fn send(&self, session: &mut Session, request_id: &RequestId) -> pingora::Result<()> {
-        respond(session, self.status, self.body(), self.retry_after, request_id).await
+    pub(crate) async fn send(
+        &self,
+        session: &mut Session,
+        request_id: &RequestId,
+        cors: Option<&Cors>,
+    ) -> pingora::Result<()> {
+        let mut header = head(session, self.status, request_id)?;
+        match cors {
+            Some(cors) => share(session.req_header(), &mut header, cors)?,
+            None => reflect(session.req_header(), &mut header)?,
+        }
+        if let Some(seconds) = self.retry_after {
+            header.insert_header("Retry-After", seconds.to_string())?;
+        }
+        finish(session, header, self.body()).await
     }
 }
 
@@ -131,8 +150,8 @@ impl Answer {
 #[derive(Clone, Debug)]
 pub(crate) struct Fixed {
     pub(crate) status: StatusCode,
-    /// One header: what kind of body it is, or where to go.
-    pub(crate) header: (HeaderName, HeaderValue),
+    /// What kind of body it is, where to go, or what pages of other origins may do.
+    pub(crate) headers: Vec<(HeaderName, HeaderValue)>,
     pub(crate) body: Bytes,
 }
 
@@ -144,7 +163,9 @@ impl Fixed {
         }
         let bodiless = matches!(self.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
         let mut header = ResponseHeader::build(self.status, Some(4))?;
-        header.insert_header(self.header.0.clone(), self.header.1.clone())?;
+        for (name, value) in &self.headers {
+            header.insert_header(name.clone(), value.clone())?;
+        }
         if !bodiless {
             header.insert_header("Content-Length", self.body.len().to_string())?;
         }
@@ -164,32 +185,76 @@ fn tells_pages(status: u16) -> bool {
     status >= 500 || matches!(status, 408 | 413 | 414 | 429 | 431)
 }
 
+fn reflect(request: &RequestHeader, header: &mut ResponseHeader) -> pingora::Result<()> {
+    if let Some(origin) = request
+        .headers
+        .get(ORIGIN)
+        .filter(|_| tells_pages(header.status.as_u16()))
+    {
+        header.insert_header(ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone())?;
+        header.insert_header(ACCESS_CONTROL_ALLOW_CREDENTIALS, "true")?;
+        header.insert_header(VARY, "Origin")?;
+    }
+    Ok(())
+}
+
+/// Lets the pages that a route names read an answer, and nobody else, whatever it said before.
+pub(crate) fn share(request: &RequestHeader, header: &mut ResponseHeader, cors: &Cors) -> pingora::Result<()> {
+    for name in SHARING {
+        header.remove_header(name);
+    }
+    let named = |value: &HeaderValue| {
+        value
+            .to_str()
+            .is_ok_and(|value| value.to_ascii_lowercase().contains("origin"))
+    };
+    if !cors.is_open() && !header.headers.get_all(VARY).iter().any(named) {
+        header.append_header(VARY, "Origin")?;
+    }
+    let origin = request.headers.get(ORIGIN).and_then(|origin| origin.to_str().ok());
+    for (name, value) in origin.map(|origin| cors.answer(origin)).unwrap_or_default() {
+        header.insert_header(name, value)?;
+    }
+    Ok(())
+}
+
+/// Headers by which a service itself lets pages of other origins in.
+const SHARING: [&str; 6] = [
+    "access-control-allow-origin",
+    "access-control-allow-credentials",
+    "access-control-allow-methods",
+    "access-control-allow-headers",
+    "access-control-expose-headers",
+    "access-control-max-age",
+];
+
 /// Sends a JSON body.
 pub(crate) async fn respond(
     session: &mut Session,
     status: u16,
     body: String,
-    retry_after: Option<u32>,
     request_id: &RequestId,
 ) -> pingora::Result<()> {
+    let header = head(session, status, request_id)?;
+    finish(session, header, body).await
+}
+
+/// The head of a JSON answer. A connection on which a body may still be on its way ends with it.
+fn head(session: &mut Session, status: u16, request_id: &RequestId) -> pingora::Result<ResponseHeader> {
     if !session.is_body_empty() {
         session.set_keepalive(None);
     }
     let mut header = ResponseHeader::build(status, Some(6))?;
     header.insert_header("Content-Type", "application/json")?;
-    header.insert_header("Content-Length", body.len().to_string())?;
     header.insert_header("Cache-Control", "no-store")?;
     if !request_id.as_str().is_empty() {
         header.insert_header("X-Request-Id", request_id.value())?;
     }
-    if let Some(origin) = session.req_header().headers.get(ORIGIN).filter(|_| tells_pages(status)) {
-        header.insert_header(ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone())?;
-        header.insert_header(ACCESS_CONTROL_ALLOW_CREDENTIALS, "true")?;
-        header.insert_header(VARY, "Origin")?;
-    }
-    if let Some(seconds) = retry_after {
-        header.insert_header("Retry-After", seconds.to_string())?;
-    }
+    Ok(header)
+}
+
+async fn finish(session: &mut Session, mut header: ResponseHeader, body: String) -> pingora::Result<()> {
+    header.insert_header("Content-Length", body.len().to_string())?;
     let is_head = session.req_header().method == http::Method::HEAD;
     session.write_response_header(Box::new(header), is_head).await?;
     if is_head {

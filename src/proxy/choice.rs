@@ -161,14 +161,16 @@ impl Gateway {
     pub(super) fn begun(&self, exchange: &mut Exchange, streams: bool) {
         let after = self.clock.now() - exchange.start;
         exchange.first_byte.get_or_insert(after);
+        let group = exchange.to.as_ref().map(|to| to.position);
         if let Some(course) = &mut exchange.course {
             course.retrying = None;
             // Of a request that was tried elsewhere before, nobody knows what this endpoint took.
             if let Some(attempt) = course.attempt.as_ref().filter(|_| course.made == 1) {
                 let pulse = &attempt.endpoint.owner().pulse;
                 pulse.feel_first_byte(after, self.clock.millis(exchange.start + after));
-                if course.upstream.owner().settings.terms.outlier.latency.is_some() {
-                    pulse.feel_group(course.to.position, after);
+                let compares = course.upstream.owner().settings.terms.outlier.latency.is_some();
+                if let Some(group) = group.filter(|_| compares) {
+                    pulse.feel_group(group, after);
                 }
             }
             if streams {

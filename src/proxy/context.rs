@@ -24,6 +24,8 @@ pub(crate) struct Exchange {
     pub(crate) site: Arc<Site>,
     pub(crate) request_id: RequestId,
     pub(crate) client: Option<Client>,
+    /// The route that takes it, once that is found.
+    pub(crate) to: Option<Destination>,
     pub(crate) course: Option<Course>,
     /// Body bytes received from the client.
     pub(crate) received: u64,
@@ -50,7 +52,6 @@ pub(crate) struct Course {
     pub(crate) timeouts: Timeouts,
     pub(crate) body_limit: u64,
     pub(crate) class: RetryClass,
-    pub(crate) to: Destination,
     /// What decides who serves it, where keys decide.
     pub(crate) key: Option<u64>,
     pub(crate) attempt: Option<Attempt>,
@@ -99,6 +100,7 @@ impl Exchange {
             site,
             request_id: RequestId::none(),
             client: None,
+            to: None,
             course: None,
             received: 0,
             receiving: None,
@@ -118,9 +120,9 @@ impl Exchange {
         answer
     }
 
-    /// Its route, if it goes to an upstream.
+    /// Its route, once that is found.
     pub(crate) fn route(&self) -> Option<&RouteSettings> {
-        self.course.as_ref().map(|course| &*course.to.route)
+        self.to.as_ref().map(|to| &*to.route)
     }
 
     /// Its course and the attempt under way.

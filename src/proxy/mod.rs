@@ -103,7 +103,8 @@ impl ProxyHttp for Gateway {
                 Ok(false)
             }
             request::Admitted::Answer(answer) => {
-                answer.send(session, &exchange.request_id).await?;
+                let cors = exchange.route().and_then(|route| route.cors.as_ref());
+                answer.send(session, &exchange.request_id, cors).await?;
                 Ok(true)
             }
             request::Admitted::Fixed(fixed) => {
@@ -112,7 +113,7 @@ impl ProxyHttp for Gateway {
             }
             request::Admitted::Health => {
                 let (status, body) = exchange.site.summary();
-                answer::respond(session, status, body, None, &exchange.request_id).await?;
+                answer::respond(session, status, body, &exchange.request_id).await?;
                 Ok(true)
             }
         }
@@ -310,7 +311,8 @@ impl ProxyHttp for Gateway {
         if let Some(answer) = answer.filter(|_| session.response_written().is_none()) {
             session.set_keepalive(None);
             // The client may have gone meanwhile, and then nobody misses the answer.
-            let _ = answer.send(session, &exchange.request_id).await;
+            let cors = exchange.route().and_then(|route| route.cors.as_ref());
+            let _ = answer.send(session, &exchange.request_id, cors).await;
         }
         FailToProxy {
             error_code,

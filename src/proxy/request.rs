@@ -5,8 +5,10 @@ use std::net::IpAddr;
 use std::sync::PoisonError;
 
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, LOCATION};
-use http::{HeaderValue, StatusCode};
+use http::header::{
+    ACCESS_CONTROL_REQUEST_HEADERS, ACCESS_CONTROL_REQUEST_METHOD, CONTENT_TYPE, LOCATION, ORIGIN, VARY,
+};
+use http::{HeaderName, HeaderValue, Method, StatusCode};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::proxy::Session;
 use pingora::{Error, ErrorType};
@@ -17,11 +19,12 @@ use crate::edge::conn::Conn;
 use crate::gate::alarm::AlarmVerdict;
 use crate::gate::cidr::CidrSet;
 use crate::gate::client::{self, Client};
+use crate::gate::cors::Cors;
 use crate::gate::guard::{Admission, GuardAnswer};
 use crate::gate::hygiene::{self, HttpVersion};
 use crate::gate::path::{Form, OriginForm, canonical};
 use crate::proxy::Gateway;
-use crate::proxy::answer::{Answer, Fixed};
+use crate::proxy::answer::{Answer, Fixed, share};
 use crate::proxy::choice;
 use crate::proxy::context::{Course, Exchange};
 use crate::proxy::headers::{self, Origin, RequestId};
@@ -168,11 +171,18 @@ impl Gateway {
         let Some(to) = exchange.site.find(host(request), path).cloned() else {
             return Admitted::Answer(exchange.refuse(Answer::not_found(404), "no_route"));
         };
+        exchange.to = Some(to.clone());
         let client = exchange.client.unwrap_or(Client::UNKNOWN);
         if let Some(refused) = self.too_often(to.rates.as_deref(), exchange, &client) {
             return refused;
         }
         let route = &to.route;
+        if let Some(answer) = route.cors.as_ref().and_then(|cors| preflight(cors, request)) {
+            return match answer {
+                Some(fixed) => Admitted::Fixed(fixed),
+                None => Admitted::Answer(exchange.refuse(Answer::foreign_origin(), "cors")),
+            };
+        }
         if let Some(fixed) = self.fixed(route, request, &client) {
             return Admitted::Fixed(fixed);
         }
@@ -196,7 +206,6 @@ impl Gateway {
             upstream: Held::new(upstream),
             timeouts: route.timeouts,
             body_limit,
-            to,
             attempt: None,
             tried: Vec::new(),
             made: 0,
@@ -284,6 +293,9 @@ impl Gateway {
         let Some(route) = exchange.route() else {
             return Ok(());
         };
+        if let Some(cors) = &route.cors {
+            share(session.req_header(), response, cors)?;
+        }
         for name in &route.response.remove {
             response.remove_header(name);
         }
@@ -320,7 +332,7 @@ impl Gateway {
             }
             Target::Answer(status, kind, body) => Some(Fixed {
                 status: *status,
-                header: (CONTENT_TYPE, kind.clone()),
+                headers: vec![(CONTENT_TYPE, kind.clone())],
                 body: Bytes::copy_from_slice(body.as_bytes()),
             }),
         }
@@ -364,12 +376,31 @@ fn redirect(status: StatusCode, to: String) -> Fixed {
     Fixed {
         status,
         // A `Host` that no URL can hold leads nowhere.
-        header: (
+        headers: vec![(
             LOCATION,
             HeaderValue::try_from(to).unwrap_or(HeaderValue::from_static("/")),
-        ),
+        )],
         body: Bytes::new(),
     }
+}
+
+/// The answer to a browser that asks before a page's request (Fetch standard section 3.2.2), `None` within where the page may not ask.
+fn preflight(cors: &Cors, request: &RequestHeader) -> Option<Option<Fixed>> {
+    let said = |name: HeaderName| request.headers.get(name).and_then(|value| value.to_str().ok());
+    let origin = said(ORIGIN).filter(|_| request.method == Method::OPTIONS)?;
+    said(ACCESS_CONTROL_REQUEST_METHOD)?;
+    let lines = cors.preflight(origin, said(ACCESS_CONTROL_REQUEST_HEADERS));
+    if lines.is_empty() {
+        return Some(None);
+    }
+    let lines = lines.into_iter();
+    let headers = lines.filter_map(|(name, value)| Some((name.parse().ok()?, HeaderValue::try_from(value).ok()?)));
+    let told = (VARY, HeaderValue::from_static("Origin, Access-Control-Request-Headers"));
+    Some(Some(Fixed {
+        status: StatusCode::NO_CONTENT,
+        headers: headers.chain([told]).collect(),
+        body: Bytes::new(),
+    }))
 }
 
 fn lines(request: &RequestHeader) -> impl Iterator<Item = (&str, &[u8])> {

@@ -2,7 +2,7 @@
 
 use difygate::server::Gate;
 
-use crate::support::{Upstream, edge, gate};
+use crate::support::{Arrived, Upstream, edge, gate};
 use crate::wire::{Answer, Wire, ask, ask_with};
 
 /// A gate with these routes before an upstream that answers with the head it got.
@@ -142,4 +142,130 @@ async fn a_redirect_does_not_uncover_guarded_paths() {
     let (gate, _echo) = routed("{path: /, redirect: {to: \"https://new.example{uri}\"}}").await;
     let answer = ask_with(edge(&gate), "GET /healthz", "X-Forwarded-For: 203.0.113.7\r\n", "").await;
     assert_eq!(answer.status, 404);
+}
+
+/// A gate with `cors` on its route, before an upstream that lets every page in, as Dify does.
+async fn sharing(cors: &str) -> (Gate, Upstream) {
+    let dify = Upstream::start(async |mut arrived: Arrived| {
+        let own = "Access-Control-Allow-Origin: https://other.test\r\nAccess-Control-Allow-Credentials: true\r\nVary: Cookie\r\nConnection: close\r\n";
+        arrived.answer(own, "{}").await;
+    })
+    .await;
+    let text = format!(
+        "upstreams: {{dify: {{pools: {{main: {{endpoints: [\"{}\"]}}}}}}}}\nroutes: [{{path: /v1, upstream: dify, {cors}}}, {{upstream: dify}}]\n",
+        dify.address
+    );
+    (gate(&text).await, dify)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_route_says_which_pages_may_read_its_answers_whatever_the_endpoint_says() {
+    let (gate, _dify) =
+        sharing("cors: {origins: [\"https://*.example.com\"], credentials: true, expose: [X-Version]}").await;
+    let from = |origin: &str| format!("Origin: {origin}\r\n");
+    let answer = ask_with(edge(&gate), "GET /v1/info", &from("https://app.example.com"), "").await;
+    assert_eq!(
+        answer.header("access-control-allow-origin"),
+        Some("https://app.example.com")
+    );
+    assert_eq!(answer.header("access-control-allow-credentials"), Some("true"));
+    assert_eq!(answer.header("access-control-expose-headers"), Some("X-Version"));
+    assert_eq!(
+        answer
+            .head
+            .to_ascii_lowercase()
+            .matches("access-control-allow-origin")
+            .count(),
+        1
+    );
+    assert!(
+        answer.head.to_ascii_lowercase().contains("vary: origin"),
+        "{}",
+        answer.head
+    );
+    assert!(
+        answer.head.to_ascii_lowercase().contains("vary: cookie"),
+        "{}",
+        answer.head
+    );
+    // A page of elsewhere is told nothing, and a route without the key leaves it to the endpoint.
+    for (path, origin, expected) in [
+        ("/v1/info", "https://other.test", None),
+        ("/console", "https://other.test", Some("https://other.test")),
+    ] {
+        let answer = ask_with(edge(&gate), &format!("GET {path}"), &from(origin), "").await;
+        assert_eq!(
+            (answer.status, answer.header("access-control-allow-origin")),
+            (200, expected),
+            "{path}"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_gate_answers_browsers_that_ask_before_a_request() {
+    let (gate, dify) = sharing(
+        "cors: {origins: [\"https://app.example.com\"], headers: [Authorization], methods: [GET, POST], max_age: 1m}",
+    )
+    .await;
+    let asks = |origin: &str| {
+        format!("Origin: {origin}\r\nAccess-Control-Request-Method: POST\r\nAccess-Control-Request-Headers: x-evil\r\n")
+    };
+    let answer = ask_with(
+        edge(&gate),
+        "OPTIONS /v1/chat-messages",
+        &asks("https://app.example.com"),
+        "",
+    )
+    .await;
+    assert_eq!(answer.status, 204);
+    for (name, expected) in [
+        ("origin", Some("https://app.example.com")),
+        ("methods", Some("GET, POST")),
+        ("headers", Some("Authorization")),
+        ("credentials", None),
+    ] {
+        assert_eq!(answer.header(&format!("access-control-allow-{name}")), expected);
+    }
+    assert_eq!(answer.header("access-control-max-age"), Some("60"));
+    let answer = ask_with(
+        edge(&gate),
+        "OPTIONS /v1/chat-messages",
+        &asks("https://other.test"),
+        "",
+    )
+    .await;
+    assert_eq!((answer.status, answer.code()), (403, "cors".to_owned()));
+    assert_eq!(dify.arrivals(), 0);
+    // An OPTIONS that no browser asks is the endpoint's, and so is one on a route without the key.
+    assert_eq!(ask(edge(&gate), "OPTIONS /v1/chat-messages").await.status, 200);
+    assert_eq!(
+        ask_with(edge(&gate), "OPTIONS /console", &asks("https://other.test"), "")
+            .await
+            .status,
+        200
+    );
+    assert_eq!(dify.arrivals(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn errors_of_the_gate_on_such_a_route_are_for_its_pages_alone() {
+    let (gate, dify) = sharing("cors: {origins: [\"https://app.example.com\"]}, retry: unsafe, body_limit: 10B").await;
+    drop(dify);
+    for (origin, expected) in [
+        ("https://app.example.com", Some("https://app.example.com")),
+        ("https://other.test", None),
+    ] {
+        let answer = ask_with(
+            edge(&gate),
+            "POST /v1/files",
+            &format!("Origin: {origin}\r\n"),
+            "more than ten bytes",
+        )
+        .await;
+        assert_eq!(
+            (answer.status, answer.header("access-control-allow-origin")),
+            (413, expected)
+        );
+    }
 }
