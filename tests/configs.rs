@@ -87,6 +87,58 @@ fn examples_in_the_documents_are_valid() {
 }
 
 #[test]
+fn a_secret_comes_from_a_file_and_is_told_in_no_error() {
+    let folder = tempfile::tempdir().unwrap();
+    let secret = folder.path().join("token");
+    std::fs::write(&secret, "Bearer hush-hush\n").unwrap();
+    let text = |key: &str, path: &Path| {
+        format!(
+            "listeners: [{{address: \"127.0.0.1:8080\"}}]\nupstreams: {{dify: {{probe: {{{key}: \"${{file:{}}}\"}}, pools: {{main: {{endpoints: [\"10.0.0.1:80\"]}}}}}}}}\n",
+            path.display()
+        )
+    };
+    let parse = |text: &str| config::parse(text, Path::new("gate.yaml"), &config::environment);
+    let read = parse(&text("host", &secret)).unwrap();
+    assert_eq!(read.document["upstreams"]["dify"]["probe"]["host"], "Bearer hush-hush");
+    let refused = parse(&text("interval", &secret)).unwrap_err().to_string();
+    assert!(
+        refused.contains("(not shown)") && !refused.contains("hush"),
+        "{refused}"
+    );
+    let missing = parse(&text("host", &folder.path().join("none")))
+        .unwrap_err()
+        .to_string();
+    assert!(missing.contains("none` cannot be read: No such file"), "{missing}");
+}
+
+/// The unit is read by systemd itself where that is at hand, with this binary in place of the installed one.
+#[test]
+fn the_unit_gives_a_drain_its_time_and_systemd_finds_nothing_wrong_with_it() {
+    let unit = std::fs::read_to_string(root().join("conf/difygate.service")).unwrap();
+    let value = |key: &str| {
+        let mut lines = unit.lines().filter_map(|line| line.split_once('='));
+        lines.find(|(name, _)| *name == key).map(|(_, value)| value.to_owned())
+    };
+    let defaults = parse("listeners: [{address: \"127.0.0.1:8080\"}]\nupstreams: {dify: {pools: {main: {endpoints: [\"10.0.0.1:80\"]}}}}\n", "gate.yaml").unwrap();
+    let patience = config::duration(&value("TimeoutStopSec").unwrap()).unwrap();
+    assert!(patience > defaults.server.drain_timeout + defaults.server.lame_duck);
+    let folder = tempfile::tempdir().unwrap();
+    let copy = folder.path().join("difygate.service");
+    let installed = unit.replace("/usr/local/bin/difygate", env!("CARGO_BIN_EXE_difygate"));
+    std::fs::write(&copy, installed).unwrap();
+    let Ok(verified) = std::process::Command::new("systemd-analyze")
+        .arg("verify")
+        .arg(&copy)
+        .output()
+    else {
+        return;
+    };
+    let said = String::from_utf8_lossy(&verified.stderr).into_owned();
+    let ours: Vec<&str> = said.lines().filter(|line| line.contains("difygate.service")).collect();
+    assert!(ours.is_empty(), "{ours:?}");
+}
+
+#[test]
 fn a_file_that_cannot_be_read_is_an_error_that_says_so() {
     let errors = config::load(Path::new("/nonexistent/gate.yaml"), &environment).unwrap_err();
     let text = errors.to_string();

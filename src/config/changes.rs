@@ -33,6 +33,12 @@ const SHOWN: usize = 80;
 pub fn changes(from: &Config, to: &Config) -> Vec<Change> {
     let mut found = Vec::new();
     walk("", Some(&from.document), Some(&to.document), &mut found);
+    let hide = |text: &str| to.secrets.hide(&from.secrets.hide(text));
+    for change in &mut found {
+        change.key = hide(&change.key);
+        change.from = change.from.as_deref().map(hide);
+        change.to = change.to.as_deref().map(hide);
+    }
     found
 }
 
@@ -198,6 +204,21 @@ mod tests {
             told(&secret("one"), &secret("two")),
             ["~ upstreams.dify.probe.headers.authorization: (not shown) -> (not shown)"]
         );
+    }
+
+    #[test]
+    fn a_secret_from_elsewhere_is_not_told_whatever_key_it_stands_under() {
+        let with = |value: &'static str| {
+            let text = BEFORE.replace(
+                "{dify: {",
+                "{dify: {probe: {host: \"${VIRTUAL_HOST_TOKEN}.internal\"}, ",
+            );
+            super::super::parse(&text, Path::new("test.yaml"), &|_| Some(value.to_owned())).unwrap()
+        };
+        let told = changes(&with("first-token"), &with("second-token"));
+        assert_eq!(told.len(), 1);
+        assert_eq!(told[0].from.as_deref(), Some("(not shown).internal"));
+        assert_eq!(told[0].to.as_deref(), Some("(not shown).internal"));
     }
 
     #[test]

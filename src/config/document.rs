@@ -7,6 +7,7 @@ use saphyr_parser::{Event, Marker, Parser, ScalarStyle, Span};
 use serde_json::{Number, Value};
 
 use super::error::{ConfigError, Mark};
+use super::secrets::{FILE, Secrets};
 
 /// One value of the file, and where it begins.
 #[derive(Clone, Debug)]
@@ -35,10 +36,16 @@ const MAX_DEPTH: usize = 32;
 type Environment<'a> = &'a dyn Fn(&str) -> Option<String>;
 
 /// Reads a YAML text (YAML 1.2, core schema) and puts the environment into its `${NAME}`s. Errors of content do not end the reading.
-pub(super) fn read(text: &str, environment: Environment<'_>, errors: &mut Vec<ConfigError>) -> Option<Node> {
+pub(super) fn read(
+    text: &str,
+    environment: Environment<'_>,
+    secrets: &mut Secrets,
+    errors: &mut Vec<ConfigError>,
+) -> Option<Node> {
     let mut reader = Reader {
         events: Parser::new_from_str(text),
         environment,
+        secrets,
         anchors: BTreeMap::new(),
         nodes: 0,
         errors,
@@ -55,6 +62,7 @@ pub(super) fn read(text: &str, environment: Environment<'_>, errors: &mut Vec<Co
 struct Reader<'a> {
     events: Parser<'a, saphyr_parser::StrInput<'a>>,
     environment: Environment<'a>,
+    secrets: &'a mut Secrets,
     anchors: BTreeMap<usize, Node>,
     nodes: usize,
     errors: &'a mut Vec<ConfigError>,
@@ -188,8 +196,8 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Puts the environment into `${NAME}`; `$${` stands for `${`.
-    fn substituted<'t>(&self, text: &'t str) -> Result<Cow<'t, str>, String> {
+    /// Puts the environment into `${NAME}`, and files into `${file:PATH}`; `$${` stands for `${`.
+    fn substituted<'t>(&mut self, text: &'t str) -> Result<Cow<'t, str>, String> {
         let mut whole = String::new();
         let mut rest = text;
         while let Some((before, after)) = rest.split_once("${") {
@@ -207,8 +215,11 @@ impl<'a> Reader<'a> {
             rest = after;
             whole.push_str(before);
             match (self.environment)(name) {
-                Some(value) => whole.push_str(&value),
-                None => return Err(format!("the environment variable `{name}` is not set")),
+                Some(value) => {
+                    self.secrets.note(name, &value);
+                    whole.push_str(&value);
+                }
+                None => return Err(unset(name)),
             }
         }
         if whole.is_empty() && rest.len() == text.len() {
@@ -216,6 +227,17 @@ impl<'a> Reader<'a> {
         }
         whole.push_str(rest);
         Ok(Cow::Owned(whole))
+    }
+}
+
+/// Why there is no value of this name.
+fn unset(name: &str) -> String {
+    let Some(path) = name.strip_prefix(FILE) else {
+        return format!("the environment variable `{name}` is not set");
+    };
+    match std::fs::read_to_string(path) {
+        Err(e) => format!("the file `{path}` cannot be read: {e}"),
+        Ok(_) => format!("the file `{path}` is not read here, for the configuration in force does not name it"),
     }
 }
 

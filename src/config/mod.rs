@@ -13,6 +13,7 @@ mod probes;
 mod raw;
 mod routes;
 mod scalars;
+pub mod secrets;
 mod trust;
 mod upstreams;
 
@@ -30,6 +31,7 @@ use crate::upstream::settings::UpstreamSettings;
 
 pub use error::{ConfigError, ConfigErrors, Mark};
 pub use routes::{HeaderEdits, Place, RouteSettings, Target, Template};
+use secrets::Secrets;
 pub use trust::Mistrust;
 
 /// Everything the gate runs on.
@@ -57,6 +59,8 @@ pub struct Config {
     pub routes: Vec<RouteSettings>,
     /// The file's own keys and values, the environment put in; two configurations are held against each other by them.
     pub document: serde_json::Value,
+    /// What of it came from elsewhere.
+    pub secrets: Secrets,
 }
 
 /// The process.
@@ -193,9 +197,14 @@ pub enum ProxyProtocol {
 /// Looks a name of the environment up.
 pub type Environment<'a> = &'a dyn Fn(&str) -> Option<String>;
 
-/// The environment of this process.
+/// The environment of this process, and the text of a file under `file:` and its path, without the end of its last line.
 pub fn environment(name: &str) -> Option<String> {
-    std::env::var(name).ok()
+    let Some(path) = name.strip_prefix(secrets::FILE) else {
+        return std::env::var(name).ok();
+    };
+    let mut text = std::fs::read_to_string(path).ok()?;
+    text.truncate(text.trim_end_matches(['\r', '\n']).len());
+    Some(text)
 }
 
 /// Reads the file at `path`.
@@ -215,16 +224,27 @@ pub fn load(path: &Path, environment: Environment<'_>) -> Result<Config, ConfigE
 /// # Errors
 /// Everything that is wrong with it.
 pub fn parse(text: &str, path: &Path, environment: Environment<'_>) -> Result<Config, ConfigErrors> {
-    let mut errors = Vec::new();
-    let config = build(text, path, environment, &mut errors);
+    let (mut secrets, mut errors) = (Secrets::default(), Vec::new());
+    let config = build(text, path, environment, &mut secrets, &mut errors);
     match config {
-        Some(config) if errors.is_empty() => Ok(config),
-        Some(_) | None => Err(ConfigErrors::new(path, errors)),
+        Some(config) if errors.is_empty() => Ok(Config { secrets, ..config }),
+        Some(_) | None => {
+            for error in &mut errors {
+                error.message = secrets.hide(&error.message);
+            }
+            Err(ConfigErrors::new(path, errors))
+        }
     }
 }
 
-fn build(text: &str, path: &Path, environment: Environment<'_>, errors: &mut Vec<ConfigError>) -> Option<Config> {
-    let document = document::read(text, environment, errors)?;
+fn build(
+    text: &str,
+    path: &Path,
+    environment: Environment<'_>,
+    secrets: &mut Secrets,
+    errors: &mut Vec<ConfigError>,
+) -> Option<Config> {
+    let document = document::read(text, environment, secrets, errors)?;
     let strays = check::check(&document, &schema(), errors);
     let value = document.value(&strays);
     let raw = match serde_json::from_value(value.clone()) {

@@ -10,6 +10,7 @@ use tracing::level_filters::LevelFilter;
 use super::error::{ConfigError, Mark};
 use super::raw::{self, Raw};
 use super::scalars::{self, Cidr, Socket, Time};
+use super::secrets::Secrets;
 use super::{AccessSink, Config, LogFormat, LogSettings, ServerSettings, listeners, routes, upstreams};
 use crate::gate::alarm::AlarmRules;
 use crate::gate::cidr::CidrSet;
@@ -62,6 +63,7 @@ pub(super) fn config(path: &Path, raw: Raw, document: serde_json::Value, finding
         listeners,
         upstreams,
         document,
+        secrets: Secrets::default(),
     }
 }
 

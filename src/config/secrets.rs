@@ -1,0 +1,71 @@
+//! What came into a configuration from elsewhere and must not be seen in what the gate says about it.
+
+use std::fmt;
+
+/// How a name of the environment begins that means a file.
+pub const FILE: &str = "file:";
+
+/// Shorter values would be found everywhere by chance.
+const LEAST: usize = 4;
+
+/// Where values came from, and those that are secret: the content of files, and of variables that are named for a secret.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Secrets {
+    names: Vec<String>,
+    hidden: Vec<String>,
+}
+
+/// The values themselves are nobody's business.
+impl fmt::Debug for Secrets {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Secrets").field(&self.names).finish()
+    }
+}
+
+impl Secrets {
+    pub(super) fn note(&mut self, name: &str, value: &str) {
+        self.names.push(name.to_owned());
+        if is_secret(name) && value.len() >= LEAST {
+            self.hidden.push(value.to_owned());
+        }
+    }
+
+    /// Whether the configuration has a value from there.
+    pub fn has(&self, name: &str) -> bool {
+        self.names.iter().any(|known| known == name)
+    }
+
+    /// `text` without what is secret.
+    pub fn hide(&self, text: &str) -> String {
+        let hidden = self.hidden.iter();
+        hidden.fold(text.to_owned(), |text, secret| text.replace(secret, "(not shown)"))
+    }
+}
+
+fn is_secret(name: &str) -> bool {
+    let name = name.to_ascii_uppercase();
+    let signs = ["SECRET", "TOKEN", "PASSWORD", "PASSWD", "KEY", "CREDENTIAL"];
+    name.starts_with(&FILE.to_ascii_uppercase()) || signs.iter().any(|sign| name.contains(sign))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_and_variables_named_for_a_secret_are_hidden_wherever_they_stand() {
+        let mut secrets = Secrets::default();
+        for (name, value) in [
+            ("file:/run/secrets/probe", "s3cret-of-a-file"),
+            ("API_TOKEN", "token-value"),
+            ("DIFY_HOST", "10.0.0.9"),
+            ("SHORT_KEY", "abc"),
+        ] {
+            secrets.note(name, value);
+        }
+        let shown = secrets.hide("Bearer s3cret-of-a-file token-value 10.0.0.9 abc");
+        assert_eq!(shown, "Bearer (not shown) (not shown) 10.0.0.9 abc");
+        assert!(secrets.has("DIFY_HOST") && !secrets.has("OTHER"));
+        assert!(!format!("{secrets:?}").contains("s3cret"));
+    }
+}
