@@ -396,3 +396,14 @@ async fn a_hundred_reloads_cut_no_stream_fail_no_request_and_leak_no_descriptor(
     let (_, metrics) = difygate::client::get(&url, "/metrics").await.unwrap();
     assert!(String::from_utf8_lossy(&metrics).contains("difygate_config_generation 101\n"));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_reads_files_of_the_gates_machine_over_the_api() {
+    let [dify] = crate::support::instances::<1>().await;
+    let gate = crate::support::gate_before(&[dify.address()], "").await;
+    let text = crate::support::whole(
+        "upstreams: {dify: {probe: {host: \"${file:/etc/hostname}\"}, pools: {main: {endpoints: [\"127.0.0.1:9\"]}}}}\n",
+    );
+    let refused = gate.loader().ask(Wanted::Diff(text)).await.unwrap().unwrap_err();
+    assert!(refused.contains("`/etc/hostname` is not read here"), "{refused}");
+}
