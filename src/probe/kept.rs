@@ -11,7 +11,7 @@ use crate::http1::Connection;
 use crate::wire::Wire;
 
 /// A connection ends with the answer to so many.
-pub(super) const QUESTIONS: u32 = 10;
+const QUESTIONS: u32 = 10;
 
 /// Where one probe of one endpoint keeps its connection between two questions.
 #[derive(Debug, Default)]
@@ -22,23 +22,25 @@ pub struct Kept(Mutex<Option<Line>>);
 pub(super) struct Line {
     pub(super) connection: Connection<Bounded<Wire>>,
     /// Whom it leads to.
-    pub(super) at: SocketAddr,
-    /// How many questions it has carried.
-    pub(super) asked: u32,
+    at: SocketAddr,
+    /// How many more questions it may carry.
+    left: u32,
 }
 
 impl Line {
-    pub(super) fn new(wire: Wire, at: SocketAddr) -> Self {
+    pub(super) fn new(wire: Wire, at: SocketAddr, reuse: bool) -> Self {
         Self {
             connection: Connection::over(Bounded::new(wire)),
             at,
-            asked: 0,
+            left: if reuse { QUESTIONS } else { 1 },
         }
     }
 
-    /// Whether it stood before the question that it carries.
-    pub(super) fn was_kept(&self) -> bool {
-        self.asked > 1
+    /// Makes it ready for another question, and tells whether that is its last.
+    pub(super) fn begin(&mut self) -> bool {
+        self.connection.stream().renew();
+        self.left -= 1;
+        self.left == 0
     }
 }
 
@@ -49,9 +51,9 @@ impl Kept {
         (line.at == at && !line.connection.is_stale()).then_some(line)
     }
 
-    /// Keeps a connection, unless it has served, or can serve no more.
+    /// Keeps a connection whose question is answered, unless it was its last.
     pub(super) fn keep(&self, line: Line) {
-        if line.asked < QUESTIONS && line.connection.is_reusable() {
+        if line.left > 0 && line.connection.is_reusable() {
             *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(line);
         }
     }

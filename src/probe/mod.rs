@@ -24,7 +24,7 @@ use crate::http1::{Connection, WireError};
 use crate::probe::bounded::Bounded;
 use crate::probe::judge::{Judgement, MAX_BODY, judge};
 pub use crate::probe::kept::Kept;
-use crate::probe::kept::{Line, QUESTIONS};
+use crate::probe::kept::Line;
 use crate::probe::spec::ProbeSpec;
 use crate::tls::{Authorities, Unsecured};
 use crate::wire::Wire;
@@ -38,13 +38,6 @@ pub struct Prober {
 
 /// Why a probe came to no answer.
 type Failed = Outcome;
-
-/// A question over a connection that came to no answer.
-struct Unanswered {
-    why: Failed,
-    /// Whether the connection had stood before, and brought not a byte.
-    unheard: bool,
-}
 
 /// What a probe has found so far; it outlives the deadline, so that a timeout can tell how far it came.
 #[derive(Debug)]
@@ -98,18 +91,19 @@ impl Prober {
         let at = resolve(address, spec.port.unwrap_or(address.port())).await?;
         course.asked = Some(at);
         course.phases.resolved = Some(self.clock.now() - course.start);
-        if let Some(line) = kept.take(at) {
+        if let Some(mut line) = kept.take(at) {
             course.phases.connected = course.phases.resolved;
-            let answer = self.converse(line, address, spec, kept, course).await;
+            let answer = self.converse(&mut line, address, spec, course).await;
             // Closed while the question was on its way, as servers close whom they have not heard for a while: no word about the endpoint.
-            if !matches!(answer, Err(Unanswered { unheard: true, .. })) {
-                return answer.map_err(|unanswered| unanswered.why);
+            let unheard = course.status.is_none() && line.connection.is_silent();
+            if !unheard {
+                return answer.inspect(|_| kept.keep(line));
             }
             course.phases.connected = None;
         }
-        let wire = self.connect(at, address, spec, course).await?;
-        let answer = self.converse(Line::new(wire, at), address, spec, kept, course).await;
-        answer.map_err(|unanswered| unanswered.why)
+        let mut line = Line::new(self.connect(at, address, spec, course).await?, at, spec.reuse);
+        let answer = self.converse(&mut line, address, spec, course).await;
+        answer.inspect(|_| kept.keep(line))
     }
 
     async fn connect(
@@ -134,43 +128,17 @@ impl Prober {
         Ok(Wire::Tls(Box::new(stream.into())))
     }
 
-    /// Asks over a connection, and keeps it where the probe says so.
+    /// Asks over a connection and reads the answer.
     async fn converse(
         &self,
-        mut line: Line,
+        line: &mut Line,
         address: &Address,
-        spec: &ProbeSpec,
-        kept: &Kept,
-        course: &mut Course,
-    ) -> Result<Judgement, Unanswered> {
-        line.asked += 1;
-        let last = !spec.reuse || line.asked == QUESTIONS;
-        line.connection.stream().renew();
-        match self
-            .exchange(&mut line.connection, &request(address, spec, last), spec, course)
-            .await
-        {
-            Ok(judgement) => {
-                if !last {
-                    kept.keep(line);
-                }
-                Ok(judgement)
-            }
-            Err(why) => Err(Unanswered {
-                unheard: line.was_kept() && course.status.is_none() && line.connection.is_silent(),
-                why,
-            }),
-        }
-    }
-
-    async fn exchange(
-        &self,
-        connection: &mut Connection<Bounded<Wire>>,
-        request: &[u8],
         spec: &ProbeSpec,
         course: &mut Course,
     ) -> Result<Judgement, Failed> {
-        connection.send(request).await.map_err(|e| wire_failed(e.into()))?;
+        let request = request(address, spec, line.begin());
+        let connection = &mut line.connection;
+        connection.send(&request).await.map_err(|e| wire_failed(e.into()))?;
         let to_head = spec.method == Method::HEAD;
         let mut head = connection.head(to_head).await.map_err(wire_failed)?;
         while head.status.is_informational() && head.status != StatusCode::SWITCHING_PROTOCOLS {
