@@ -31,6 +31,16 @@ pub enum OriginPattern {
     Below(String, String),
 }
 
+/// The headers of answers by which a service says who may read them.
+pub const HEADERS: [&str; 6] = [
+    "Access-Control-Allow-Origin",
+    "Access-Control-Allow-Credentials",
+    "Access-Control-Allow-Methods",
+    "Access-Control-Allow-Headers",
+    "Access-Control-Expose-Headers",
+    "Access-Control-Max-Age",
+];
+
 /// A header of an answer.
 pub type Line = (&'static str, String);
 

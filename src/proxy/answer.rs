@@ -6,7 +6,8 @@ use http::{HeaderName, HeaderValue, StatusCode};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::proxy::Session;
 
-use crate::gate::cors::Cors;
+use crate::gate::cors::{self, Cors};
+use crate::http1::members;
 use crate::proxy::headers::RequestId;
 
 /// One answer of the gate's own.
@@ -134,15 +135,7 @@ impl Answer {
         request_id: &RequestId,
         cors: Option<&Cors>,
     ) -> pingora::Result<()> {
-        let mut header = head(session, self.status, request_id)?;
-        match cors {
-            Some(cors) => share(session.req_header(), &mut header, cors)?,
-            None => reflect(session.req_header(), &mut header)?,
-        }
-        if let Some(seconds) = self.retry_after {
-            header.insert_header("Retry-After", seconds.to_string())?;
-        }
-        finish(session, header, self.body()).await
+        respond(session, self.status, self.body(), self.retry_after, request_id, cors).await
     }
 }
 
@@ -186,11 +179,8 @@ fn tells_pages(status: u16) -> bool {
 }
 
 fn reflect(request: &RequestHeader, header: &mut ResponseHeader) -> pingora::Result<()> {
-    if let Some(origin) = request
-        .headers
-        .get(ORIGIN)
-        .filter(|_| tells_pages(header.status.as_u16()))
-    {
+    let tells = tells_pages(header.status.as_u16());
+    if let Some(origin) = request.headers.get(ORIGIN).filter(|_| tells) {
         header.insert_header(ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone())?;
         header.insert_header(ACCESS_CONTROL_ALLOW_CREDENTIALS, "true")?;
         header.insert_header(VARY, "Origin")?;
@@ -200,15 +190,11 @@ fn reflect(request: &RequestHeader, header: &mut ResponseHeader) -> pingora::Res
 
 /// Lets the pages that a route names read an answer, and nobody else, whatever it said before.
 pub(crate) fn share(request: &RequestHeader, header: &mut ResponseHeader, cors: &Cors) -> pingora::Result<()> {
-    for name in SHARING {
+    for name in cors::HEADERS {
         header.remove_header(name);
     }
-    let named = |value: &HeaderValue| {
-        value
-            .to_str()
-            .is_ok_and(|value| value.to_ascii_lowercase().contains("origin"))
-    };
-    if !cors.is_open() && !header.headers.get_all(VARY).iter().any(named) {
+    let kept_apart = members(header.headers.get_all(VARY).iter()).any(|name| name.eq_ignore_ascii_case("origin"));
+    if !cors.is_open() && !kept_apart {
         header.append_header(VARY, "Origin")?;
     }
     let origin = request.headers.get(ORIGIN).and_then(|origin| origin.to_str().ok());
@@ -218,43 +204,32 @@ pub(crate) fn share(request: &RequestHeader, header: &mut ResponseHeader, cors: 
     Ok(())
 }
 
-/// Headers by which a service itself lets pages of other origins in.
-const SHARING: [&str; 6] = [
-    "access-control-allow-origin",
-    "access-control-allow-credentials",
-    "access-control-allow-methods",
-    "access-control-allow-headers",
-    "access-control-expose-headers",
-    "access-control-max-age",
-];
-
-/// Sends a JSON body.
+/// Sends a JSON body, which the pages that `cors` names may read, or those of every origin where it is an error.
 pub(crate) async fn respond(
     session: &mut Session,
     status: u16,
     body: String,
+    retry_after: Option<u32>,
     request_id: &RequestId,
+    cors: Option<&Cors>,
 ) -> pingora::Result<()> {
-    let header = head(session, status, request_id)?;
-    finish(session, header, body).await
-}
-
-/// The head of a JSON answer. A connection on which a body may still be on its way ends with it.
-fn head(session: &mut Session, status: u16, request_id: &RequestId) -> pingora::Result<ResponseHeader> {
     if !session.is_body_empty() {
         session.set_keepalive(None);
     }
     let mut header = ResponseHeader::build(status, Some(6))?;
     header.insert_header("Content-Type", "application/json")?;
+    header.insert_header("Content-Length", body.len().to_string())?;
     header.insert_header("Cache-Control", "no-store")?;
     if !request_id.as_str().is_empty() {
         header.insert_header("X-Request-Id", request_id.value())?;
     }
-    Ok(header)
-}
-
-async fn finish(session: &mut Session, mut header: ResponseHeader, body: String) -> pingora::Result<()> {
-    header.insert_header("Content-Length", body.len().to_string())?;
+    match cors {
+        Some(cors) => share(session.req_header(), &mut header, cors)?,
+        None => reflect(session.req_header(), &mut header)?,
+    }
+    if let Some(seconds) = retry_after {
+        header.insert_header("Retry-After", seconds.to_string())?;
+    }
     let is_head = session.req_header().method == http::Method::HEAD;
     session.write_response_header(Box::new(header), is_head).await?;
     if is_head {

@@ -113,7 +113,7 @@ impl ProxyHttp for Gateway {
             }
             request::Admitted::Health => {
                 let (status, body) = exchange.site.summary();
-                answer::respond(session, status, body, &exchange.request_id).await?;
+                answer::respond(session, status, body, None, &exchange.request_id, None).await?;
                 Ok(true)
             }
         }

@@ -94,8 +94,8 @@ impl Gateway {
         };
         let site = exchange.site.clone();
         match site.guard.admit(&client, form.path()) {
-            Admission::Open => self.route(session, exchange, form.path()),
-            Admission::Internal { path } => self.internal(session, exchange, form.path(), path),
+            Admission::Open => self.route(session, exchange, &site, form.path()),
+            Admission::Internal { path } => self.internal(session, exchange, &site, form.path(), path),
             Admission::Deny { reason, .. } => {
                 self.metrics.guard_denied.with_label_values(&[reason.as_str()]).inc();
                 let answer = self.watch(&site, &client);
@@ -128,15 +128,15 @@ impl Gateway {
         Admitted::Answer(exchange.refuse(answer, limit))
     }
 
-    fn internal(&self, session: &Session, exchange: &mut Exchange, path: &str, guarded: &str) -> Admitted {
+    fn internal(&self, session: &Session, exchange: &mut Exchange, site: &Site, path: &str, guarded: &str) -> Admitted {
         let client = exchange.client.unwrap_or(Client::UNKNOWN);
-        if let Some(answer) = self.watch(&exchange.site, &client) {
+        if let Some(answer) = self.watch(site, &client) {
             return Admitted::Answer(exchange.refuse(answer, "alarm"));
         }
-        match exchange.site.guard.answer {
+        match site.guard.answer {
             GuardAnswer::Summary if guarded == "/healthz" => Admitted::Health,
             GuardAnswer::Summary => Admitted::Answer(exchange.refuse(Answer::not_found(404), "guarded")),
-            GuardAnswer::Forward => self.route(session, exchange, path),
+            GuardAnswer::Forward => self.route(session, exchange, site, path),
         }
     }
 
@@ -163,12 +163,12 @@ impl Gateway {
         }
     }
 
-    fn route(&self, session: &Session, exchange: &mut Exchange, path: &str) -> Admitted {
+    fn route(&self, session: &Session, exchange: &mut Exchange, site: &Site, path: &str) -> Admitted {
         let request = session.req_header();
         if let Some(fixed) = self.to_https(request, exchange.client.as_ref(), path) {
             return Admitted::Fixed(fixed);
         }
-        let Some(to) = exchange.site.find(host(request), path).cloned() else {
+        let Some(to) = site.find(host(request), path) else {
             return Admitted::Answer(exchange.refuse(Answer::not_found(404), "no_route"));
         };
         exchange.to = Some(to.clone());
@@ -179,8 +179,8 @@ impl Gateway {
         let route = &to.route;
         if let Some(answer) = route.cors.as_ref().and_then(|cors| preflight(cors, request)) {
             return match answer {
-                Some(fixed) => Admitted::Fixed(fixed),
-                None => Admitted::Answer(exchange.refuse(Answer::foreign_origin(), "cors")),
+                Ok(fixed) => Admitted::Fixed(fixed),
+                Err(answer) => Admitted::Answer(exchange.refuse(answer, "cors")),
             };
         }
         if let Some(fixed) = self.fixed(route, request, &client) {
@@ -384,19 +384,19 @@ fn redirect(status: StatusCode, to: String) -> Fixed {
     }
 }
 
-/// The answer to a browser that asks before a page's request (Fetch standard section 3.2.2), `None` within where the page may not ask.
-fn preflight(cors: &Cors, request: &RequestHeader) -> Option<Option<Fixed>> {
+/// The answer to a browser that asks before a page's request (Fetch standard section 3.2.2), or why the page may not ask.
+fn preflight(cors: &Cors, request: &RequestHeader) -> Option<Result<Fixed, Answer>> {
     let said = |name: HeaderName| request.headers.get(name).and_then(|value| value.to_str().ok());
     let origin = said(ORIGIN).filter(|_| request.method == Method::OPTIONS)?;
     said(ACCESS_CONTROL_REQUEST_METHOD)?;
     let lines = cors.preflight(origin, said(ACCESS_CONTROL_REQUEST_HEADERS));
     if lines.is_empty() {
-        return Some(None);
+        return Some(Err(Answer::foreign_origin()));
     }
     let lines = lines.into_iter();
     let headers = lines.filter_map(|(name, value)| Some((name.parse().ok()?, HeaderValue::try_from(value).ok()?)));
     let told = (VARY, HeaderValue::from_static("Origin, Access-Control-Request-Headers"));
-    Some(Some(Fixed {
+    Some(Ok(Fixed {
         status: StatusCode::NO_CONTENT,
         headers: headers.chain([told]).collect(),
         body: Bytes::new(),

@@ -269,3 +269,29 @@ async fn errors_of_the_gate_on_such_a_route_are_for_its_pages_alone() {
         );
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_internal_page_of_elsewhere_reads_that_nobody_is_fit() {
+    let text = "upstreams: {dify: {probe: {fall: 1}, pools: {main: {endpoints: [\"127.0.0.1:9\"]}}}}\n";
+    let gate = gate(text).await;
+    let answer = ask_with(edge(&gate), "GET /healthz", "Origin: https://ops.example.com\r\n", "").await;
+    let told = answer.header("access-control-allow-origin");
+    assert_eq!((answer.status, told), (503, Some("https://ops.example.com")));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_name_that_only_looks_like_origin_keeps_no_answers_apart() {
+    let dify = Upstream::start(async |mut arrived: Arrived| {
+        arrived
+            .answer("Vary: X-Origin-Group\r\nConnection: close\r\n", "{}")
+            .await;
+    })
+    .await;
+    let text = format!(
+        "upstreams: {{dify: {{pools: {{main: {{endpoints: [\"{}\"]}}}}}}}}\nroutes: [{{upstream: dify, cors: {{origins: [\"https://a.test\"]}}}}]\n",
+        dify.address
+    );
+    let gate = gate(&text).await;
+    let head = ask(edge(&gate), "GET /v1/info").await.head.to_ascii_lowercase();
+    assert!(head.lines().any(|line| line == "vary: origin"), "{head}");
+}
