@@ -1,7 +1,7 @@
 //! Thousands of endpoints, each probed every second: what that costs the gate, and how late a probe is: `cargo bench --bench scale`.
 //!
 //! The endpoints are loopback addresses, answered by one process of this benchmark, which notes when each was asked. The gate is a
-//! process of its own; its processor time is the kernel's, summed over its threads. HAProxy, with as many servers and the same interval, is measured
+//! process of its own, first with connections that serve ten questions and then with a new one for each; its processor time is the kernel's, summed over its threads. HAProxy, with as many servers and the same interval, is measured
 //! in the same run. Numbers on the command line take the place of 5,000 and 10,000.
 
 #![allow(missing_docs, clippy::disallowed_methods, clippy::unwrap_used)] // a benchmark times itself
