@@ -26,7 +26,7 @@ upstreams: {dify: {balance: BALANCE, pools: {main: {endpoints: [\"127.0.0.1:81\"
 
 fn upstream(balance: &str, metrics: &Metrics) -> Upstream {
     let text = CONFIG.replace("BALANCE", balance);
-    let config = config::parse(&text, Path::new("bench.yaml"), &|_| None).expect("the configuration is valid");
+    let config = config::parse(&text, Path::new("bench.yaml"), &config::unset).expect("the configuration is valid");
     Upstream::new(
         config.upstreams.into_iter().next().expect("there is one upstream"),
         metrics,

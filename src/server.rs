@@ -405,7 +405,7 @@ mod tests {
         let text = format!(
             "listeners: [{{address: \"{listener}\"}}]\nlog: {{access: \"off\"}}\nupstreams: {{dify: {{pools: {{main: {{endpoints: [\"127.0.0.1:9\"]}}}}}}}}\n"
         );
-        let mut config = crate::config::parse(&text, Path::new("test.yaml"), &|_| None).unwrap();
+        let mut config = crate::config::parse(&text, Path::new("test.yaml"), &crate::config::unset).unwrap();
         config.admin.set_port(0);
         config
     }

@@ -19,12 +19,10 @@ fn files(folder: &str, ending: &str) -> Vec<PathBuf> {
     files
 }
 
-fn environment(name: &str) -> Option<String> {
+fn environment(name: &str) -> Result<String, String> {
     let known = [("PROBE_PORT", "9000"), ("KEY", "secret"), ("DIFY_HOST", "10.0.0.9")];
-    known
-        .iter()
-        .find(|(known, _)| *known == name)
-        .map(|(_, value)| (*value).to_owned())
+    let found = known.iter().find(|(known, _)| *known == name);
+    found.map_or_else(|| config::unset(name), |(_, value)| Ok((*value).to_owned()))
 }
 
 fn parse(text: &str, name: &str) -> Result<Config, ConfigErrors> {
@@ -105,6 +103,8 @@ fn a_secret_comes_from_a_file_and_is_told_in_no_error() {
         refused.contains("(not shown)") && !refused.contains("hush"),
         "{refused}"
     );
+    let endless = parse(&text("host", Path::new("/dev/zero"))).unwrap_err().to_string();
+    assert!(endless.contains("it has more than 64 KiB"), "{endless}");
     let missing = parse(&text("host", &folder.path().join("none")))
         .unwrap_err()
         .to_string();
@@ -220,7 +220,7 @@ fn the_compose_file_sends_every_path_where_difys_nginx_does() {
     use difygate::config::Target;
     use difygate::gate::route::{RouteRow, RouteTable};
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("conf/dify-compose.yaml");
-    let config = config::load(&path, &|_| None).unwrap();
+    let config = config::load(&path, &config::unset).unwrap();
     let rows = config.routes.iter().enumerate().map(|(index, route)| RouteRow {
         hosts: route.hosts.clone(),
         path: route.path.clone(),

@@ -36,8 +36,9 @@ pub fn changes(from: &Config, to: &Config) -> Vec<Change> {
     let hide = |text: &str| to.secrets.hide(&from.secrets.hide(text));
     for change in &mut found {
         change.key = hide(&change.key);
-        change.from = change.from.as_deref().map(hide);
-        change.to = change.to.as_deref().map(hide);
+        // Before it is cut short, or the beginning of a long secret would be taken for something else.
+        change.from = change.from.as_deref().map(|text| brief(&hide(text)));
+        change.to = change.to.as_deref().map(|text| brief(&hide(text)));
     }
     found
 }
@@ -121,10 +122,13 @@ fn shown(key: &str, value: &Value) -> String {
     if SECRET.iter().any(|secret| key.split('.').any(|part| part == *secret)) {
         return "(not shown)".to_owned();
     }
-    let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+}
+
+fn brief(text: &str) -> String {
     match text.char_indices().nth(SHOWN) {
         Some((end, _)) => format!("{}...", text.get(..end).unwrap_or_default()),
-        None => text,
+        None => text.to_owned(),
     }
 }
 
@@ -150,7 +154,7 @@ mod tests {
     use std::path::Path;
 
     fn told(from: &str, to: &str) -> Vec<String> {
-        let config = |text: &str| super::super::parse(text, Path::new("test.yaml"), &|_| None).unwrap();
+        let config = |text: &str| super::super::parse(text, Path::new("test.yaml"), &super::super::unset).unwrap();
         changes(&config(from), &config(to))
             .iter()
             .map(ToString::to_string)
@@ -208,17 +212,19 @@ mod tests {
 
     #[test]
     fn a_secret_from_elsewhere_is_not_told_whatever_key_it_stands_under() {
-        let with = |value: &'static str| {
+        let with = |value: &str| {
             let text = BEFORE.replace(
                 "{dify: {",
                 "{dify: {probe: {host: \"${VIRTUAL_HOST_TOKEN}.internal\"}, ",
             );
-            super::super::parse(&text, Path::new("test.yaml"), &|_| Some(value.to_owned())).unwrap()
+            super::super::parse(&text, Path::new("test.yaml"), &|_| Ok(value.to_owned())).unwrap()
         };
-        let told = changes(&with("first-token"), &with("second-token"));
-        assert_eq!(told.len(), 1);
-        assert_eq!(told[0].from.as_deref(), Some("(not shown).internal"));
-        assert_eq!(told[0].to.as_deref(), Some("(not shown).internal"));
+        for second in ["second-token", &"long".repeat(40)] {
+            let told = changes(&with("first-token"), &with(second));
+            assert_eq!(told.len(), 1);
+            assert_eq!(told[0].from.as_deref(), Some("(not shown).internal"));
+            assert_eq!(told[0].to.as_deref(), Some("(not shown).internal"));
+        }
     }
 
     #[test]

@@ -6,8 +6,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use saphyr_parser::{Event, Marker, Parser, ScalarStyle, Span};
 use serde_json::{Number, Value};
 
+use super::Environment;
 use super::error::{ConfigError, Mark};
-use super::secrets::{FILE, Secrets};
+use super::secrets::Secrets;
 
 /// One value of the file, and where it begins.
 #[derive(Clone, Debug)]
@@ -32,8 +33,6 @@ const MAX_NODES: usize = 200_000;
 
 /// Depth beyond which a file is refused.
 const MAX_DEPTH: usize = 32;
-
-type Environment<'a> = &'a dyn Fn(&str) -> Option<String>;
 
 /// Reads a YAML text (YAML 1.2, core schema) and puts the environment into its `${NAME}`s. Errors of content do not end the reading.
 pub(super) fn read(
@@ -214,30 +213,15 @@ impl<'a> Reader<'a> {
             };
             rest = after;
             whole.push_str(before);
-            match (self.environment)(name) {
-                Some(value) => {
-                    self.secrets.note(name, &value);
-                    whole.push_str(&value);
-                }
-                None => return Err(unset(name)),
-            }
+            let value = (self.environment)(name)?;
+            self.secrets.note(name, &value);
+            whole.push_str(&value);
         }
         if whole.is_empty() && rest.len() == text.len() {
             return Ok(Cow::Borrowed(text));
         }
         whole.push_str(rest);
         Ok(Cow::Owned(whole))
-    }
-}
-
-/// Why there is no value of this name.
-fn unset(name: &str) -> String {
-    let Some(path) = name.strip_prefix(FILE) else {
-        return format!("the environment variable `{name}` is not set");
-    };
-    match std::fs::read_to_string(path) {
-        Err(e) => format!("the file `{path}` cannot be read: {e}"),
-        Ok(_) => format!("the file `{path}` is not read here, for the configuration in force does not name it"),
     }
 }
 

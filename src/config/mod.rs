@@ -194,17 +194,26 @@ pub enum ProxyProtocol {
     Any,
 }
 
-/// Looks a name of the environment up.
-pub type Environment<'a> = &'a dyn Fn(&str) -> Option<String>;
+/// Looks a name of the environment up, or says why there is no value of it.
+pub type Environment<'a> = &'a dyn Fn(&str) -> Result<String, String>;
 
 /// The environment of this process, and the text of a file under `file:` and its path, without the end of its last line.
-pub fn environment(name: &str) -> Option<String> {
-    let Some(path) = name.strip_prefix(secrets::FILE) else {
-        return std::env::var(name).ok();
-    };
-    let mut text = std::fs::read_to_string(path).ok()?;
-    text.truncate(text.trim_end_matches(['\r', '\n']).len());
-    Some(text)
+///
+/// # Errors
+/// The variable is not set, or the file cannot be read or is too large.
+pub fn environment(name: &str) -> Result<String, String> {
+    match name.strip_prefix(secrets::FILE) {
+        None => std::env::var(name).or_else(|_| unset(name)),
+        Some(path) => secrets::read(Path::new(path)).map_err(|e| format!("the file `{path}` cannot be read: {e}")),
+    }
+}
+
+/// The environment in which nothing is set.
+///
+/// # Errors
+/// Always.
+pub fn unset(name: &str) -> Result<String, String> {
+    Err(format!("the environment variable `{name}` is not set"))
 }
 
 /// Reads the file at `path`.
@@ -227,7 +236,7 @@ pub fn parse(text: &str, path: &Path, environment: Environment<'_>) -> Result<Co
     let (mut secrets, mut errors) = (Secrets::default(), Vec::new());
     let config = build(text, path, environment, &mut secrets, &mut errors);
     match config {
-        Some(config) if errors.is_empty() => Ok(Config { secrets, ..config }),
+        Some(config) if errors.is_empty() => Ok(config),
         Some(_) | None => {
             for error in &mut errors {
                 error.message = secrets.hide(&error.message);
@@ -258,7 +267,7 @@ fn build(
     };
     let marks = document.marks();
     let findings = &mut parse::Findings { marks: &marks, errors };
-    Some(parse::config(path, raw, value, findings))
+    Some(parse::config(path, raw, value, secrets.clone(), findings))
 }
 
 /// Reads a time such as `500ms`, `2s` or `30m`, as the file writes them.

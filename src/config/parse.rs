@@ -43,7 +43,13 @@ impl Findings<'_> {
 }
 
 /// Builds the configuration. It is meaningless if anything was found.
-pub(super) fn config(path: &Path, raw: Raw, document: serde_json::Value, findings: &mut Findings<'_>) -> Config {
+pub(super) fn config(
+    path: &Path,
+    raw: Raw,
+    document: serde_json::Value,
+    secrets: Secrets,
+    findings: &mut Findings<'_>,
+) -> Config {
     let trusts = raw
         .trusted_proxies
         .as_ref()
@@ -63,7 +69,7 @@ pub(super) fn config(path: &Path, raw: Raw, document: serde_json::Value, finding
         listeners,
         upstreams,
         document,
-        secrets: Secrets::default(),
+        secrets,
     }
 }
 

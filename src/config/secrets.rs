@@ -1,9 +1,15 @@
 //! What came into a configuration from elsewhere and must not be seen in what the gate says about it.
 
 use std::fmt;
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::Path;
 
 /// How a name of the environment begins that means a file.
 pub const FILE: &str = "file:";
+
+/// A secret file has at most so many bytes, so that no device is read without end.
+const MOST: u64 = 64 * 1024;
 
 /// Shorter values would be found everywhere by chance.
 const LEAST: usize = 4;
@@ -12,6 +18,7 @@ const LEAST: usize = 4;
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Secrets {
     names: Vec<String>,
+    /// The longest first, for one may be a part of another.
     hidden: Vec<String>,
 }
 
@@ -26,7 +33,12 @@ impl Secrets {
     pub(super) fn note(&mut self, name: &str, value: &str) {
         self.names.push(name.to_owned());
         if is_secret(name) && value.len() >= LEAST {
+            // As it is, and as it stands in JSON.
+            let quoted = serde_json::Value::from(value).to_string();
+            let within = quoted.strip_prefix('"').and_then(|rest| rest.strip_suffix('"'));
             self.hidden.push(value.to_owned());
+            self.hidden.extend(within.map(str::to_owned));
+            self.hidden.sort_by_key(|hidden| std::cmp::Reverse(hidden.len()));
         }
     }
 
@@ -40,6 +52,17 @@ impl Secrets {
         let hidden = self.hidden.iter();
         hidden.fold(text.to_owned(), |text, secret| text.replace(secret, "(not shown)"))
     }
+}
+
+/// The text of a file, without the end of its last line.
+pub(super) fn read(path: &Path) -> io::Result<String> {
+    let mut text = String::new();
+    File::open(path)?.take(MOST + 1).read_to_string(&mut text)?;
+    if text.len() as u64 > MOST {
+        return Err(io::Error::other(format!("it has more than {} KiB", MOST / 1024)));
+    }
+    text.truncate(text.trim_end_matches(['\r', '\n']).len());
+    Ok(text)
 }
 
 fn is_secret(name: &str) -> bool {
@@ -65,6 +88,11 @@ mod tests {
         }
         let shown = secrets.hide("Bearer s3cret-of-a-file token-value 10.0.0.9 abc");
         assert_eq!(shown, "Bearer (not shown) (not shown) 10.0.0.9 abc");
+        for (name, value) in [("KEY_PART", "hush"), ("KEY_WHOLE", "hush-hush \"now\"")] {
+            secrets.note(name, value);
+        }
+        let in_json = serde_json::json!({"key": "hush-hush \"now\""}).to_string();
+        assert_eq!(secrets.hide(&in_json), r#"{"key":"(not shown)"}"#);
         assert!(secrets.has("DIFY_HOST") && !secrets.has("OTHER"));
         assert!(!format!("{secrets:?}").contains("s3cret"));
     }

@@ -142,7 +142,7 @@ fn start_gate(instances: &[SimulatedDify; 3]) -> anyhow::Result<Gate> {
         "listeners: [{{address: \"127.0.0.1:8080\"}}]\nlog: {{access: \"off\"}}\nupstreams:\n  dify:\n    pools: {{main: {{endpoints: [{}]}}}}\n",
         endpoints.join(", ")
     );
-    let mut config = config::parse(&text, Path::new("(demo)"), &|_| None)?;
+    let mut config = config::parse(&text, Path::new("(demo)"), &config::unset)?;
     match Gate::start(config.clone()) {
         Err(StartError::Listen { .. } | StartError::Admin { .. }) => {
             config.admin.set_port(0);

@@ -83,8 +83,12 @@ impl Loading {
 
     fn diff(&self, text: &str) -> Result<Loaded, Refused> {
         // Whoever may ask this could else read every file that the gate may.
-        let known = |name: &str| !name.starts_with(FILE) || self.config.secrets.has(name);
-        let environment = |name: &str| known(name).then(|| config::environment(name))?;
+        let environment = |name: &str| match name.strip_prefix(FILE) {
+            Some(path) if !self.config.secrets.has(name) => Err(format!(
+                "the file `{path}` is not read here, for the configuration in force does not name it"
+            )),
+            Some(_) | None => config::environment(name),
+        };
         let other = config::parse(text, &self.config.path, &environment).map_err(|errors| errors.to_string())?;
         Ok(Loaded {
             generation: self.generation(),

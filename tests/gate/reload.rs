@@ -18,8 +18,8 @@ use crate::admin::admin;
 use crate::cli::{difygate, file, run};
 use crate::overrides::send;
 use crate::support::{
-    QUICK, addresses, dify_upstream, edge, instances, known, nobody, ready, settings, soon, until, until_idle,
-    until_state, whole,
+    QUICK, addresses, dify_upstream, edge, gate_before, instances, known, nobody, ready, settings, soon, until,
+    until_idle, until_state, whole,
 };
 use crate::wire::{Wire, ask, chat_request};
 
@@ -399,9 +399,9 @@ async fn a_hundred_reloads_cut_no_stream_fail_no_request_and_leak_no_descriptor(
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nobody_reads_files_of_the_gates_machine_over_the_api() {
-    let [dify] = crate::support::instances::<1>().await;
-    let gate = crate::support::gate_before(&[dify.address()], "").await;
-    let text = crate::support::whole(
+    let [dify] = instances::<1>().await;
+    let gate = gate_before(&[dify.address()], "").await;
+    let text = whole(
         "upstreams: {dify: {probe: {host: \"${file:/etc/hostname}\"}, pools: {main: {endpoints: [\"127.0.0.1:9\"]}}}}\n",
     );
     let refused = gate.loader().ask(Wanted::Diff(text)).await.unwrap().unwrap_err();

@@ -57,7 +57,7 @@ pub(crate) fn whole(text: &str) -> String {
 pub(crate) fn settings(text: &str) -> Config {
     let whole = whole(text);
     let mut config =
-        config::parse(&whole, Path::new("test.yaml"), &|_| None).unwrap_or_else(|e| panic!("{e}\n{whole}"));
+        config::parse(&whole, Path::new("test.yaml"), &config::unset).unwrap_or_else(|e| panic!("{e}\n{whole}"));
     for listener in &mut config.listeners {
         listener.address.set_port(0);
     }

@@ -28,7 +28,8 @@ pub(crate) fn gate(endpoints: &[SocketAddr], upstream: &str, keys: &str) -> Gate
          {keys}\n",
         endpoints.join(", ")
     );
-    let mut config = config::parse(&text, Path::new("test.yaml"), &|_| None).unwrap_or_else(|e| panic!("{e}\n{text}"));
+    let mut config =
+        config::parse(&text, Path::new("test.yaml"), &config::unset).unwrap_or_else(|e| panic!("{e}\n{text}"));
     config.listeners[0].address.set_port(0);
     config.admin.set_port(0);
     Gate::start(config).unwrap()
