@@ -52,6 +52,19 @@ impl Flapping {
         self.until.is_some()
     }
 
+    /// The changes that count still, and until when it is held down.
+    pub fn told(&self) -> (Vec<Instant>, Option<Instant>) {
+        (self.changes.iter().copied().collect(), self.until)
+    }
+
+    /// What [`Flapping::told`] tells.
+    pub fn of((changes, until): (Vec<Instant>, Option<Instant>)) -> Self {
+        Self {
+            changes: changes.into(),
+            until,
+        }
+    }
+
     /// Until when it is held down; it may lie in the past, and then more passes than usual take it back.
     pub fn until(&self) -> Option<Instant> {
         self.until

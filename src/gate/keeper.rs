@@ -27,6 +27,8 @@ use super::knowledge::HISTORY;
 pub use super::knowledge::{
     Effect, EndpointPlan, Known, Phases, ProbeRecord, ProbeReport, Slot, Spared, Terms, Ticket,
 };
+pub use memory::Memory;
+
 use super::latency::Slowness;
 use super::names::{PoolName, UpstreamName};
 use super::passive::{Passive, Standing};
@@ -38,6 +40,7 @@ use super::window::Window;
 mod asking;
 mod comeback;
 mod dependency;
+mod memory;
 mod operator;
 mod roster;
 mod traffic;

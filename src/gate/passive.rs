@@ -153,6 +153,32 @@ impl Passive {
         self.standing
     }
 
+    /// What is left of it for somebody else who goes on: where it stands, the failure that it is accused of, and how often the hold has
+    /// doubled.
+    pub fn told(&self) -> (Standing, Option<TrafficFailure>, u32) {
+        (self.standing, self.failure, self.doublings)
+    }
+
+    /// What [`Passive::told`] tells.
+    pub fn of((standing, failure, doublings): (Standing, Option<TrafficFailure>, u32)) -> Self {
+        Self {
+            standing,
+            doublings,
+            failure,
+            ..Self::default()
+        }
+    }
+
+    /// The probe that was to decide is lost: any one that comes decides.
+    pub(super) fn ask_again(&mut self, now: Instant) {
+        if let Standing::Suspect { .. } = self.standing {
+            self.standing = Standing::Suspect {
+                question: 0,
+                since: now,
+            };
+        }
+    }
+
     /// What it is accused of.
     pub fn failure(&self) -> Option<TrafficFailure> {
         self.failure

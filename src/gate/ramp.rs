@@ -38,6 +38,11 @@ impl Ramp {
         Self { since: now, terms }
     }
 
+    /// When it began.
+    pub fn since(self) -> Instant {
+        self.since
+    }
+
     /// The share at `now`, in percent of the endpoint's weight.
     pub fn share(self, now: Instant) -> u32 {
         let SlowStart { window, floor } = self.terms;

@@ -175,6 +175,11 @@ pub enum Cause {
     Reloaded,
     /// The time of the operator's word is over.
     OverrideExpired,
+    /// The process before this one said so.
+    HandedOver {
+        /// What it said.
+        cause: String,
+    },
     /// The gate could not ask.
     NoEvidence {
         /// What kept it from asking.
@@ -223,6 +228,7 @@ impl Cause {
             Self::Enabled => "enabled",
             Self::Reloaded => "reloaded",
             Self::OverrideExpired => "override_expired",
+            Self::HandedOver { .. } => "handed_over",
             Self::NoEvidence { .. } => "no_evidence",
         }
     }
@@ -255,6 +261,7 @@ impl fmt::Display for Cause {
             Self::Enabled => f.write_str("enabled by the operator"),
             Self::Reloaded => f.write_str("configuration reloaded"),
             Self::OverrideExpired => f.write_str("the operator's time for it is over"),
+            Self::HandedOver { cause } => f.write_str(cause),
             Self::NoEvidence { detail } => write!(f, "could not probe: {detail}"),
         }
     }

@@ -10,6 +10,7 @@ use crate::gate::names::{Address, EndpointId};
 mod comeback;
 mod dependency;
 mod invariants;
+mod memory;
 mod operator;
 mod reference;
 mod roster;
@@ -65,6 +66,20 @@ fn place(slot: Slot) -> usize {
     (slot.data().as_ffi() & u64::from(u32::MAX)) as usize - 1
 }
 
+/// What a keeper is to know of so many endpoints of one pool.
+fn plans(count: usize, probes: usize, terms: &Arc<Terms>) -> Vec<EndpointPlan> {
+    let plans = (0..count).map(|n| EndpointPlan {
+        id: EndpointId {
+            upstream: UpstreamName::new("dify"),
+            pool: PoolName::new("main"),
+            address: Address::parse(&format!("10.0.0.{}:80", n + 1)).unwrap(),
+        },
+        probes: (0..probes).map(|_| Arc::default()).collect(),
+        terms: terms.clone(),
+    });
+    plans.collect()
+}
+
 impl World {
     fn of(count: usize, probes: usize) -> Self {
         Self::with(count, probes, Arc::default())
@@ -72,19 +87,8 @@ impl World {
 
     fn with(count: usize, probes: usize, terms: Arc<Terms>) -> Self {
         let now = Instant::now();
-        let plans = (0..count)
-            .map(|n| EndpointPlan {
-                id: EndpointId {
-                    upstream: UpstreamName::new("dify"),
-                    pool: PoolName::new("main"),
-                    address: Address::parse(&format!("10.0.0.{}:80", n + 1)).unwrap(),
-                },
-                probes: (0..probes).map(|_| Arc::default()).collect(),
-                terms: terms.clone(),
-            })
-            .collect();
         let mut keeper = Keeper::new(7);
-        keeper.reconcile(plans, now);
+        keeper.reconcile(plans(count, probes, &terms), now);
         Self {
             keeper,
             now,
