@@ -11,6 +11,9 @@ RUN apt-get update && apt-get install -y --no-install-recommends ca-certificates
  && useradd --system --uid 10001 --no-create-home difygate
 COPY --from=build /src/target/release/difygate /usr/local/bin/difygate
 COPY conf/minimal.yaml /etc/difygate/difygate.yaml
+# What outlives the process, in ./state.
+WORKDIR /var/lib/difygate
+RUN chown difygate /var/lib/difygate
 USER difygate
 EXPOSE 8080
 HEALTHCHECK --interval=10s --timeout=6s --start-period=10s CMD ["difygate", "status", "--json"]

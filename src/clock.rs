@@ -38,9 +38,22 @@ impl Clock {
         u64::try_from(at.saturating_duration_since(self.start).as_millis()).unwrap_or(u64::MAX)
     }
 
-    /// The time of day of a monotonic time, RFC 3339 with milliseconds.
+    /// The time of day of a monotonic time, RFC 3339 with milliseconds. It may lie before the start of this clock.
     pub fn tell(&self, at: Instant) -> String {
-        tell_wall(self.wall + at.saturating_duration_since(self.start))
+        tell_wall(match at.checked_duration_since(self.start) {
+            Some(after) => self.wall + after,
+            None => self.wall.checked_sub(self.start - at).unwrap_or(SystemTime::UNIX_EPOCH),
+        })
+    }
+
+    /// The monotonic time of a time of day as [`Clock::tell`] tells it; none for what is no time, or lies before all that the clock can tell.
+    pub fn hear(&self, text: &str) -> Option<Instant> {
+        let millis = text.parse::<jiff::Timestamp>().ok()?.as_millisecond();
+        let wall = SystemTime::UNIX_EPOCH + Duration::from_millis(u64::try_from(millis).ok()?);
+        match wall.duration_since(self.wall) {
+            Ok(after) => self.start.checked_add(after),
+            Err(before) => self.start.checked_sub(before.duration()),
+        }
     }
 }
 
@@ -95,5 +108,25 @@ impl Coarse {
         let since = now.saturating_duration_since(*FIRST.get_or_init(|| now));
         let millis = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
         self.0.fetch_max(millis.max(1), Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_before_and_after_the_start_are_told_and_heard() {
+        let clock = Clock::start();
+        for at in [
+            clock.start - Duration::from_secs(100),
+            clock.start,
+            clock.start + Duration::from_secs(100),
+        ] {
+            let heard = clock.hear(&clock.tell(at)).unwrap();
+            assert!(heard.max(at) - heard.min(at) <= Duration::from_millis(1));
+        }
+        assert_eq!(clock.hear("yesterday"), None);
+        assert!(clock.tell(clock.start + Duration::from_secs(1)) > clock.tell(clock.start));
     }
 }

@@ -14,7 +14,7 @@ use crate::gate::keeper::{Effect, Keeper, ProbeReport, Slot, Ticket};
 use crate::gate::lapse::Lapses;
 use crate::gate::overrides::Override;
 use crate::gate::rhythm::{BEAT, Rhythm};
-use crate::gate::state::State;
+use crate::gate::state::{Cause, State};
 use crate::mailbox::{Acquaintance, Mailbox, Message, Pictures, Word};
 use crate::metrics::{Metrics, ProbeCounts};
 use crate::probe::spec::ProbeSpec;
@@ -23,11 +23,14 @@ use crate::tls::Authorities;
 use crate::upstream::settings::UpstreamSettings;
 use crate::upstream::{Endpoint, Roster};
 
+mod past;
 mod roster;
 mod slow;
 mod telling;
 mod world;
 
+pub use past::Overrides;
+use past::Past;
 use world::{Due, Serving};
 
 /// How far the first round of probes has come.
@@ -56,6 +59,8 @@ pub struct Driver {
     beats: u32,
     roster: watch::Sender<Roster>,
     progress: watch::Sender<Progress>,
+    overrides: watch::Sender<Overrides>,
+    past: Past,
     mailbox: Mailbox,
     inbox: mpsc::UnboundedReceiver<Message>,
 }
@@ -89,6 +94,8 @@ pub struct Handle {
     pub roster: watch::Receiver<Roster>,
     /// How far the first round has come.
     pub progress: watch::Receiver<Progress>,
+    /// What operators want.
+    pub overrides: watch::Receiver<Overrides>,
 }
 
 impl Driver {
@@ -103,6 +110,7 @@ impl Driver {
         let (mailbox, inbox) = Mailbox::new();
         let (progress, watching) = watch::channel(Progress::default());
         let (roster, watched) = watch::channel(Roster::default());
+        let (overrides, wanted) = watch::channel(Overrides::default());
         let mut driver = Self {
             keeper: Keeper::new(seed),
             prober: Arc::new(Prober::new(clock, authorities)),
@@ -114,6 +122,8 @@ impl Driver {
             beats: slow::BEATS,
             roster,
             progress,
+            overrides,
+            past: Past::default(),
             mailbox,
             inbox,
         };
@@ -122,6 +132,7 @@ impl Driver {
             mailbox: driver.mailbox.clone(),
             roster: watched,
             progress: watching,
+            overrides: wanted,
         };
         (driver, handle)
     }
@@ -212,6 +223,7 @@ impl Driver {
             // What was said is in force by the time that it is answered.
             Message::Say(word, reply) => {
                 let pictures = self.heed(&word);
+                self.note_overrides();
                 self.carry_out();
                 let _ = reply.send(pictures);
             }
@@ -276,6 +288,9 @@ impl Driver {
                         self.lose(slot);
                     }
                     self.announce(&event);
+                    if event.cause == Cause::OverrideExpired {
+                        self.note_overrides();
+                    }
                 }
                 Effect::Publish(slot) => self.mark(slot, Due::Now),
                 Effect::Grow(slot) => self.mark(slot, Due::Soon),

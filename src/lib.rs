@@ -11,7 +11,7 @@
 //! | 5 | [`server`]: builds a gate and stops it | everything below |
 //! | 4 | [`driver`] (the one writer), [`warden`] (asks for restarts), `proxy` (the request path), [`admin`] (the API), [`edge`] (listeners) | floors below, not each other; but `proxy` knows the connections of [`edge`] |
 //! | 3 | [`config`]: a file becomes settings, or all of its errors; [`reload`]: the way to the one who loads it again | settings of floors 1 and 2 |
-//! | 2 | [`wire`] (bytes in the clear or within TLS), [`tls`] (towards others), [`http1`], [`probe`], [`restart`], [`upstream`], [`mailbox`], [`metrics`], [`access_log`], [`clock`], [`client`] | floor 1, and each other in that order |
+//! | 2 | [`wire`] (bytes in the clear or within TLS), [`tls`] (towards others), [`http1`], [`probe`], [`restart`], [`upstream`], [`upgrade`], [`mailbox`], [`metrics`], [`access_log`], [`store`], [`clock`], [`client`] | floor 1, and each other in that order |
 //! | 1 | [`gate`]: every decision, pure | nothing |
 //!
 //! [`simulated_dify`] stands aside: a Dify for demos, tests and benches, which the gate meets only over sockets.
@@ -27,6 +27,9 @@
 //!
 //! **Another configuration**: a signal or `POST config:reload` goes by [`reload`] to [`server`], which parses it → [`driver`] takes the new list for the old one,
 //! `gate::keeper` keeps all that it knows of who stays → once who is new has answered, `proxy` gets another site for the requests that come.
+//!
+//! **Another process**: [`upgrade`] brings it the listening sockets and what `gate::keeper` knew → it serves → the old one accepts nothing more, tells how
+//! much it still carries, and ends with its last stream.
 //!
 //! # Invariants (held by `tests/architecture.rs`)
 //!
@@ -61,7 +64,9 @@ pub mod restart;
 pub mod server;
 #[allow(clippy::disallowed_methods)] // it is a peer, and has a clock of its own
 pub mod simulated_dify;
+pub mod store;
 pub mod tls;
+pub mod upgrade;
 pub mod upstream;
 pub mod warden;
 pub mod wire;

@@ -122,6 +122,10 @@ metrics! {
     handshakes_failed: IntCounterVec = counters("tls_handshakes_failed_total", &[&["listener"]]);
     /// Connections closed for want of a PROXY header, or since nobody believes who sent one.
     proxy_header_refused: IntCounterVec = counters("proxy_header_refused_total", &[&["listener"]]);
+    /// Times that what is to outlive the process could not be written.
+    state_write_failures: IntCounter = counter("state_write_failures_total");
+    /// Requests that the process before this one still serves.
+    predecessor_in_flight: IntGauge = gauge("predecessor_in_flight");
     /// Counts applied configurations.
     config_generation: IntGauge = gauge("config_generation");
     /// 1 if the last configuration could be applied.

@@ -27,7 +27,7 @@ pub struct Loaded {
 }
 
 /// The configuration that is in force.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Applied {
     /// Counts the configurations that were, from 1.
     pub generation: u64,

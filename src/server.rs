@@ -4,102 +4,54 @@
 //! Two runtimes share nothing but snapshots and counters: one proxies, the other probes and serves the admin API, so that traffic delays
 //! no probe.
 
+mod binding;
+mod handover;
 mod loading;
+mod remembering;
+mod stopping;
 mod tending;
 mod threads;
 
 use std::io;
 use std::net::SocketAddr;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use axum::Router;
-use pingora::apps::{HttpServerOptions, ServerApp};
+use pingora::apps::HttpServerOptions;
 use pingora::proxy::{HttpProxy, http_proxy};
 use pingora::server::configuration::ServerConf;
-use thiserror::Error;
-use tokio::net::TcpListener;
 use tokio::sync::watch;
-use tracing::{info, warn};
+use tokio::time::timeout;
+
+pub use binding::StartError;
+pub use stopping::Stopped;
 
 use crate::access_log::AccessLog;
 use crate::admin::{self, Admin, Lifecycle, Phase};
 use crate::clock::Clock;
-use crate::config::{AccessSink, Config, Mistrust};
+use crate::config::{AccessSink, Config};
 use crate::discovery::Finders;
 use crate::driver::{Driver, Handle};
-use crate::edge::crowd::Crowd;
-use crate::edge::tls::TlsError;
-use crate::edge::{ListenError, Listener};
+use crate::edge::{Door, Ending, Listener};
 use crate::gate::alarm::Alarm;
 use crate::metrics::Metrics;
 use crate::proxy::{Gateway, Rates, Site};
 use crate::reload::{Applied, Loader};
+use crate::server::binding::Bound;
+use crate::server::handover::Handover;
 use crate::server::loading::Loading;
 use crate::server::threads::Threads;
 use crate::tls::Authorities;
+use crate::upgrade::Predecessor;
 
 /// How long clients wait for the first round of probes before they are answered all the same.
 const FIRST_ROUND: Duration = Duration::from_secs(5);
 
 /// Attempts that the proxy framework allows; ours are fewer and decided by `gate::retry`.
 const MAX_ATTEMPTS: usize = 16;
-
-/// Why the gate cannot start.
-#[derive(Debug, Error)]
-pub enum StartError {
-    /// A listener's address cannot be bound.
-    #[error("cannot listen on {address} (is another process using it?)")]
-    Listen {
-        /// The address.
-        address: SocketAddr,
-        /// What the system says.
-        source: io::Error,
-    },
-    /// A listener cannot speak TLS.
-    #[error("cannot speak TLS on {address}")]
-    Tls {
-        /// The listener's address.
-        address: SocketAddr,
-        /// Which file, and what is wrong with it.
-        source: Box<TlsError>,
-    },
-    /// TLS cannot be spoken to an upstream.
-    #[error(transparent)]
-    Trust(#[from] Mistrust),
-    /// The admin API's address cannot be bound.
-    #[error("cannot listen on {address} for the admin API (set `admin.address`)")]
-    Admin {
-        /// The address.
-        address: SocketAddr,
-        /// What the system says.
-        source: io::Error,
-    },
-    /// The access log cannot be written.
-    #[error("cannot write the access log {path} (set `log.access`)")]
-    AccessLog {
-        /// Its file.
-        path: String,
-        /// What the system says.
-        source: io::Error,
-    },
-    /// No thread can be started.
-    #[error("cannot start threads")]
-    Threads(#[from] io::Error),
-    /// Two metrics share a name.
-    #[error("cannot register metrics")]
-    Metrics(#[from] prometheus::Error),
-}
-
-/// How a gate stopped.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stopped {
-    /// Everything under way came to its end.
-    Drained,
-    /// This many requests were cut off at the deadline.
-    Cut(u32),
-}
 
 /// What a gate is assembled from.
 struct Parts {
@@ -111,6 +63,8 @@ struct Parts {
     authorities: Arc<Authorities>,
     metrics: Metrics,
     clock: Clock,
+    /// Whether another process is about to take over.
+    handing_over: Arc<AtomicBool>,
 }
 
 impl Parts {
@@ -138,6 +92,7 @@ impl Parts {
             authorities,
             metrics,
             clock,
+            handing_over: Arc::default(),
         };
         Ok((parts, driver))
     }
@@ -153,6 +108,7 @@ impl Parts {
             loader,
             metrics: self.metrics.clone(),
             clock: self.clock,
+            handing_over: self.handing_over.clone(),
         })
     }
 
@@ -185,27 +141,28 @@ impl Parts {
         proxies.collect()
     }
 
-    /// Lets clients in once the first round of probes allows, until what is returned says otherwise.
+    /// Lets clients in once the first round of probes allows, until `ending` says otherwise. What is returned tells when.
     fn open(
         &self,
         edge: &Threads,
         listeners: Vec<Listener>,
-        proxies: &[Arc<HttpProxy<Gateway>>],
-        found: &watch::Receiver<bool>,
-    ) -> watch::Sender<bool> {
-        let (shutdown, watching) = watch::channel(false);
-        for (listener, proxy) in listeners.into_iter().zip(proxies) {
-            let (proxy, watching) = (proxy.clone(), watching.clone());
-            let (handle, lifecycle, mut found) = (self.handle.clone(), self.lifecycle.clone(), found.clone());
-            edge.spawn(async move {
-                // A name service that is down keeps nobody waiting for longer than endpoints do.
-                drop(tokio::time::timeout(FIRST_ROUND, found.wait_for(|found| *found)).await);
-                first_round(handle).await;
-                lifecycle.enter(Phase::Serving);
-                listener.serve(proxy, watching).await;
-            });
-        }
-        shutdown
+        proxies: Vec<Arc<HttpProxy<Gateway>>>,
+        mut found: watch::Receiver<bool>,
+        ending: Ending,
+    ) -> watch::Receiver<bool> {
+        let (open, opened) = watch::channel(false);
+        let (handle, lifecycle) = (self.handle.clone(), self.lifecycle.clone());
+        edge.spawn(async move {
+            // A name service that is down keeps nobody waiting for longer than endpoints do.
+            drop(timeout(FIRST_ROUND, found.wait_for(|found| *found)).await);
+            first_round(handle).await;
+            lifecycle.enter(Phase::Serving);
+            for (listener, proxy) in listeners.into_iter().zip(proxies) {
+                tokio::spawn(listener.serve(proxy, ending.clone()));
+            }
+            open.send_replace(true);
+        });
+        opened
     }
 }
 
@@ -215,11 +172,14 @@ pub struct Gate {
     admin: SocketAddr,
     applied: watch::Receiver<Applied>,
     loader: Loader,
-    handle: Handle,
-    lifecycle: Arc<Lifecycle>,
-    shutdown: watch::Sender<bool>,
+    opened: watch::Receiver<bool>,
+    handed_over: watch::Receiver<bool>,
+    /// Ends what listens, and then what waits.
+    shut: watch::Sender<bool>,
+    end: watch::Sender<bool>,
+    doors: Vec<Arc<Door>>,
     proxies: Vec<Arc<HttpProxy<Gateway>>>,
-    access: AccessLog,
+    parts: Parts,
     _threads: [Threads; 2],
 }
 
@@ -229,43 +189,66 @@ impl Gate {
     /// # Errors
     /// An address or a file cannot be had.
     pub fn start(config: Config) -> Result<Self, StartError> {
+        Self::start_after(config, None)
+    }
+
+    /// Starts as [`Gate::start`] does, and takes over from the process before this one.
+    ///
+    /// # Errors
+    /// An address or a file cannot be had; the other process goes on then.
+    pub fn start_after(config: Config, mut predecessor: Option<Predecessor>) -> Result<Self, StartError> {
         let metrics = Metrics::new()?;
         let threads = threads(&config);
         let edge = Threads::start("edge", threads)?;
         let control = Threads::alone("control")?;
-        let bound = edge.within(|| bind(&config, &metrics))?;
-        let admin = control.within(|| bind_admin(config.admin))?;
-        let (parts, driver) = Parts::of(&config, metrics)?;
-        let listeners = bound.iter().map(Listener::address).collect::<io::Result<_>>()?;
-        let admin_address = admin.local_addr()?;
+        let bound = Bound::by(&config, &metrics, [&edge, &control], predecessor.as_mut())?;
+        let (parts, mut driver) = Parts::of(&config, metrics)?;
+        remembering::begin(&mut driver, predecessor.as_mut(), bound.store.as_ref(), &parts.clock);
+        let addresses = bound
+            .listeners
+            .iter()
+            .map(Listener::address)
+            .collect::<io::Result<_>>()?;
+        let doors = bound.listeners.iter().map(|listener| listener.door().clone());
+        let doors = doors.collect();
+        let admin = bound.admin.local_addr()?;
+        let upgrade_socket = config.server.upgrade_socket.clone();
         let (loader, questions) = Loader::new();
         let path = config.path.display().to_string();
         let (finders, found) = Finders::new(parts.handle.roster.clone(), parts.metrics.clone());
         let (loading, applied) = Loading::new(config, finders, &parts);
         let api = parts.api(path, applied.clone(), loader.clone());
+        let ((shut, shutting), (end, ending)) = (watch::channel(false), watch::channel(false));
+        let handover = (upgrade_socket, bound.upgrades, bound.sockets);
+        let (handover, handed_over) = Handover::new(handover, &parts, shutting.clone());
+        if let Some(store) = bound.store {
+            control.spawn(remembering::remember(store, &parts, handed_over.clone()));
+        }
         control.spawn(driver.run());
-        control.spawn(async move { axum::serve(admin, api).await });
         control.spawn(loading.run(questions));
         control.spawn(tending::lines(parts.handle.clone(), parts.clock));
         control.spawn(tending::wardens(&parts));
-        let proxies = parts.proxies(&bound, threads);
-        let shutdown = parts.open(&edge, bound, &proxies, &found);
-        let Parts {
-            handle,
-            lifecycle,
-            access,
-            ..
-        } = parts;
+        let proxies = parts.proxies(&bound.listeners, threads);
+        let ending = Ending {
+            shut: shutting,
+            end: ending,
+        };
+        let opened = parts.open(&edge, bound.listeners, proxies.clone(), found, ending);
+        let before = predecessor.is_some().then(|| opened.clone());
+        control.spawn(handover::admin(bound.admin, api, before, handed_over.clone()));
+        control.spawn(handover.run(predecessor, opened.clone()));
         Ok(Self {
-            listeners,
-            admin: admin_address,
+            listeners: addresses,
+            admin,
             applied,
             loader,
-            handle,
-            lifecycle,
-            shutdown,
+            opened,
+            handed_over,
+            shut,
+            end,
+            doors,
             proxies,
-            access,
+            parts,
             _threads: [edge, control],
         })
     }
@@ -282,7 +265,7 @@ impl Gate {
 
     /// What the driver publishes and answers.
     pub fn handle(&self) -> &Handle {
-        &self.handle
+        &self.parts.handle
     }
 
     /// The way to load another configuration.
@@ -292,44 +275,24 @@ impl Gate {
 
     /// Requests under way.
     pub fn in_flight(&self) -> u32 {
-        let upstreams = self.handle.roster.borrow().upstreams.clone();
+        let upstreams = self.parts.handle.roster.borrow().upstreams.clone();
         upstreams.iter().map(|upstream| upstream.flow.in_flight.get()).sum()
     }
 
-    /// Says that it is not ready, goes on serving for the lame-duck time, then takes no more connections and waits for what is under way, but
-    /// no longer than the drain timeout. It comes back as soon as nothing is under way.
-    pub async fn stop(&self) -> Stopped {
-        let settings = self.applied.borrow().server;
-        self.lifecycle.enter(Phase::Leaving);
-        info!(lame_duck = ?settings.lame_duck, in_flight = self.in_flight(), "stopping: not ready any more");
-        tokio::time::sleep(settings.lame_duck).await;
-        // Listeners that are gone already need no word.
-        let _ = self.shutdown.send(true);
-        for proxy in &self.proxies {
-            proxy.cleanup().await;
-        }
-        let drained = async {
-            while self.in_flight() > 0 {
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-        };
-        match tokio::time::timeout(settings.drain_timeout, drained).await {
-            Ok(()) => Stopped::Drained,
-            Err(_) => {
-                let cut = self.in_flight();
-                warn!(
-                    requests = cut,
-                    "the drain timeout has passed: cutting what is under way"
-                );
-                Stopped::Cut(cut)
-            }
-        }
+    /// Ready once clients are let in.
+    pub fn opened(&self) -> impl Future<Output = ()> + use<> {
+        handover::happened(self.opened.clone())
+    }
+
+    /// Ready once another process has taken over, and never if none does.
+    pub async fn handed_over(&self) {
+        handover::happened(self.handed_over.clone()).await;
     }
 }
 
 impl Drop for Gate {
     fn drop(&mut self) {
-        self.access.flush();
+        self.parts.access.flush();
     }
 }
 
@@ -339,32 +302,6 @@ fn threads(config: &Config) -> usize {
         0 => std::thread::available_parallelism().map_or(1, usize::from),
         threads => threads,
     }
-}
-
-fn bind(config: &Config, metrics: &Metrics) -> Result<Vec<Listener>, StartError> {
-    let pools = config.upstreams.iter().flat_map(|upstream| &upstream.pools);
-    let crowd = Crowd::before(pools.map(|pool| pool.endpoints.len()).sum());
-    let listeners = config.listeners.iter().map(|settings| {
-        let bound = Listener::bind(settings.clone(), crowd.clone(), config.trusted_proxies.clone(), metrics);
-        let address = settings.address;
-        bound.map_err(|e| match e {
-            ListenError::Address(source) => StartError::Listen { address, source },
-            ListenError::Tls(source) => StartError::Tls {
-                address,
-                source: Box::new(source),
-            },
-        })
-    });
-    listeners.collect()
-}
-
-fn bind_admin(address: SocketAddr) -> Result<TcpListener, StartError> {
-    let bind = || {
-        let listener = std::net::TcpListener::bind(address)?;
-        listener.set_nonblocking(true)?;
-        TcpListener::from_std(listener)
-    };
-    bind().map_err(|source| StartError::Admin { address, source })
 }
 
 fn framework(threads: usize) -> ServerConf {

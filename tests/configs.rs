@@ -154,6 +154,8 @@ fn what_a_file_says_is_what_the_gate_runs_on() {
     let config = parse(&text, "everything.yaml").unwrap();
     let upstream = &config.upstreams[0];
     assert_eq!(upstream.active.as_str(), "green");
+    let state = config.server.state_dir.unwrap();
+    assert_eq!((state.path.to_str(), state.wanted), (Some("/var/lib/difygate"), true));
     assert_eq!(upstream.timeouts.pool_idle.as_millis(), 500);
     let green = &upstream.pools[1].endpoints;
     assert_eq!((green[0].weight, green[1].weight), (1, 3));

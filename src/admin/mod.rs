@@ -18,7 +18,7 @@ pub mod overrides;
 pub mod view;
 
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use axum::Router;
@@ -91,6 +91,8 @@ pub struct Admin {
     pub applied: watch::Receiver<Applied>,
     /// Who loads another one.
     pub loader: Loader,
+    /// Whether another process is about to take over.
+    pub handing_over: Arc<AtomicBool>,
 }
 
 /// The routes of the API.
@@ -258,7 +260,7 @@ impl Admin {
                 pool.endpoints.push(EndpointView::of(known, endpoint, &self.clock));
             }
         }
-        let applied = *self.applied.borrow();
+        let applied = self.applied.borrow().clone();
         let alarm = self.alarm.lock().unwrap_or_else(PoisonError::into_inner);
         let guard = GuardView::of(&alarm, &self.clock);
         drop(alarm);

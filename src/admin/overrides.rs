@@ -1,5 +1,6 @@
 //! `/api/v1/overrides`: the operator's word on endpoints. A dry run tells what it would do and does nothing.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use axum::body::Bytes;
@@ -141,6 +142,11 @@ fn wish(body: &[u8]) -> Result<(Wish, String, Option<Duration>), String> {
 }
 
 async fn say(admin: &Admin, word: Word) -> Response {
+    if !word.dry_run && admin.handing_over.load(Ordering::Relaxed) {
+        // The process that takes over knows only what was said before.
+        let message = "another process of the gate is taking over; say it again in a moment";
+        return refusal(StatusCode::SERVICE_UNAVAILABLE, message);
+    }
     let (address, dry_run) = (word.address.clone(), word.dry_run);
     let Some(pictures) = admin.mailbox.say(word).await else {
         return stopping();

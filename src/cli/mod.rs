@@ -44,6 +44,10 @@ enum Command {
     Run {
         #[command(flatten)]
         config: ConfigFile,
+        /// Take over from the gate that runs, by its `server.upgrade_socket`: its listeners, verdicts and overrides; it ends with its last stream.
+        /// Where none runs, start as usual
+        #[arg(long)]
+        upgrade: bool,
     },
     /// Validate a configuration: every error, with file:line:column and the key's path
     Check {
@@ -211,7 +215,7 @@ pub fn main() -> ExitCode {
 
 fn dispatch(command: Command) -> anyhow::Result<Exit> {
     match command {
-        Command::Run { config } => run::run(&config.path),
+        Command::Run { config, upgrade } => run::run(&config.path, upgrade),
         Command::Check { config } => run::check(&config.path),
         Command::Diff { config, loading } => live::diff(&config.path, &loading),
         Command::Reload { loading } => live::reload(&loading),

@@ -21,7 +21,14 @@ pub struct Change {
 }
 
 /// What a running gate cannot change: sockets that it has bound, threads that it has started, logs that it has opened.
-const FIXED: &[&str] = &["listeners", "admin", "server.threads", "log"];
+const FIXED: &[&str] = &[
+    "listeners",
+    "admin",
+    "server.threads",
+    "server.upgrade_socket",
+    "server.state_dir",
+    "log",
+];
 
 /// Values below these keys may be secrets and are not told.
 const SECRET: &[&str] = &["headers", "body", "webhook"];

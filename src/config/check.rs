@@ -11,8 +11,6 @@ use super::scalars::check_format;
 
 /// Keys and values that a later version will know; `*` stands for a name.
 const LATER: &[&str] = &[
-    "server.state_dir",
-    "server.upgrade_socket",
     "admin.tokens_file",
     "admin.allow",
     "upstreams.*.pools.*.kubernetes",

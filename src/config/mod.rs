@@ -64,7 +64,7 @@ pub struct Config {
 }
 
 /// The process.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServerSettings {
     /// Threads that proxy; 0 is one a core.
     pub threads: usize,
@@ -72,6 +72,19 @@ pub struct ServerSettings {
     pub drain_timeout: Duration,
     /// How long the gate goes on accepting after a stop signal while it already says that it is not ready.
     pub lame_duck: Duration,
+    /// Where a new process asks this one to hand over.
+    pub upgrade_socket: Option<PathBuf>,
+    /// Where what outlives the process is kept, if anywhere.
+    pub state_dir: Option<StateDir>,
+}
+
+/// Where what outlives the process is kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StateDir {
+    /// The folder.
+    pub path: PathBuf,
+    /// Whether the file names it; a gate does without the one that nobody asked for.
+    pub wanted: bool,
 }
 
 /// What is logged.

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tracing::level_filters::LevelFilter;
@@ -11,7 +11,7 @@ use super::error::{ConfigError, Mark};
 use super::raw::{self, Raw};
 use super::scalars::{self, Cidr, Socket, Time};
 use super::secrets::Secrets;
-use super::{AccessSink, Config, LogFormat, LogSettings, ServerSettings, listeners, routes, upstreams};
+use super::{AccessSink, Config, LogFormat, LogSettings, ServerSettings, StateDir, listeners, routes, upstreams};
 use crate::gate::alarm::AlarmRules;
 use crate::gate::cidr::CidrSet;
 use crate::gate::guard::{DEFAULT_PATHS, Guard, GuardAnswer, GuardedPaths};
@@ -59,7 +59,7 @@ pub(super) fn config(
     let upstreams = upstreams::upstreams(raw.upstreams, &own, findings);
     Config {
         path: path.to_owned(),
-        server: server(raw.server.unwrap_or_default()),
+        server: server(raw.server.unwrap_or_default(), findings),
         admin: admin(raw.admin.unwrap_or_default(), &own, findings),
         log: log(raw.log.unwrap_or_default(), findings),
         trusted_proxies: cidrs("trusted_proxies", &raw.trusted_proxies.unwrap_or_default(), findings),
@@ -77,11 +77,22 @@ pub(super) fn time(time: Option<Time>, default: Duration) -> Duration {
     time.map_or(default, |time| time.0)
 }
 
-fn server(raw: raw::Server) -> ServerSettings {
+fn server(raw: raw::Server, findings: &mut Findings<'_>) -> ServerSettings {
+    for (key, path) in [("upgrade_socket", &raw.upgrade_socket), ("state_dir", &raw.state_dir)] {
+        if path.as_ref().is_some_and(String::is_empty) {
+            findings.error(&format!("server.{key}"), "is no path");
+        }
+    }
+    let state_dir = StateDir {
+        wanted: raw.state_dir.is_some(),
+        path: raw.state_dir.unwrap_or_else(|| "state".to_owned()).into(),
+    };
     ServerSettings {
         threads: raw.threads.unwrap_or(0).into(),
         drain_timeout: time(raw.drain_timeout, Duration::from_secs(1_260)),
         lame_duck: time(raw.lame_duck, Duration::from_secs(10)),
+        upgrade_socket: raw.upgrade_socket.map(PathBuf::from),
+        state_dir: (state_dir.path != Path::new("off")).then_some(state_dir),
     }
 }
 

@@ -50,6 +50,10 @@ pub(super) struct Server {
     pub(super) drain_timeout: Option<Time>,
     /// How long the gate goes on accepting after a stop signal, while it says that it is not ready. Default: 10s.
     pub(super) lame_duck: Option<Time>,
+    /// A folder for what is to outlive the process, the operators' overrides; off: nothing is. Default: ./state.
+    pub(super) state_dir: Option<String>,
+    /// Where a new process asks this one to hand over (`difygate run --upgrade`); a path in a folder of the gate's own. Default: nowhere.
+    pub(super) upgrade_socket: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize, JsonSchema)]

@@ -35,6 +35,7 @@ impl Driver {
         let plans = self.serving.iter().flat_map(|serving| plans(&serving.upstream));
         let list = self.keeper.reconcile(plans.collect(), now);
         self.seat(list.into_iter());
+        self.recollect();
         self.publish(Due::Unchanged);
         let endpoints = self.keeper.all().filter_map(|(slot, _)| self.endpoints.get(slot));
         self.roster.send_replace(Roster {

@@ -9,12 +9,14 @@ pub mod tls;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use http::HeaderValue;
 use pingora::apps::ServerApp;
+use pingora::protocols::ALPN;
 use pingora::server::ShutdownWatch;
 use prometheus::{IntCounter, IntCounterVec, IntGauge};
 use thiserror::Error;
@@ -59,12 +61,24 @@ pub(crate) struct Door {
     refused: IntCounterVec,
     /// When it was told last, in milliseconds of the coarse clock.
     told: AtomicU64,
+    /// Whether clients are asked to come back by another connection.
+    leaving: AtomicBool,
 }
 
 impl Door {
     /// Whether clients come within TLS.
     pub(crate) fn is_secure(&self) -> bool {
         self.tls.is_some()
+    }
+
+    /// From now on answers ask clients to come back by another connection.
+    pub(crate) fn leave(&self) {
+        self.leaving.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether answers are to do so.
+    pub(crate) fn is_leaving(&self) -> bool {
+        self.leaving.load(Ordering::Relaxed)
     }
 
     /// Counts what a limit keeps from going on.
@@ -106,6 +120,26 @@ pub enum ListenError {
     Tls(#[from] TlsError),
 }
 
+/// How a listener comes to its end.
+#[derive(Clone, Debug)]
+pub(crate) struct Ending {
+    /// It accepts nothing more.
+    pub(crate) shut: ShutdownWatch,
+    /// Connections that wait for their next request end.
+    pub(crate) end: ShutdownWatch,
+}
+
+impl Ending {
+    /// What ends a connection. HTTP/2 can say that it takes no further request, and loses none by it (RFC 9113 section 6.8); a connection of HTTP/1.1
+    /// that is closed may lose one that is on its way.
+    fn of(&self, wire: &Wire) -> &ShutdownWatch {
+        match wire.protocol() {
+            Some(ALPN::H2) => &self.shut,
+            _ => &self.end,
+        }
+    }
+}
+
 /// Room for one connection, given back when it is dropped.
 #[derive(Debug)]
 pub(crate) struct Permit {
@@ -126,7 +160,8 @@ pub struct Listener {
 }
 
 impl Listener {
-    /// Binds the address of `settings`. Clients that connect wait from now on; they are served once [`Listener::serve`] runs.
+    /// Binds the address of `settings`, unless a process before this one left its socket. Clients that connect wait from now on; they are
+    /// served once [`Listener::serve`] runs.
     ///
     /// # Errors
     /// The address cannot be had, or a certificate cannot be used.
@@ -135,19 +170,20 @@ impl Listener {
         crowd: Crowd,
         trusted: CidrSet,
         metrics: &Metrics,
+        left: Option<std::net::TcpListener>,
     ) -> Result<Self, ListenError> {
         let tls = settings
             .tls
             .clone()
             .map(|tls| Terminator::new(tls, settings.http2))
             .transpose()?;
-        let socket = match settings.address {
-            SocketAddr::V4(_) => TcpSocket::new_v4()?,
-            SocketAddr::V6(_) => TcpSocket::new_v6()?,
+        let listener = match left {
+            Some(left) => {
+                left.set_nonblocking(true)?;
+                TcpListener::from_std(left)?
+            }
+            None => listen(settings.address)?,
         };
-        socket.set_reuseaddr(true)?;
-        socket.bind(settings.address)?;
-        let listener = socket.listen(BACKLOG)?;
         let address = listener.local_addr()?;
         let name = address.to_string();
         let limit = settings.max_connections;
@@ -159,6 +195,7 @@ impl Listener {
                 limited: metrics.limited.clone(),
                 refused: metrics.connections_refused.clone(),
                 told: AtomicU64::new(0),
+                leaving: AtomicBool::new(false),
                 port: address.port().into(),
                 name,
                 settings,
@@ -177,14 +214,19 @@ impl Listener {
         self.listener.local_addr()
     }
 
+    /// Its socket once more, for a process after this one. While that is kept the address stays taken.
+    pub(crate) fn socket(&self) -> io::Result<OwnedFd> {
+        self.listener.as_fd().try_clone_to_owned()
+    }
+
     /// What its connections share.
     pub(crate) fn door(&self) -> &Arc<Door> {
         &self.door
     }
 
-    /// Accepts until `shutdown` says so, each connection on a task of its own.
-    pub async fn serve<A: ServerApp + Send + Sync + 'static>(self, app: Arc<A>, shutdown: ShutdownWatch) {
-        let mut stop = shutdown.clone();
+    /// Accepts until `ending` says so, each connection on a task of its own.
+    pub(crate) async fn serve<A: ServerApp + Send + Sync + 'static>(self, app: Arc<A>, ending: Ending) {
+        let mut stop = ending.shut.clone();
         let mut following = JoinSet::new();
         if let Some(tls) = self.door.tls.clone() {
             following.spawn(tls.follow(self.door.name.clone(), self.metrics.clone()));
@@ -195,7 +237,7 @@ impl Listener {
                 _ = stop.wait_for(|stopping| *stopping) => return,
             };
             match accepted {
-                Ok((stream, peer)) => self.welcome(stream, peer, &app, &shutdown),
+                Ok((stream, peer)) => self.welcome(stream, peer, &app, &ending),
                 Err(e) => self.turn_away(&e).await,
             }
         }
@@ -206,7 +248,7 @@ impl Listener {
         mut stream: TcpStream,
         peer: SocketAddr,
         app: &Arc<A>,
-        shutdown: &ShutdownWatch,
+        ending: &Ending,
     ) {
         let mut permit = match self.permit() {
             Ok(permit) => permit,
@@ -227,7 +269,7 @@ impl Listener {
         // Without it small answers wait for an acknowledgement; a socket that cannot have it is about to fail anyway.
         let _ = stream.set_nodelay(true);
         let (door, refused) = (self.door.clone(), self.metrics.proxy_header_refused.clone());
-        let (app, shutdown) = (app.clone(), shutdown.clone());
+        let (app, ending) = (app.clone(), ending.clone());
         tokio::spawn(async move {
             let Ok(peer) = real_peer(&mut stream, peer, &door).await else {
                 return refused.with_label_values(&[&door.name]).inc();
@@ -241,10 +283,11 @@ impl Listener {
             let Some(wire) = handshake(stream, &door).await else {
                 return door.handshakes_failed.inc();
             };
+            let shutdown = ending.of(&wire);
             let conn = Conn::new(wire, peer, door, permit);
-            let mut next = app.process_new(Box::new(conn), &shutdown).await;
+            let mut next = app.process_new(Box::new(conn), shutdown).await;
             while let Some(stream) = next {
-                next = app.process_new(stream, &shutdown).await;
+                next = app.process_new(stream, shutdown).await;
             }
         });
     }
@@ -273,6 +316,16 @@ impl Listener {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }
+}
+
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4()?,
+        SocketAddr::V6(_) => TcpSocket::new_v6()?,
+    };
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
 }
 
 /// The connection within TLS, if the listener speaks it. A client has as long for its handshake as for its headers.

@@ -85,6 +85,9 @@ impl ProxyHttp for Gateway {
         if let Some(conn) = conn(session) {
             conn.headers_done();
         }
+        if self.door.is_leaving() {
+            session.set_keepalive(None);
+        }
         Ok(())
     }
 

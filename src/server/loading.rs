@@ -37,7 +37,7 @@ impl Loading {
         let (applied, watching) = watch::channel(Applied {
             generation: 1,
             at: parts.clock.now(),
-            server: config.server,
+            server: config.server.clone(),
         });
         let loading = Self {
             config,
@@ -137,7 +137,7 @@ impl Loading {
         self.applied.send_replace(Applied {
             generation,
             at: self.clock.now(),
-            server: config.server,
+            server: config.server.clone(),
         });
         self.metrics
             .config_applied(i64::try_from(generation).unwrap_or(i64::MAX));

@@ -325,7 +325,7 @@ async fn sighup_loads_the_file_again() {
 }
 
 /// Descriptors that a process has open.
-fn descriptors(pid: u32) -> usize {
+pub(crate) fn descriptors(pid: u32) -> usize {
     std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count()
 }
 

@@ -62,6 +62,7 @@ pub(crate) fn settings(text: &str) -> Config {
         listener.address.set_port(0);
     }
     config.admin.set_port(0);
+    config.server.state_dir = config.server.state_dir.filter(|folder| folder.wanted);
     config
 }
 

@@ -1,0 +1,189 @@
+//! Taking over from the process before this one, and handing over to the one after it.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use axum::Router;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::time::{MissedTickBehavior, interval};
+use tracing::{error, info, warn};
+
+use super::Parts;
+use crate::clock::Clock;
+use crate::driver::Handle;
+use crate::gate::keeper::Memory;
+use crate::gate::names::EndpointId;
+use crate::metrics::Metrics;
+use crate::upgrade::{Predecessor, Sockets, Successor, UpgradeError, UpgradeSocket};
+use crate::upstream::{Endpoint, Held};
+
+/// How often the next process is told what is left here.
+const TELLS: Duration = Duration::from_millis(250);
+
+/// Both ends of an upgrade, as one process meets them.
+pub(super) struct Handover {
+    path: Option<PathBuf>,
+    /// Where the next process asks, once that is bound.
+    socket: Option<UpgradeSocket>,
+    sockets: Sockets,
+    handle: Handle,
+    clock: Clock,
+    metrics: Metrics,
+    /// Whether a process is about to take over, so that operators are to wait.
+    under_way: Arc<AtomicBool>,
+    shutting: watch::Receiver<bool>,
+    done: watch::Sender<bool>,
+}
+
+impl Handover {
+    /// The handover of a gate that listens at these sockets, and what tells that it has happened.
+    pub(super) fn new(
+        (path, socket, sockets): (Option<PathBuf>, Option<UpgradeSocket>, Sockets),
+        parts: &Parts,
+        shutting: watch::Receiver<bool>,
+    ) -> (Self, watch::Receiver<bool>) {
+        let (done, handed_over) = watch::channel(false);
+        let handover = Self {
+            path,
+            socket,
+            sockets,
+            handle: parts.handle.clone(),
+            clock: parts.clock,
+            metrics: parts.metrics.clone(),
+            under_way: parts.handing_over.clone(),
+            shutting,
+            done,
+        };
+        (handover, handed_over)
+    }
+
+    /// Relieves the process before this one, and waits for the one after it.
+    pub(super) async fn run(mut self, predecessor: Option<Predecessor>, opened: watch::Receiver<bool>) {
+        happened(opened).await;
+        if let Some(mut predecessor) = predecessor {
+            match predecessor.relieve().await {
+                Ok(()) => {
+                    info!(pid = predecessor.pid(), version = predecessor.version(), "took over");
+                    tokio::spawn(follow(predecessor, self.handle.clone(), self.metrics.clone()));
+                }
+                Err(e) => warn!(error = %e, "the process before this one has gone"),
+            }
+        }
+        let Some(path) = &self.path else { return };
+        let socket = match self.socket.take() {
+            Some(socket) => Ok(socket),
+            None => UpgradeSocket::succeed(path),
+        };
+        match socket {
+            Ok(socket) => self.listen(socket).await,
+            Err(e) => error!(error = %e, "no other process can take over"),
+        }
+    }
+
+    async fn listen(mut self, socket: UpgradeSocket) {
+        let mut shutting = self.shutting.clone();
+        loop {
+            let asked = tokio::select! {
+                asked = socket.accept() => asked,
+                _ = shutting.wait_for(|shutting| *shutting) => return,
+            };
+            let handed_over = match asked {
+                Ok(successor) => self.hand_over(successor).await,
+                Err(e) => Err(e),
+            };
+            match handed_over {
+                Ok(successor) => {
+                    drop(socket);
+                    self.sockets = Sockets::default();
+                    self.done.send_replace(true);
+                    return self.tell(successor).await;
+                }
+                Err(e) => warn!(error = %e, "another process wanted to take over and did not; this one goes on"),
+            }
+        }
+    }
+
+    async fn hand_over(&self, mut successor: Successor) -> Result<Successor, UpgradeError> {
+        self.under_way.store(true, Ordering::Relaxed);
+        let known = self.handle.mailbox.known().await.ok_or(UpgradeError::Gone)?;
+        let memories: Vec<Memory> = known.iter().map(|one| one.known.memory()).collect();
+        drop(known);
+        let handed = successor.hand_over(&self.sockets, &memories, self.clock.now()).await;
+        // Whoever speaks from now on speaks to the other process.
+        self.under_way.store(handed.is_ok(), Ordering::Relaxed);
+        handed.map(|()| successor)
+    }
+
+    /// Tells the next process what is left here, until this one ends.
+    async fn tell(self, mut successor: Successor) {
+        let mut ticks = interval(TELLS);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut told = None;
+        loop {
+            ticks.tick().await;
+            let endpoints = self.handle.roster.borrow().endpoints.clone();
+            let left = endpoints
+                .iter()
+                .map(|endpoint| (endpoint.id.clone(), endpoint.in_flight.get()));
+            let left: Vec<(EndpointId, u32)> = left.filter(|(_, in_flight)| *in_flight > 0).collect();
+            if told.as_ref() == Some(&left) {
+                continue;
+            }
+            if successor.tell(&left).await.is_err() {
+                // It has gone, or another one has taken over from it; what is left here comes to its end all the same.
+                return;
+            }
+            told = Some(left);
+        }
+    }
+}
+
+/// Counts what the process before this one still serves, for as long as it does: an endpoint is as busy as both make it.
+async fn follow(mut predecessor: Predecessor, handle: Handle, metrics: Metrics) {
+    let mut held: BTreeMap<EndpointId, Vec<Held<Endpoint>>> = BTreeMap::new();
+    while let Some(left) = predecessor.left().await {
+        let total: i64 = left.iter().map(|(_, count)| i64::from(*count)).sum();
+        metrics.predecessor_in_flight.set(total);
+        let mut before = std::mem::take(&mut held);
+        for (id, count) in left {
+            let mut holds = before.remove(&id).unwrap_or_default();
+            let endpoints = handle.roster.borrow().endpoints.clone();
+            let endpoint = endpoints.iter().find(|endpoint| endpoint.id == id);
+            if let Some(endpoint) = endpoint {
+                holds.resize_with(count as usize, || Held::new(endpoint.clone()));
+                held.insert(id, holds);
+            }
+        }
+    }
+    metrics.predecessor_in_flight.set(0);
+    info!(pid = predecessor.pid(), "the process before this one has ended");
+}
+
+/// Ready once something has happened, and never if it cannot any more.
+pub(super) async fn happened(mut what: watch::Receiver<bool>) {
+    if what.wait_for(|happened| *happened).await.is_err() {
+        std::future::pending().await
+    }
+}
+
+/// Serves the admin API from the time that this process serves, where another one does so before, and until the next one does.
+pub(super) async fn admin(
+    listener: TcpListener,
+    api: Router,
+    after: Option<watch::Receiver<bool>>,
+    handed_over: watch::Receiver<bool>,
+) {
+    if let Some(opened) = after {
+        happened(opened).await;
+    }
+    let served = axum::serve(listener, api)
+        .with_graceful_shutdown(happened(handed_over))
+        .await;
+    if let Err(e) = served {
+        error!(error = %e, "the admin API has ended");
+    }
+}

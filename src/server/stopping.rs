@@ -1,0 +1,89 @@
+//! How a gate stops: nobody who comes meanwhile is refused, and what is under way comes to its end.
+
+use std::time::Duration;
+
+use pingora::apps::ServerApp;
+use tokio::time::{sleep, timeout};
+use tracing::{info, warn};
+
+use super::Gate;
+use crate::admin::Phase;
+
+/// How often it is looked whether something has come to its end.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// How a gate stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stopped {
+    /// Everything under way came to its end.
+    Drained,
+    /// This many requests were cut off at the deadline.
+    Cut(u32),
+}
+
+impl Gate {
+    /// Says that it is not ready, goes on serving for the lame-duck time, then takes no more connections and waits for what is under way, but
+    /// no longer than the drain timeout. It comes back as soon as nothing is under way.
+    pub async fn stop(&self) -> Stopped {
+        let settings = self.applied.borrow().server.clone();
+        self.leave();
+        info!(lame_duck = ?settings.lame_duck, in_flight = self.in_flight(), "stopping: not ready any more");
+        sleep(settings.lame_duck).await;
+        self.shut.send_replace(true);
+        self.end_waiting().await;
+        self.drain(settings.drain_timeout).await
+    }
+
+    /// Accepts nothing more, since another process does, and waits for what is under way. Clients are asked to come back by another connection
+    /// and have until the idle timeout to hear of it: a connection that is closed while it waits may lose a request that is on its way.
+    pub async fn make_way(&self) -> Stopped {
+        let patience = self.applied.borrow().server.drain_timeout;
+        self.leave();
+        self.shut.send_replace(true);
+        info!(in_flight = self.in_flight(), "another process has taken over");
+        let deserted = async {
+            while self.connections() > 0 {
+                sleep(LOOK).await;
+            }
+        };
+        let idle = self.doors.iter().map(|door| door.settings.idle_timeout).max();
+        drop(timeout(idle.unwrap_or_default().min(patience), deserted).await);
+        self.end_waiting().await;
+        self.drain(patience).await
+    }
+
+    fn leave(&self) {
+        self.parts.lifecycle.enter(Phase::Leaving);
+        self.doors.iter().for_each(|door| door.leave());
+    }
+
+    fn connections(&self) -> i64 {
+        self.doors.iter().map(|door| door.connections.get()).sum()
+    }
+
+    async fn end_waiting(&self) {
+        self.end.send_replace(true);
+        for proxy in &self.proxies {
+            proxy.cleanup().await;
+        }
+    }
+
+    async fn drain(&self, patience: Duration) -> Stopped {
+        let drained = async {
+            while self.in_flight() > 0 {
+                sleep(LOOK).await;
+            }
+        };
+        match timeout(patience, drained).await {
+            Ok(()) => Stopped::Drained,
+            Err(_) => {
+                let cut = self.in_flight();
+                warn!(
+                    requests = cut,
+                    "the drain timeout has passed: cutting what is under way"
+                );
+                Stopped::Cut(cut)
+            }
+        }
+    }
+}
