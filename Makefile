@@ -44,7 +44,7 @@ deps:
 	fi
 
 # Real clients and attackers, which some tests put before the gate, and the packages that have them.
-TOOLS := curl openssl slowhttptest h2load:nghttp2-client
+TOOLS := curl openssl slowhttptest h2load:nghttp2-client pebble
 
 tools:
 	@missing=; for tool in $(TOOLS); do command -v $${tool%%:*} >/dev/null || missing="$$missing $${tool##*:}"; done; \

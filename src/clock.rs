@@ -76,6 +76,13 @@ pub fn wall_now() -> String {
     })
 }
 
+/// The time of day now, in seconds of Unix time.
+#[allow(clippy::disallowed_methods)]
+pub fn wall_seconds() -> i64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    i64::try_from(since.unwrap_or_default().as_secs()).unwrap_or(i64::MAX)
+}
+
 fn tell_wall(wall: SystemTime) -> String {
     jiff::Timestamp::try_from(wall).map_or_else(|_| String::new(), |at| format!("{at:.3}"))
 }

@@ -116,6 +116,8 @@ metrics! {
     limited: IntCounterVec = counters("limited_total", &[&["listener", "limit"]]);
     /// Times that a listener's certificates were read, by what came of it.
     certificates_loaded: IntCounterVec = counters("tls_certificates_loaded_total", &[&["listener", "outcome"]]);
+    /// Certificates that the gate ordered, by what came of it.
+    acme_orders: IntCounterVec = counters("acme_orders_total", &[&["host", "outcome"]]);
     /// When the first of a listener's certificates ends, in seconds of Unix time.
     certificate_ends: IntGaugeVec = gauges("tls_certificate_end_timestamp_seconds", &[&["listener"]]);
     /// TLS handshakes that came to nothing.

@@ -30,6 +30,7 @@ pub use binding::StartError;
 pub use stopping::Stopped;
 
 use crate::access_log::AccessLog;
+use crate::acme::Challenges;
 use crate::admin::{self, Admin, Lifecycle, Phase};
 use crate::clock::Clock;
 use crate::config::{AccessSink, Config};
@@ -63,6 +64,8 @@ struct Parts {
     authorities: Arc<Authorities>,
     metrics: Metrics,
     clock: Clock,
+    /// What authorities ask for that issue certificates to this gate.
+    challenges: Challenges,
     /// Whether another process is about to take over.
     handing_over: Arc<AtomicBool>,
 }
@@ -92,6 +95,7 @@ impl Parts {
             authorities,
             metrics,
             clock,
+            challenges: Challenges::default(),
             handing_over: Arc::default(),
         };
         Ok((parts, driver))
@@ -127,6 +131,7 @@ impl Parts {
                 site: self.site.clone(),
                 mailbox: self.handle.mailbox.clone(),
                 access: self.access.clone(),
+                challenges: self.challenges.clone(),
                 authorities: self.authorities.clone(),
                 metrics: self.metrics.clone(),
                 clock: self.clock,
@@ -228,6 +233,7 @@ impl Gate {
         control.spawn(loading.run(questions));
         control.spawn(tending::lines(parts.handle.clone(), parts.clock));
         control.spawn(tending::wardens(&parts));
+        control.spawn(tending::issuers(&bound.listeners, &parts, handed_over.clone()));
         let proxies = parts.proxies(&bound.listeners, threads);
         let ending = Ending {
             shut: shutting,

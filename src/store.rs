@@ -99,11 +99,19 @@ impl Store {
     /// # Errors
     /// The disk is full, or nothing can be written there; what was kept stays.
     pub fn write(&self, name: &str, document: &impl Serialize) -> io::Result<()> {
-        DirBuilder::new().recursive(true).mode(0o700).create(&self.0)?;
-        let (new, path) = (self.0.join(format!("{name}.new")), self.0.join(name));
         let mut text = serde_json::to_vec_pretty(document)?;
         text.push(b'\n');
-        let written = write_whole(&new, &text).and_then(|()| fs::rename(&new, &path));
+        self.keep(name, &text)
+    }
+
+    /// Keeps a text as [`Store::write`] keeps a document.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn keep(&self, name: &str, text: &[u8]) -> io::Result<()> {
+        DirBuilder::new().recursive(true).mode(0o700).create(&self.0)?;
+        let (new, path) = (self.0.join(format!("{name}.new")), self.0.join(name));
+        let written = write_whole(&new, text).and_then(|()| fs::rename(&new, &path));
         if written.is_err() {
             // What is left of it takes room on a disk that may be full.
             let _ = fs::remove_file(&new);

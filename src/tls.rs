@@ -107,6 +107,13 @@ pub struct Loaded {
     pub identity: Option<Arc<CertKey>>,
 }
 
+/// When a certificate begins to hold and when it ends, in seconds of Unix time; none for what is no certificate.
+pub fn validity(certificate: &CertificateDer<'_>) -> Option<(i64, i64)> {
+    let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
+    let validity = certificate.validity();
+    Some((validity.not_before.timestamp(), validity.not_after.timestamp()))
+}
+
 /// Everything that was read from files, by their names. Each is read once, when first needed or when a configuration is loaded.
 #[derive(Default)]
 pub struct Authorities(Mutex<BTreeMap<TlsFiles, Arc<Loaded>>>);

@@ -16,6 +16,7 @@ const ROOMS: &[&str] = &[
     "wire",
     "tls",
     "http1",
+    "acme",
     "probe",
     "restart",
     "upstream",

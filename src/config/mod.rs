@@ -23,6 +23,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::acme;
 use crate::gate::alarm::AlarmRules;
 use crate::gate::cidr::CidrSet;
 use crate::gate::guard::Guard;
@@ -83,7 +84,7 @@ pub struct ServerSettings {
 pub struct StateDir {
     /// The folder.
     pub path: PathBuf,
-    /// Whether the file names it; a gate does without the one that nobody asked for.
+    /// Whether the file names it, or needs it; a gate does without the one that nobody asked for.
     pub wanted: bool,
 }
 
@@ -172,8 +173,10 @@ pub struct Rate {
 /// How a listener speaks TLS.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TlsSettings {
-    /// What it shows, the first one to whoever names no known host; never empty.
+    /// What it shows, the first one to whoever names no known host; empty only where it gets one itself.
     pub certificates: Vec<CertificateSettings>,
+    /// What it gets itself.
+    pub acme: Option<Arc<acme::Wanted>>,
     /// Whether TLS 1.2 is refused; older versions always are (RFC 8996).
     pub only_1_3: bool,
     /// A PEM file with the authorities whose client certificates are believed.

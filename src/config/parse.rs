@@ -54,12 +54,13 @@ pub(super) fn config(
         .trusted_proxies
         .as_ref()
         .is_some_and(|networks| !networks.is_empty());
-    let listeners = listeners::listeners(raw.listeners, trusts, findings);
+    let server = server(raw.server.unwrap_or_default(), &raw.listeners, findings);
+    let listeners = listeners::listeners(raw.listeners, trusts, server.state_dir.as_ref(), findings);
     let own: Vec<SocketAddr> = listeners.iter().map(|listener| listener.address).collect();
     let upstreams = upstreams::upstreams(raw.upstreams, &own, findings);
     Config {
         path: path.to_owned(),
-        server: server(raw.server.unwrap_or_default(), findings),
+        server,
         admin: admin(raw.admin.unwrap_or_default(), &own, findings),
         log: log(raw.log.unwrap_or_default(), findings),
         trusted_proxies: cidrs("trusted_proxies", &raw.trusted_proxies.unwrap_or_default(), findings),
@@ -77,14 +78,15 @@ pub(super) fn time(time: Option<Time>, default: Duration) -> Duration {
     time.map_or(default, |time| time.0)
 }
 
-fn server(raw: raw::Server, findings: &mut Findings<'_>) -> ServerSettings {
+fn server(raw: raw::Server, listeners: &[raw::Listener], findings: &mut Findings<'_>) -> ServerSettings {
     for (key, path) in [("upgrade_socket", &raw.upgrade_socket), ("state_dir", &raw.state_dir)] {
         if path.as_ref().is_some_and(String::is_empty) {
             findings.error(&format!("server.{key}"), "is no path");
         }
     }
+    let is_kept = |listener: &raw::Listener| listener.tls.as_ref().is_some_and(|tls| tls.acme.is_some());
     let state_dir = StateDir {
-        wanted: raw.state_dir.is_some(),
+        wanted: raw.state_dir.is_some() || listeners.iter().any(is_kept),
         path: raw.state_dir.unwrap_or_else(|| "state".to_owned()).into(),
     };
     ServerSettings {

@@ -43,6 +43,15 @@ impl Config {
                 read("live.probe.tls", live.probe.tls.as_ref())?;
             }
         }
+        for (index, listener) in self.listeners.iter().enumerate() {
+            let Some(acme) = listener.tls.as_ref().and_then(|tls| tls.acme.as_ref()) else {
+                continue;
+            };
+            fresh.of(&acme.trust()).map_err(|source| Mistrust {
+                key: format!("listeners[{index}].tls.acme"),
+                source,
+            })?;
+        }
         authorities.replace(fresh);
         Ok(())
     }

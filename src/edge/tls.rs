@@ -24,6 +24,7 @@ use tracing::{error, info, warn};
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
+use crate::clock;
 use crate::config::{CertificateSettings, TlsSettings};
 use crate::metrics::Metrics;
 use crate::tls;
@@ -172,12 +173,14 @@ impl Terminator {
 
     /// When each file was written, and its length.
     fn stamps(&self) -> Vec<Option<(SystemTime, u64)>> {
-        let files = self.settings.certificates.iter().flat_map(|one| [&one.cert, &one.key]);
-        let stamp = |path: &PathBuf| {
+        let files = self.settings.certificates.iter();
+        let files = files.flat_map(|one| [one.cert.clone(), one.key.clone()]);
+        let own = self.settings.acme.as_ref().map(|acme| acme.file());
+        let stamp = |path: PathBuf| {
             let found = std::fs::metadata(path).ok()?;
             Some((found.modified().ok()?, found.len()))
         };
-        files.map(stamp).collect()
+        files.chain(own).map(stamp).collect()
     }
 }
 
@@ -192,23 +195,31 @@ impl fmt::Debug for Shown {
 
 impl ResolvesServerCert for Shown {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        Some(self.0.load().of(hello.server_name()))
+        self.0.load().of(hello.server_name())
     }
 }
 
 /// Certificates by host.
 struct Certificates {
     by_host: HashMap<String, Arc<CertifiedKey>>,
-    /// For whoever names no host, or an unknown one.
-    first: Arc<CertifiedKey>,
-    /// When the first of them ends, in seconds of Unix time.
+    /// For whoever names no host, or an unknown one; none until the gate has got its own.
+    first: Option<Arc<CertifiedKey>>,
+    /// When the first of them ends, in seconds of Unix time; 0 where there is none.
     ends: i64,
 }
 
 impl Certificates {
     fn read(settings: &TlsSettings) -> Result<Self, TlsError> {
         let (mut by_host, mut first, mut ends) = (HashMap::new(), None, i64::MAX);
-        for one in &settings.certificates {
+        let own = settings.acme.as_ref().map(|acme| (acme.file(), &acme.hosts));
+        let own = own
+            .filter(|(file, _)| file.exists())
+            .map(|(file, hosts)| CertificateSettings {
+                cert: file.clone(),
+                key: file,
+                hosts: hosts.clone(),
+            });
+        for one in settings.certificates.iter().chain(&own) {
             let (key, told) = read(one)?;
             let key = Arc::new(key);
             ends = ends.min(told.ends);
@@ -223,16 +234,23 @@ impl Certificates {
                 by_host.entry(name.to_ascii_lowercase()).or_insert_with(|| key.clone());
             }
         }
-        let first = first.ok_or(TlsError::Empty)?;
-        Ok(Self { by_host, first, ends })
+        match first {
+            None if settings.acme.is_none() => Err(TlsError::Empty),
+            None => Ok(Self {
+                by_host,
+                first,
+                ends: 0,
+            }),
+            Some(_) => Ok(Self { by_host, first, ends }),
+        }
     }
 
     /// The certificate for a host: its own, that of everything one label below a domain, or the first.
-    fn of(&self, host: Option<&str>) -> Arc<CertifiedKey> {
+    fn of(&self, host: Option<&str>) -> Option<Arc<CertifiedKey>> {
         let host = host.unwrap_or_default().to_ascii_lowercase();
         let below = || host.split_once('.').map(|(_, domain)| format!("*.{domain}"));
         let found = self.by_host.get(&host).or_else(|| self.by_host.get(&below()?));
-        found.unwrap_or(&self.first).clone()
+        found.or(self.first.as_ref()).cloned()
     }
 }
 
@@ -265,15 +283,12 @@ fn read(settings: &CertificateSettings) -> Result<(CertifiedKey, Told), TlsError
 }
 
 /// Reads a certificate (its hosts by RFC 6125 section 6.4); one that ends soon, or has ended, is warned of.
-#[allow(clippy::disallowed_methods, clippy::wildcard_enum_match_arm)] // of a certificate's many kinds of names one is a host's
+#[allow(clippy::wildcard_enum_match_arm)] // of a certificate's many kinds of names one is a host's
 fn told(path: &Path, leaf: &CertificateDer<'_>) -> Result<Told, TlsError> {
     let unreadable = || tls::TlsError::Unreadable(path.to_owned());
     let (_, certificate) = X509Certificate::from_der(leaf).map_err(|_| unreadable())?;
     let ends = certificate.validity().not_after.timestamp();
-    let now = SystemTime::now()
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .unwrap_or_default();
-    let left = ends - i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
+    let left = ends - clock::wall_seconds();
     if left < 0 {
         warn!(path = %path.display(), "this certificate has expired; browsers will refuse it");
     } else if left < SOON {

@@ -8,6 +8,7 @@ mod choice;
 mod context;
 mod direct;
 mod headers;
+mod own_answers;
 mod pacing;
 mod rate;
 mod reach;
@@ -33,6 +34,7 @@ use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, ErrorSource, ErrorType};
 
 use crate::access_log::AccessLog;
+use crate::acme::Challenges;
 use crate::clock::Clock;
 use crate::edge::Door;
 use crate::gate::passive::TrafficFailure;
@@ -59,6 +61,8 @@ pub(crate) struct Gateway {
     pub(crate) mailbox: Mailbox,
     /// Where requests are told of.
     pub(crate) access: AccessLog,
+    /// What authorities ask for.
+    pub(crate) challenges: Challenges,
     /// Whom endpoints must be vouched for by.
     pub(crate) authorities: Arc<Authorities>,
     /// Where they are counted.

@@ -4,22 +4,17 @@ use std::borrow::Cow;
 use std::net::IpAddr;
 use std::sync::PoisonError;
 
-use bytes::Bytes;
-use http::header::{
-    ACCESS_CONTROL_REQUEST_HEADERS, ACCESS_CONTROL_REQUEST_METHOD, CONTENT_TYPE, LOCATION, ORIGIN, VARY,
-};
-use http::{HeaderName, HeaderValue, Method, StatusCode};
+use http::HeaderValue;
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::proxy::Session;
 use pingora::{Error, ErrorType};
 use tracing::warn;
 
-use crate::config::{Place, RouteSettings, Target};
+use crate::config::RouteSettings;
 use crate::edge::conn::Conn;
 use crate::gate::alarm::AlarmVerdict;
 use crate::gate::cidr::CidrSet;
 use crate::gate::client::{self, Client};
-use crate::gate::cors::Cors;
 use crate::gate::guard::{Admission, GuardAnswer};
 use crate::gate::hygiene::{self, HttpVersion};
 use crate::gate::path::{Form, OriginForm, canonical};
@@ -28,6 +23,7 @@ use crate::proxy::answer::{Answer, Fixed, share};
 use crate::proxy::choice;
 use crate::proxy::context::{Course, Exchange};
 use crate::proxy::headers::{self, Origin, RequestId};
+use crate::proxy::own_answers::preflight;
 use crate::proxy::rate::Rates;
 use crate::proxy::site::Site;
 use crate::upstream::Held;
@@ -165,7 +161,8 @@ impl Gateway {
 
     fn route(&self, session: &Session, exchange: &mut Exchange, site: &Site, path: &str) -> Admitted {
         let request = session.req_header();
-        if let Some(fixed) = self.to_https(request, exchange.client.as_ref(), path) {
+        let own = self.proof(path);
+        if let Some(fixed) = own.or_else(|| self.to_https(request, exchange.client.as_ref(), path)) {
             return Admitted::Fixed(fixed);
         }
         let Some(to) = site.find(host(request), path) else {
@@ -322,38 +319,6 @@ fn behind<'t>(prefix: &str, target: &'t str) -> Option<&'t str> {
 }
 
 impl Gateway {
-    /// What a route answers itself.
-    fn fixed(&self, route: &RouteSettings, request: &RequestHeader, client: &Client) -> Option<Fixed> {
-        match &route.target {
-            Target::Upstream(_) => None,
-            Target::Redirect(status, to) => {
-                let to = to.fill(|place| headers::told(place, request, client, self.door.is_secure()));
-                Some(redirect(*status, to))
-            }
-            Target::Answer(status, kind, body) => Some(Fixed {
-                status: *status,
-                headers: vec![(CONTENT_TYPE, kind.clone())],
-                body: Bytes::copy_from_slice(body.as_bytes()),
-            }),
-        }
-    }
-
-    /// Where a cleartext listener sends its clients. Who proves by a file that a host is theirs comes in the clear (RFC 8555 section 8.3), and
-    /// who came to a trusted proxy within TLS is there already.
-    fn to_https(&self, request: &RequestHeader, client: Option<&Client>, path: &str) -> Option<Fixed> {
-        if !self.door.settings.redirect_to_https || path.starts_with("/.well-known/acme-challenge/") {
-            return None;
-        }
-        let told = |place| headers::told(place, request, client.unwrap_or(&Client::UNKNOWN), false);
-        let elsewhere = told(Place::Scheme) == "http";
-        elsewhere.then(|| {
-            redirect(
-                StatusCode::PERMANENT_REDIRECT,
-                format!("https://{}{}", told(Place::Host), told(Place::Uri)),
-            )
-        })
-    }
-
     fn origin<'a>(
         &self,
         session: &Session,
@@ -370,37 +335,6 @@ impl Gateway {
             request_id,
         }
     }
-}
-
-fn redirect(status: StatusCode, to: String) -> Fixed {
-    Fixed {
-        status,
-        // A `Host` that no URL can hold leads nowhere.
-        headers: vec![(
-            LOCATION,
-            HeaderValue::try_from(to).unwrap_or(HeaderValue::from_static("/")),
-        )],
-        body: Bytes::new(),
-    }
-}
-
-/// The answer to a browser that asks before a page's request (Fetch standard section 3.2.2), or why the page may not ask.
-fn preflight(cors: &Cors, request: &RequestHeader) -> Option<Result<Fixed, Answer>> {
-    let said = |name: HeaderName| request.headers.get(name).and_then(|value| value.to_str().ok());
-    let origin = said(ORIGIN).filter(|_| request.method == Method::OPTIONS)?;
-    said(ACCESS_CONTROL_REQUEST_METHOD)?;
-    let lines = cors.preflight(origin, said(ACCESS_CONTROL_REQUEST_HEADERS));
-    if lines.is_empty() {
-        return Some(Err(Answer::foreign_origin()));
-    }
-    let lines = lines.into_iter();
-    let headers = lines.filter_map(|(name, value)| Some((name.parse().ok()?, HeaderValue::try_from(value).ok()?)));
-    let told = (VARY, HeaderValue::from_static("Origin, Access-Control-Request-Headers"));
-    Some(Ok(Fixed {
-        status: StatusCode::NO_CONTENT,
-        headers: headers.chain([told]).collect(),
-        body: Bytes::new(),
-    }))
 }
 
 fn lines(request: &RequestHeader) -> impl Iterator<Item = (&str, &[u8])> {

@@ -3,10 +3,14 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use tokio::task::JoinHandle;
+use tokio::sync::watch;
+use tokio::task::{JoinHandle, JoinSet};
+
+use crate::acme::{Issuer, Wanted};
 
 use crate::clock::{Clock, Coarse, TICK};
 use crate::driver::Handle;
+use crate::edge::Listener;
 use crate::gate::keeper::Slot;
 use crate::gate::names::UpstreamName;
 use crate::upstream::Endpoint;
@@ -14,6 +18,7 @@ use crate::upstream::settings::LiveSettings;
 use crate::warden::Warden;
 
 use super::Parts;
+use super::handover::happened;
 
 /// Watches over the endpoints of upstreams that say how, whoever they are by now.
 pub(super) fn wardens(parts: &Parts) -> impl Future<Output = ()> + use<> {
@@ -61,6 +66,32 @@ async fn watch(mut handle: Handle, one: Warden) {
         before.into_values().for_each(|(_, watch)| watch.abort());
         if handle.roster.changed().await.is_err() {
             return;
+        }
+    }
+}
+
+/// Gets the certificates that listeners want, each once, until another process does.
+pub(super) fn issuers(
+    listeners: &[Listener],
+    parts: &Parts,
+    handed_over: watch::Receiver<bool>,
+) -> impl Future<Output = ()> + use<> {
+    let issuer = Issuer {
+        challenges: parts.challenges.clone(),
+        authorities: parts.authorities.clone(),
+        metrics: parts.metrics.clone(),
+    };
+    let settings = listeners.iter().map(|listener| &listener.door().settings);
+    let wanted = settings.filter_map(|listener| listener.tls.as_ref()?.acme.clone());
+    let mut all: Vec<Arc<Wanted>> = wanted.collect();
+    all.sort_by_key(|wanted| wanted.file());
+    all.dedup();
+    async move {
+        let mut issuers: JoinSet<()> = all.into_iter().map(|wanted| issuer.clone().keep(wanted)).collect();
+        tokio::select! {
+            // None ends by itself.
+            Some(_) = issuers.join_next() => {}
+            () = happened(handed_over) => {}
         }
     }
 }

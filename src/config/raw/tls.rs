@@ -6,14 +6,31 @@ use serde::Deserialize;
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Tls {
-    /// What the listener shows; a client that names no host, or an unknown one, is shown the first.
-    pub(crate) certificates: Vec<Certificate>,
+    /// What the listener shows; a client that names no host, or an unknown one, is shown the first. Default: none but that of `acme`.
+    pub(crate) certificates: Option<Vec<Certificate>>,
+    /// A certificate that the gate gets and renews itself.
+    pub(crate) acme: Option<Acme>,
     /// The oldest version that is spoken. Default: 1.2.
     pub(crate) min_version: Option<TlsVersion>,
     /// A PEM file with the authorities whose client certificates are believed. Default: none is asked for.
     pub(crate) client_ca: Option<String>,
     /// Whether a client must show a certificate, where `client_ca` is set. Default: required.
     pub(crate) client_certificate: Option<ClientCertificate>,
+}
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Acme {
+    /// The hosts that it is for; each must lead to this gate on port 80.
+    pub(crate) hosts: Vec<String>,
+    /// Whom the authority may write to. Default: nobody.
+    pub(crate) email: Option<String>,
+    /// Whether you agree to the authority's terms of service; it must be true.
+    pub(crate) agree_to_terms: bool,
+    /// The authority's directory. Default: that of Let's Encrypt.
+    pub(crate) directory: Option<String>,
+    /// A PEM file with the authorities to trust for the directory. Default: the system's.
+    pub(crate) ca: Option<String>,
 }
 
 #[derive(Debug, Deserialize, JsonSchema)]
