@@ -44,7 +44,7 @@ deps:
 	fi
 
 # Real clients and attackers, which some tests put before the gate, and the packages that have them.
-TOOLS := curl openssl slowhttptest h2load:nghttp2-client pebble
+TOOLS := curl openssl slowhttptest h2load:nghttp2-client pebble chromium
 
 tools:
 	@missing=; for tool in $(TOOLS); do command -v $${tool%%:*} >/dev/null || missing="$$missing $${tool##*:}"; done; \
@@ -54,7 +54,7 @@ tools:
 	fi
 
 # Real Python servers and Dify's own clients, which some tests put behind and before the gate.
-NODE_CLIENT := target/origins/node/node_modules/dify-client/package.json
+NODE_CLIENT := target/origins/node/node_modules/socket.io/package.json
 
 origins: target/origins/.ready $(NODE_CLIENT)
 
@@ -66,4 +66,4 @@ target/origins/.ready: tests/origins/requirements.txt
 
 $(NODE_CLIENT):
 	@command -v npm >/dev/null || { $(SUDO) apt-get update -qq && $(SUDO) apt-get install -y -qq nodejs npm; }
-	npm install --silent --no-fund --no-audit --prefix target/origins/node dify-client@2.3.2
+	npm install --silent --no-fund --no-audit --prefix target/origins/node dify-client@2.3.2 socket.io@4.8.4 socket.io-client@4.8.4

@@ -13,7 +13,7 @@ pub(super) mod pool;
 pub(super) mod probe;
 pub(super) mod tls;
 
-pub(super) use listener::{ClientLimits, Listener, ProxyProtocol, Rate};
+pub(super) use listener::{ClientLimits, Http2, Listener, ProxyProtocol, Rate};
 pub(super) use pool::{Dns, DnsTerms, Pool, PoolEndpoint};
 pub(super) use probe::{Expect, Fall, Live, Preset, Probe};
 pub(super) use tls::{ClientTls, Tls};
@@ -187,6 +187,8 @@ pub(super) enum BalanceWord {
 pub(super) struct BalanceHash {
     /// The same endpoint for the same key: `client`, `{header: NAME}` or `{cookie: NAME}`.
     pub(super) hash: HashKey,
+    /// The most that one endpoint takes before its keys go elsewhere, in percent of the mean. Default: no bound, a key stays where it is.
+    pub(super) bound: Option<u32>,
 }
 
 #[derive(Clone, Debug, Deserialize, JsonSchema)]

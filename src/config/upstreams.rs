@@ -141,8 +141,14 @@ fn balance(key: &str, raw: Option<raw::Balance>, findings: &mut Findings<'_>) ->
                 raw::BalanceWord::Ewma => Balance::Ewma,
             };
         }
-        Some(raw::Balance::Hash(raw::BalanceHash { hash })) => hash,
+        Some(raw::Balance::Hash(of)) => of,
     };
+    if of.bound.is_some_and(|bound| bound < 100) {
+        findings.error(
+            &format!("{key}.bound"),
+            "is a share of the mean in percent, and nobody can take less than 100",
+        );
+    }
     let key = format!("{key}.hash");
     let token = |name: &str| {
         !name.is_empty()
@@ -150,7 +156,7 @@ fn balance(key: &str, raw: Option<raw::Balance>, findings: &mut Findings<'_>) ->
                 .bytes()
                 .all(|b| b.is_ascii_graphic() && !br#"()<>@,;:\"/[]?={}"#.contains(&b))
     };
-    Balance::Hash(match of {
+    let name = match of.hash {
         raw::HashKey::Word(raw::HashWord::Client) => HashKey::Client,
         raw::HashKey::Of(raw::HashOf {
             header: Some(name),
@@ -164,7 +170,11 @@ fn balance(key: &str, raw: Option<raw::Balance>, findings: &mut Findings<'_>) ->
             findings.error(&key, "names one key: client, {header: NAME} or {cookie: NAME}");
             HashKey::Client
         }
-    })
+    };
+    Balance::Hash {
+        key: name,
+        bound: of.bound,
+    }
 }
 
 fn limits(raw: raw::Limits) -> Limits {

@@ -90,7 +90,7 @@ impl Serving {
 
     /// Gives it the endpoints of a pool.
     pub(super) fn seat(&mut self, pool: &PoolSettings, slots: Vec<Slot>) {
-        let by_key = matches!(self.upstream.settings.balance, Balance::Hash(_));
+        let by_key = matches!(self.upstream.settings.balance, Balance::Hash { .. });
         let ring = by_key.then(|| {
             let endpoints = pool.endpoints.iter();
             Arc::new(Ring::new(

@@ -5,9 +5,6 @@
 const POINTS: u32 = 100;
 /// An endpoint's weight counts up to this much.
 const HEAVIEST: u32 = 100;
-/// No endpoint takes more than this share of the mean, in percent, while others have room (Mirrokni, Thorup and Zadimoghaddam, "Consistent
-/// Hashing with Bounded Loads", SODA 2018).
-const BOUND_PERCENT: u64 = 125;
 
 /// The places of a pool on the ring.
 #[derive(Clone, Debug, Default)]
@@ -37,9 +34,10 @@ impl Ring {
     }
 }
 
-/// The most requests that one of `count` endpoints may have under way, where `in_flight` are under way in all.
-pub fn bound(in_flight: u32, count: usize) -> u32 {
-    let most = (u64::from(in_flight) + 1) * BOUND_PERCENT;
+/// The most requests that one of `count` endpoints may have under way, where `in_flight` are under way in all and none may have more than so many
+/// percent of the mean (Mirrokni, Thorup and Zadimoghaddam, "Consistent Hashing with Bounded Loads", SODA 2018).
+pub fn bound(percent: u32, in_flight: u32, count: usize) -> u32 {
+    let most = (u64::from(in_flight) + 1) * u64::from(percent);
     u32::try_from(most.div_ceil(100 * (count as u64).max(1))).unwrap_or(u32::MAX)
 }
 
@@ -116,8 +114,10 @@ mod tests {
     }
 
     #[test]
-    fn the_bound_is_a_quarter_above_the_mean() {
-        assert_eq!([bound(0, 4), bound(3, 4), bound(99, 4), bound(7, 0)], [1, 2, 32, 10]);
+    fn the_bound_is_a_share_of_the_mean() {
+        let bounds = [(0, 4), (3, 4), (99, 4), (7, 0)].map(|(in_flight, count)| bound(125, in_flight, count));
+        assert_eq!(bounds, [1, 2, 32, 10]);
+        assert_eq!(bound(200, 99, 4), 50);
     }
 
     #[test]

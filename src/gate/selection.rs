@@ -12,9 +12,24 @@ pub enum Balance {
     /// The one whose requests under way, times its usual time to the first byte, are the least; drawn as in
     /// [`Balance::LeastRequest`] (Finagle's Peak EWMA).
     Ewma,
-    /// The same one for the same key, while it is fit and not far above the others; see [`super::ring`]. A request without the key is
-    /// balanced by [`Balance::LeastRequest`].
-    Hash(HashKey),
+    /// The same one for the same key, while it is fit; see [`super::ring`]. A request without the key is balanced by
+    /// [`Balance::LeastRequest`].
+    Hash {
+        /// What of a request is its key.
+        key: HashKey,
+        /// The most that one endpoint takes, in percent of the mean, before keys go elsewhere; none keeps every key where it is.
+        bound: Option<u32>,
+    },
+}
+
+impl Balance {
+    /// The most that one endpoint takes of what keys decide, in percent of the mean, where there is a bound.
+    pub fn bound(&self) -> Option<u32> {
+        match self {
+            Self::Hash { bound, .. } => *bound,
+            Self::LeastRequest | Self::RoundRobin | Self::Ewma => None,
+        }
+    }
 }
 
 /// What of a request is its key.
@@ -66,10 +81,10 @@ pub fn pick(
         return None;
     }
     match balance {
-        Balance::LeastRequest | Balance::Ewma | Balance::Hash(_) if count <= COMPARE_ALL => {
+        Balance::LeastRequest | Balance::Ewma | Balance::Hash { .. } if count <= COMPARE_ALL => {
             lightest(count, ticket, load, tried)
         }
-        Balance::LeastRequest | Balance::Ewma | Balance::Hash(_) => {
+        Balance::LeastRequest | Balance::Ewma | Balance::Hash { .. } => {
             lighter_of_two(count, ticket, load, &tried).or_else(|| first_untried(count, reduce(ticket, count), tried))
         }
         Balance::RoundRobin => {

@@ -22,7 +22,7 @@ use crate::upstream::{Held, Retrying};
 
 /// The key of a request where keys decide who serves it; `None` where it has none.
 pub(super) fn key(balance: &Balance, request: &RequestHeader, client: &Client) -> Option<u64> {
-    let Balance::Hash(key) = balance else {
+    let Balance::Hash { key, .. } = balance else {
         return None;
     };
     match key {

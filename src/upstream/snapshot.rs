@@ -89,13 +89,15 @@ impl Routable {
         };
         let out = |candidate: &Candidate| candidate.is_full() || was_tried(candidate);
         // A share works on the choice rather than on the weight, since among idle endpoints the least weight would never be chosen.
+        // A key that went home and elsewhere by turns while its home comes back would lose its session again and again.
+        let spin = draw.key.unwrap_or(draw.random);
         let passed_by = |candidate: &Candidate| {
-            let chance = ((draw.random.rotate_left(candidate.place as u32 * 7) >> 32) * 100) >> 32;
+            let chance = ((spin.rotate_left(candidate.place as u32 * 7) >> 32) * 100) >> 32;
             candidate.share < 100 && u64::from(candidate.share) <= chance
         };
         let ticket = match upstream.settings.balance {
             Balance::RoundRobin => upstream.flow.next_turn(),
-            Balance::LeastRequest | Balance::Ewma | Balance::Hash(_) => draw.random,
+            Balance::LeastRequest | Balance::Ewma | Balance::Hash { .. } => draw.random,
         };
         let mut chosen = self.choose(upstream, draw, ticket, &|candidate| {
             out(candidate) || passed_by(candidate)
@@ -124,7 +126,10 @@ impl Routable {
         let at = |index: usize| self.candidates.get(index);
         let is_out = |index| at(index).is_none_or(out);
         if let (Some(ring), Some(key)) = (&self.ring, draw.key) {
-            let bound = ring::bound(upstream.flow.in_flight.get(), self.candidates.len());
+            let in_flight = upstream.flow.in_flight.get();
+            let bound = balance.bound().map_or(u32::MAX, |percent| {
+                ring::bound(percent, in_flight, self.candidates.len())
+            });
             let mut met = ring.walk(key).filter_map(|place| self.at_place(place));
             let home = met.find(|candidate| candidate.endpoint.in_flight.get() < bound && !out(candidate));
             if home.is_some() {

@@ -150,6 +150,30 @@ async fn a_key_meets_the_same_endpoint_until_that_one_is_out() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_key_stays_however_much_it_brings_unless_a_bound_is_set() {
+    let difys = instances::<3>().await;
+    for (bound, alone) in [("", true), (", bound: 125", false)] {
+        let keys = format!("{QUICK}, balance: {{hash: {{header: X-App-Id}}{bound}}}");
+        let gate = gate_before(&addresses(&difys), &keys).await;
+        let mut streams = Vec::new();
+        for _ in 0..6 {
+            let mut wire = Wire::to(edge(&gate)).await;
+            let request = chat_request("streaming", 1_000, 20).replace("Host: h", "Host: h\r\nX-App-Id: app-1");
+            wire.send(request).await;
+            assert_eq!(wire.head().await.status, 200);
+            streams.push(wire);
+        }
+        let serving = difys.iter().filter(|dify| dify.tally().streams() > 0).count();
+        assert_eq!(serving == 1, alone, "{bound}");
+        drop(streams);
+        until("the streams to be gone", async || {
+            difys.iter().all(|dify| dify.tally().streams() == 0)
+        })
+        .await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn by_time_a_slow_endpoint_gets_little_and_is_not_forgotten() {
     let difys = instances::<2>().await;
     let gate = gate_before(&addresses(&difys), &format!("{QUICK}, balance: ewma")).await;

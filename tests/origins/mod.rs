@@ -21,16 +21,23 @@ pub(crate) fn script(name: &str) -> PathBuf {
 /// A gate on free ports before `endpoints`, with `keys` added at the top of its configuration and `upstream` in its upstream's.
 pub(crate) fn gate(endpoints: &[SocketAddr], upstream: &str, keys: &str) -> Gate {
     let endpoints: Vec<String> = endpoints.iter().map(|endpoint| format!("\"{endpoint}\"")).collect();
+    let listeners = if keys.contains("listeners:") {
+        ""
+    } else {
+        "listeners: [{address: \"127.0.0.1:8080\"}]"
+    };
     let text = format!(
         "log: {{access: \"off\"}}\n\
-         listeners: [{{address: \"127.0.0.1:8080\"}}]\n\
+         {listeners}\n\
          upstreams: {{dify: {{{upstream}, pools: {{main: {{endpoints: [{}]}}}}}}}}\n\
          {keys}\n",
         endpoints.join(", ")
     );
     let mut config =
         config::parse(&text, Path::new("test.yaml"), &config::unset).unwrap_or_else(|e| panic!("{e}\n{text}"));
-    config.listeners[0].address.set_port(0);
+    for listener in &mut config.listeners {
+        listener.address.set_port(0);
+    }
     config.admin.set_port(0);
     Gate::start(config).unwrap()
 }

@@ -1,9 +1,5 @@
 //! Dify's own client packages, from PyPI and npm, talk through the gate as they talk to Dify.
 
-#![allow(clippy::unwrap_used)]
-
-mod origins;
-
 use std::collections::BTreeSet;
 use std::path::Path;
 
@@ -11,6 +7,8 @@ use difygate::server::Gate;
 use difygate::simulated_dify::{Cluster, Health, SimulatedDify};
 use serde_json::{Value, json};
 use tokio::process::Command;
+
+use crate::origins;
 
 /// Takes turns, so that few calls reach every instance.
 const TURNS: &str = "balance: round_robin";

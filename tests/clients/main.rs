@@ -1,0 +1,9 @@
+//! Real clients talk through the gate as they talk to what is behind it: Dify's own packages, Socket.IO, a browser.
+
+#![allow(clippy::unwrap_used)]
+
+mod browser;
+mod dify;
+#[path = "../origins/mod.rs"]
+mod origins;
+mod socket_io;
