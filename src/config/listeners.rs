@@ -45,35 +45,47 @@ pub(super) fn listeners(
                 raw::ProxyProtocol::V2 => ProxyProtocol::V2,
                 raw::ProxyProtocol::Any => ProxyProtocol::Any,
             },
-            http2: raw.http2.unwrap_or(true),
+            http2: !matches!(raw.http2, Some(raw::Http2::Offered(false))),
+            http2_in_clear: matches!(raw.http2, Some(raw::Http2::InClear(_))),
             redirect_to_https: raw.redirect_to_https.unwrap_or(false),
             tls: raw
                 .tls
                 .map(|tls| Arc::new(tls_settings(&format!("{key}.tls"), tls, state, findings))),
         };
-        if settings.redirect_to_https && settings.tls.is_some() {
-            findings.error(
-                &format!("{key}.redirect_to_https"),
-                "is for a cleartext listener; this one has `tls`",
-            );
-        }
-        if settings.proxy_protocol != ProxyProtocol::Off && !trusts {
-            findings.error(
-                &format!("{key}.proxy_protocol"),
-                "lets nobody in: name the load balancer's network in `trusted_proxies`, for only its word is believed",
-            );
-        }
-        for (name, value) in [
-            ("header_timeout", settings.header_timeout),
-            ("idle_timeout", settings.idle_timeout),
-            ("limits.grace", settings.limits.grace),
-        ] {
-            longer_than_zero(&format!("{key}.{name}"), value, findings);
-        }
+        contradictions(&key, &settings, trusts, findings);
         listeners.push(settings);
     }
     unreachable_authorities(&listeners, findings);
     listeners
+}
+
+/// What a listener cannot do at the same time.
+fn contradictions(key: &str, settings: &ListenerSettings, trusts: bool, findings: &mut Findings<'_>) {
+    if settings.http2_in_clear && settings.tls.is_some() {
+        findings.error(
+            &format!("{key}.http2"),
+            "cleartext is for a cleartext listener; this one has `tls`, within which HTTP/2 is offered anyway",
+        );
+    }
+    if settings.redirect_to_https && settings.tls.is_some() {
+        findings.error(
+            &format!("{key}.redirect_to_https"),
+            "is for a cleartext listener; this one has `tls`",
+        );
+    }
+    if settings.proxy_protocol != ProxyProtocol::Off && !trusts {
+        findings.error(
+            &format!("{key}.proxy_protocol"),
+            "lets nobody in: name the load balancer's network in `trusted_proxies`, for only its word is believed",
+        );
+    }
+    for (name, value) in [
+        ("header_timeout", settings.header_timeout),
+        ("idle_timeout", settings.idle_timeout),
+        ("limits.grace", settings.limits.grace),
+    ] {
+        longer_than_zero(&format!("{key}.{name}"), value, findings);
+    }
 }
 
 /// An authority asks for its proof in the clear (RFC 8555 section 8.3).

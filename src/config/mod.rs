@@ -142,6 +142,8 @@ pub struct ListenerSettings {
     pub tls: Option<Arc<TlsSettings>>,
     /// Whether HTTP/2 is offered, within TLS.
     pub http2: bool,
+    /// Whether clients in the clear may speak it.
+    pub http2_in_clear: bool,
     /// Whether clients are sent to https.
     pub redirect_to_https: bool,
 }

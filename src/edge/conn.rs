@@ -22,6 +22,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
 
 use crate::edge::farewell::Farewell;
+use crate::edge::preface::Opening;
 use crate::edge::{Door, Permit};
 use crate::wire::Wire;
 
@@ -62,15 +63,14 @@ pub(crate) struct Conn {
 
 impl Conn {
     #[allow(clippy::disallowed_methods)]
-    pub(crate) fn new(stream: Wire, peer: SocketAddr, door: Arc<Door>, permit: Permit) -> Self {
+    pub(super) fn new(stream: Wire, opening: Opening, peer: SocketAddr, door: Arc<Door>, permit: Permit) -> Self {
         let digest = SocketDigest::from_raw_fd(stream.fd());
         // The cell is fresh, so it takes the address.
         let _ = digest.peer_addr.set(Some(peer.into()));
         door.connections.inc();
         let header_timeout = millis(door.settings.header_timeout);
-        let many_at_once = matches!(stream.protocol(), Some(ALPN::H2));
         Self {
-            many_at_once,
+            many_at_once: opening.is_http2,
             stream,
             door,
             digest: Arc::new(digest),
@@ -81,7 +81,7 @@ impl Conn {
             timer: None,
             gathered: Vec::new(),
             whole: AtomicBool::new(false),
-            ahead: BytesMut::new(),
+            ahead: opening.bytes,
             farewell: Farewell::default(),
             _permit: permit,
         }
@@ -280,7 +280,11 @@ impl Ssl for Conn {
     }
 
     fn selected_alpn_proto(&self) -> Option<ALPN> {
-        self.stream.protocol()
+        if self.many_at_once {
+            Some(ALPN::H2)
+        } else {
+            self.stream.protocol()
+        }
     }
 }
 

@@ -4,6 +4,7 @@
 pub(crate) mod conn;
 pub(crate) mod crowd;
 mod farewell;
+mod preface;
 mod proxied;
 pub mod tls;
 
@@ -29,6 +30,7 @@ use crate::clock::Coarse;
 use crate::config::{ListenerSettings, ProxyProtocol};
 use crate::edge::conn::Conn;
 use crate::edge::crowd::{Crowd, Place, Refusal};
+use crate::edge::preface::Opening;
 use crate::edge::tls::{Terminator, TlsError};
 use crate::gate::cidr::CidrSet;
 use crate::metrics::Metrics;
@@ -123,21 +125,10 @@ pub enum ListenError {
 /// How a listener comes to its end.
 #[derive(Clone, Debug)]
 pub(crate) struct Ending {
-    /// It accepts nothing more.
+    /// It accepts nothing more, and connections of HTTP/2 take no further request, which they can say and lose none by it (RFC 9113 section 6.8).
     pub(crate) shut: ShutdownWatch,
-    /// Connections that wait for their next request end.
+    /// Connections of HTTP/1.1 that wait for their next request end; one that is on its way may be lost.
     pub(crate) end: ShutdownWatch,
-}
-
-impl Ending {
-    /// What ends a connection. HTTP/2 can say that it takes no further request, and loses none by it (RFC 9113 section 6.8); a connection of HTTP/1.1
-    /// that is closed may lose one that is on its way.
-    fn of(&self, wire: &Wire) -> &ShutdownWatch {
-        match wire.protocol() {
-            Some(ALPN::H2) => &self.shut,
-            _ => &self.end,
-        }
-    }
 }
 
 /// Room for one connection, given back when it is dropped.
@@ -280,11 +271,14 @@ impl Listener {
             {
                 return door.refuse(peer.ip(), refusal);
             }
-            let Some(wire) = handshake(stream, &door).await else {
+            let Some(mut wire) = handshake(stream, &door).await else {
                 return door.handshakes_failed.inc();
             };
-            let shutdown = ending.of(&wire);
-            let conn = Conn::new(wire, peer, door, permit);
+            let Some(opening) = opening(&mut wire, &door).await else {
+                return door.limit("header_timeout");
+            };
+            let shutdown = if opening.is_http2 { &ending.shut } else { &ending.end };
+            let conn = Conn::new(wire, opening, peer, door, permit);
             let mut next = app.process_new(Box::new(conn), shutdown).await;
             while let Some(stream) = next {
                 next = app.process_new(stream, shutdown).await;
@@ -335,6 +329,18 @@ async fn handshake(stream: TcpStream, door: &Door) -> Option<Wire> {
     };
     let shaken = tokio::time::timeout(door.settings.header_timeout, tls.accept(stream)).await;
     Some(Wire::Tls(Box::new(shaken.ok()?.ok()?.into())))
+}
+
+/// What a client speaks: what it has agreed on within TLS, or what its first bytes tell where it may speak HTTP/2 in the clear. None for one that
+/// says nothing.
+async fn opening(wire: &mut Wire, door: &Door) -> Option<Opening> {
+    if !door.settings.http2_in_clear {
+        return Some(Opening {
+            is_http2: matches!(wire.protocol(), Some(ALPN::H2)),
+            ..Opening::default()
+        });
+    }
+    preface::read(wire, door.settings.header_timeout).await.ok()
 }
 
 /// Whom a connection is from: the socket's peer, or whom a PROXY header names.

@@ -7,6 +7,7 @@ use difygate::server::{Gate, StartError};
 use difygate::simulated_dify::SimulatedDify;
 use tokio::process::Command;
 
+use crate::admin::metric;
 use crate::authority::Authority;
 use crate::support::{QUICK, Upstream, addresses, dify_upstream, edge, gate, instances, settings, soon, until};
 use crate::wire::{Wire, ask};
@@ -402,6 +403,41 @@ async fn run(program: &str, arguments: &[&str]) -> String {
         panic!("{program}, which `make tools` installs: {e}");
     });
     String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn http2_in_the_clear_is_spoken_where_it_is_asked_for_and_silence_has_an_end() {
+    let difys = instances::<1>().await;
+    let gate = gate(&format!(
+        "listeners: [{{address: \"127.0.0.1:8080\", http2: cleartext, header_timeout: 1s}}, {{address: \"127.0.0.1:8081\"}}]\n{}",
+        dify_upstream(&addresses(&difys), QUICK)
+    ))
+    .await;
+    let [asked, not_asked] = [0, 1].map(|listener: usize| format!("http://{}/v1/info", gate.listeners()[listener]));
+    let version = ["--silent", "-o", "/dev/null", "-w", "%{http_version} %{http_code}"];
+    for (how, url, expected) in [
+        ("--http2-prior-knowledge", &asked, "2 200"),
+        ("--http1.1", &asked, "1.1 200"),
+        ("--http2", &asked, "1.1 200"),
+        ("--http1.1", &not_asked, "1.1 200"),
+    ] {
+        let out = run("curl", &[&version[..], &[how, url.as_str()]].concat()).await;
+        assert_eq!(out, expected, "{how} {url}");
+    }
+    let out = run(
+        "curl",
+        &[&version[..], &["--http2-prior-knowledge", &not_asked]].concat(),
+    )
+    .await;
+    assert!(!out.contains("200"), "{out}");
+    let out = run("h2load", &["-n", "500", "-c", "5", "-m", "20", &asked]).await;
+    assert!(out.contains("500 succeeded, 0 failed, 0 errored"), "{out}");
+    for silent in ["", "PRI * HTTP/2.0\r\n"] {
+        let mut wire = Wire::to(edge(&gate)).await;
+        wire.send(silent).await;
+        wire.ended().await;
+    }
+    assert!(metric(&gate, "difygate_limited_total", "header_timeout").await >= 2.0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -3,11 +3,13 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod http2;
 mod message;
 mod origin;
 #[path = "../origins/mod.rs"]
 mod origins;
 mod spellings;
+mod transports;
 
 use std::net::SocketAddr;
 

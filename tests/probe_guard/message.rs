@@ -41,7 +41,7 @@ impl<'a> Message<'a> {
     }
 
     /// Sends it on a connection that may have carried others, and reads the answer.
-    pub(crate) fn send_on(self, stream: &mut TcpStream) -> Answer {
+    pub(crate) fn send_on(self, stream: &mut (impl Read + Write)) -> Answer {
         let line = [self.method.as_bytes(), self.target, self.version.as_bytes()].join(&b' ');
         let message = [&line, self.headers.as_bytes(), b""].join(&b"\r\n"[..]);
         stream.write_all(&message).unwrap();
@@ -96,14 +96,14 @@ pub(crate) fn connect(address: SocketAddr) -> TcpStream {
 }
 
 /// Reads one answer, or what there is of it when the server closes.
-fn read(stream: &mut TcpStream, is_head: bool) -> Answer {
+fn read(stream: &mut impl Read, is_head: bool) -> Answer {
     let mut answer = Answer(Vec::new());
     let mut piece = [0; 4096];
     while !answer.is_whole(is_head) {
         match stream.read(&mut piece) {
             Ok(0) => break,
             Ok(length) => answer.0.extend_from_slice(&piece[..length]),
-            Err(e) if e.kind() == ErrorKind::ConnectionReset => break,
+            Err(e) if matches!(e.kind(), ErrorKind::ConnectionReset | ErrorKind::UnexpectedEof) => break,
             Err(e) => panic!("{e} after {:?}", String::from_utf8_lossy(&answer.0)),
         }
     }

@@ -27,10 +27,24 @@ pub(crate) struct Listener {
     pub(crate) limits: Option<ClientLimits>,
     /// The certificates that it shows; without them it speaks cleartext.
     pub(crate) tls: Option<Tls>,
-    /// Whether it offers HTTP/2 beside HTTP/1.1, within TLS. Default: true.
-    pub(crate) http2: Option<bool>,
+    /// Whether it offers HTTP/2 beside HTTP/1.1, within TLS; cleartext: clients may speak it without TLS. Default: true.
+    pub(crate) http2: Option<Http2>,
     /// Whether a cleartext listener sends clients to https on port 443, all but those that ask for an ACME challenge. Default: false.
     pub(crate) redirect_to_https: Option<bool>,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub(crate) enum Http2 {
+    Offered(bool),
+    #[allow(dead_code)] // there is one word
+    InClear(InClear),
+}
+
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum InClear {
+    Cleartext,
 }
 
 #[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
