@@ -1,14 +1,16 @@
 //! One JSON line a request. Writing never makes a request wait: lines go to a thread, and are dropped and counted when it cannot
-//! keep up.
+//! keep up, or the disk is full. A file that was moved away is opened anew at its path, so logs are rotated without a word to the gate.
 
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::Duration;
 
+use prometheus::IntCounter;
 use serde::Serialize;
+use tracing::{info, warn};
 
 /// What is told of a request.
 #[derive(Debug, Serialize)]
@@ -59,7 +61,7 @@ pub struct AccessRecord<'a> {
 pub struct AccessLog {
     sender: Option<SyncSender<Entry>>,
     sample: f64,
-    dropped: Arc<AtomicU64>,
+    dropped: IntCounter,
 }
 
 /// What goes to the writer.
@@ -77,40 +79,40 @@ const GATHER: Duration = Duration::from_millis(50);
 
 impl AccessLog {
     /// A log that forgets everything.
-    pub fn off() -> Self {
+    pub fn off(dropped: IntCounter) -> Self {
         Self {
             sender: None,
             sample: 0.0,
-            dropped: Arc::default(),
+            dropped,
         }
     }
 
-    /// A log to standard output, with the share `sample` of unremarkable lines.
+    /// A log to standard output, with the share `sample` of unremarkable lines. Lines that are not written count in `dropped`.
     ///
     /// # Errors
     /// No thread can be started.
-    pub fn stdout(sample: f64) -> io::Result<Self> {
-        Self::to(Box::new(io::stdout()), sample)
+    pub fn stdout(sample: f64, dropped: IntCounter) -> io::Result<Self> {
+        Self::to(Output::Stdout, sample, dropped)
     }
 
     /// A log appended to the file at `path`.
     ///
     /// # Errors
     /// The file cannot be opened, or no thread can be started.
-    pub fn file(path: &std::path::Path, sample: f64) -> io::Result<Self> {
-        let file = OpenOptions::new().create(true).append(true).open(path)?;
-        Self::to(Box::new(file), sample)
+    pub fn file(path: &Path, sample: f64, dropped: IntCounter) -> io::Result<Self> {
+        Self::to(Output::File(path.to_owned(), open(path)?), sample, dropped)
     }
 
-    fn to(output: Box<dyn Write + Send>, sample: f64) -> io::Result<Self> {
+    fn to(output: Output, sample: f64, dropped: IntCounter) -> io::Result<Self> {
         let (sender, receiver) = sync_channel(WAITING);
+        let lost = dropped.clone();
         std::thread::Builder::new()
             .name("access-log".into())
-            .spawn(move || write(output, &receiver))?;
+            .spawn(move || write(output, &receiver, &lost))?;
         Ok(Self {
             sender: Some(sender),
             sample,
-            dropped: Arc::default(),
+            dropped,
         })
     }
 
@@ -128,7 +130,7 @@ impl AccessLog {
         let written = serde_json::to_writer(&mut line, record);
         line.push(b'\n');
         if written.is_err() || sender.try_send(Entry::Line(line)).is_err() {
-            self.dropped.fetch_add(1, Ordering::Relaxed);
+            self.dropped.inc();
         }
     }
 
@@ -142,18 +144,49 @@ impl AccessLog {
             let _ = written.recv_timeout(Duration::from_secs(1));
         }
     }
+}
 
-    /// Records that were dropped so far.
-    pub fn dropped(&self) -> u64 {
-        self.dropped.load(Ordering::Relaxed)
+/// Where lines are written.
+enum Output {
+    Stdout,
+    File(PathBuf, File),
+}
+
+fn open(path: &Path) -> io::Result<File> {
+    OpenOptions::new().create(true).append(true).open(path)
+}
+
+impl Output {
+    fn write(&mut self, lines: &[u8]) -> io::Result<()> {
+        match self {
+            Self::Stdout => {
+                let mut stdout = io::stdout();
+                stdout.write_all(lines).and_then(|()| stdout.flush())
+            }
+            Self::File(path, file) => {
+                if has_moved(path, file) {
+                    *file = open(path)?;
+                    info!(path = %path.display(), "the access log was moved away, and goes on in a new file");
+                }
+                file.write_all(lines)
+            }
+        }
     }
 }
 
+/// Whether another file, or none, is where this one was opened.
+fn has_moved(path: &Path, file: &File) -> bool {
+    let identity = |metadata: std::fs::Metadata| (metadata.dev(), metadata.ino());
+    let there = std::fs::metadata(path).map(identity).ok();
+    there != file.metadata().map(identity).ok()
+}
+
 /// Writes what comes, many lines at once. An output that fails is tried again with the next lines: a full disk may be
-/// emptied.
-fn write(mut output: Box<dyn Write + Send>, receiver: &Receiver<Entry>) {
+/// emptied. It is told of when it begins to fail and when it is over.
+fn write(mut output: Output, receiver: &Receiver<Entry>, dropped: &IntCounter) {
     let mut lines = Vec::new();
     let mut waiting = Vec::new();
+    let mut fails = false;
     while let Ok(first) = receiver.recv() {
         if matches!(first, Entry::Line(_)) {
             std::thread::sleep(GATHER);
@@ -164,7 +197,18 @@ fn write(mut output: Box<dyn Write + Send>, receiver: &Receiver<Entry>) {
                 Entry::Flush(done) => waiting.push(done),
             }
         }
-        let _ = output.write_all(&lines).and_then(|()| output.flush());
+        if !lines.is_empty() {
+            let written = output.write(&lines);
+            if let Err(e) = &written {
+                dropped.inc_by(lines.iter().filter(|byte| **byte == b'\n').count() as u64);
+                if !fails {
+                    warn!(error = %e, "access lines cannot be written, and are dropped");
+                }
+            } else if fails {
+                info!("access lines are written again");
+            }
+            fails = written.is_err();
+        }
         lines.clear();
         for done in waiting.drain(..) {
             // Whoever waited may have given up.

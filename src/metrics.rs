@@ -126,6 +126,8 @@ metrics! {
     proxy_header_refused: IntCounterVec = counters("proxy_header_refused_total", &[&["listener"]]);
     /// Times that what is to outlive the process could not be written.
     state_write_failures: IntCounter = counter("state_write_failures_total");
+    /// Access lines that were not written.
+    access_lines_dropped: IntCounter = counter("access_lines_dropped_total");
     /// Requests that the process before this one still serves.
     predecessor_in_flight: IntGauge = gauge("predecessor_in_flight");
     /// Counts applied configurations.

@@ -89,7 +89,7 @@ impl Parts {
         let parts = Self {
             site: Arc::new(ArcSwap::from_pointee(site)),
             alarm,
-            access: access_log(config)?,
+            access: access_log(config, &metrics)?,
             lifecycle: Arc::default(),
             handle,
             authorities,
@@ -319,14 +319,17 @@ fn framework(threads: usize) -> ServerConf {
     }
 }
 
-fn access_log(config: &Config) -> Result<AccessLog, StartError> {
+fn access_log(config: &Config, metrics: &Metrics) -> Result<AccessLog, StartError> {
+    let dropped = metrics.access_lines_dropped.clone();
     match &config.log.access {
-        AccessSink::Off => Ok(AccessLog::off()),
-        AccessSink::Stdout => Ok(AccessLog::stdout(config.log.sample)?),
-        AccessSink::File(path) => AccessLog::file(path, config.log.sample).map_err(|source| StartError::AccessLog {
-            path: path.display().to_string(),
-            source,
-        }),
+        AccessSink::Off => Ok(AccessLog::off(dropped)),
+        AccessSink::Stdout => Ok(AccessLog::stdout(config.log.sample, dropped)?),
+        AccessSink::File(path) => {
+            AccessLog::file(path, config.log.sample, dropped).map_err(|source| StartError::AccessLog {
+                path: path.display().to_string(),
+                source,
+            })
+        }
     }
 }
 

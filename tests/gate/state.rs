@@ -8,9 +8,10 @@ use difygate::server::{Gate, StartError};
 use difygate::simulated_dify::SimulatedDify;
 use serde_json::{Value, json};
 
-use crate::admin::admin;
+use crate::admin::{admin, metric};
 use crate::overrides::send;
-use crate::support::{QUICK, addresses, dify_upstream, instances, known, ready, settings, until};
+use crate::support::{QUICK, addresses, dify_upstream, edge, instances, known, ready, settings, until};
+use crate::wire::ask;
 
 fn text(folder: &Path, difys: &[SimulatedDify]) -> String {
     format!(
@@ -140,6 +141,31 @@ async fn what_cannot_be_read_is_set_aside_and_the_gate_serves() {
             assert_eq!(std::fs::read_to_string(aside).unwrap(), text_kept);
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn access_lines_that_cannot_be_written_are_counted_and_a_file_that_was_moved_away_is_opened_anew() {
+    let folder = tempfile::tempdir().unwrap();
+    let difys = instances::<1>().await;
+    let before = dify_upstream(&addresses(&difys), QUICK);
+    let gate = ready(Gate::start(settings(&format!("log: {{access: /dev/full}}\n{before}"))).unwrap()).await;
+    assert_eq!(ask(edge(&gate), "GET /v1/info").await.status, 200);
+    until("the line to be counted", async || {
+        metric(&gate, "difygate_access_lines_dropped_total", "").await == 1.0
+    })
+    .await;
+    let path = folder.path().join("access.log");
+    let text = format!("log: {{access: {}}}\n{before}", path.display());
+    let gate = ready(Gate::start(settings(&text)).unwrap()).await;
+    let lines = |path: &Path| std::fs::read_to_string(path).unwrap_or_default().lines().count();
+    assert_eq!(ask(edge(&gate), "GET /v1/info").await.status, 200);
+    until("a line", async || lines(&path) == 1).await;
+    let away = folder.path().join("access.log.1");
+    std::fs::rename(&path, &away).unwrap();
+    assert_eq!(ask(edge(&gate), "GET /v1/info").await.status, 200);
+    until("a line in the new file", async || lines(&path) == 1).await;
+    assert_eq!(lines(&away), 1);
+    assert_eq!(metric(&gate, "difygate_access_lines_dropped_total", "").await, 0.0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
