@@ -1,9 +1,10 @@
-//! Real clients talk through the gate as they talk to what is behind it: Dify's own packages, Socket.IO, a browser.
+//! Real clients talk through the gate as they talk to what is behind it: Dify's own packages, Socket.IO, gRPC, a browser.
 
 #![allow(clippy::unwrap_used)]
 
 mod browser;
 mod dify;
+mod grpc;
 #[path = "../origins/mod.rs"]
 mod origins;
 mod socket_io;
