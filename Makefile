@@ -43,14 +43,15 @@ deps:
 	  $(SUDO) apt-get update -qq && $(SUDO) apt-get install -y -qq build-essential cmake ca-certificates; \
 	fi
 
-# Real clients and attackers, which some tests put before the gate, and the packages that have them.
-TOOLS := curl openssl slowhttptest h2load:nghttp2-client pebble chromium
+# Real clients, attackers and databases, which some tests put around the gate, and the packages that have them. RUNLEVEL keeps the databases from
+# being started as services.
+TOOLS := curl openssl slowhttptest h2load:nghttp2-client pebble chromium redis-server pg_ctlcluster:postgresql
 
 tools:
 	@missing=; for tool in $(TOOLS); do command -v $${tool%%:*} >/dev/null || missing="$$missing $${tool##*:}"; done; \
 	if [ -n "$$missing" ]; then \
 	  echo "installing$$missing"; \
-	  $(SUDO) apt-get update -qq && $(SUDO) apt-get install -y -qq --no-install-recommends $$missing; \
+	  $(SUDO) apt-get update -qq && $(SUDO) env RUNLEVEL=1 apt-get install -y -qq --no-install-recommends $$missing; \
 	fi
 
 # Real Python servers and Dify's own clients, which some tests put behind and before the gate.

@@ -22,6 +22,7 @@ const ROOMS: &[&str] = &[
     "upstream",
     "upgrade",
     "mailbox",
+    "healthz",
     "config",
     "reload",
     "discovery",

@@ -4,7 +4,7 @@
 
 use std::path::{Path, PathBuf};
 
-use difygate::config::{self, Config, ConfigErrors};
+use difygate::config::{self, Config, ConfigErrors, healthz};
 use proptest::prelude::*;
 
 fn root() -> &'static Path {
@@ -23,6 +23,15 @@ fn environment(name: &str) -> Result<String, String> {
     let known = [("PROBE_PORT", "9000"), ("KEY", "secret"), ("DIFY_HOST", "10.0.0.9")];
     let found = known.iter().find(|(known, _)| *known == name);
     found.map_or_else(|| config::unset(name), |(_, value)| Ok((*value).to_owned()))
+}
+
+/// What is wrong with a text of either kind.
+fn errors(text: &str, name: &str) -> Option<ConfigErrors> {
+    if healthz::is_meant(text) {
+        healthz::parse(text, Path::new(name), &environment).err()
+    } else {
+        parse(text, name).err()
+    }
 }
 
 fn parse(text: &str, name: &str) -> Result<Config, ConfigErrors> {
@@ -45,7 +54,7 @@ fn invalid_files_are_refused_in_these_very_words() {
     for file in files {
         let name = file.file_name().unwrap().to_str().unwrap();
         let text = std::fs::read_to_string(&file).unwrap();
-        let errors = parse(&text, name).expect_err(name);
+        let errors = errors(&text, name).expect(name);
         let expected = std::fs::read_to_string(file.with_extension("txt")).unwrap();
         assert_eq!(errors.to_string(), expected.trim_end(), "{name}");
         let whole_file = ["empty.yaml", "only_comments.yaml", "routes_missing.yaml"].contains(&name);
@@ -61,7 +70,8 @@ fn shipped_files_are_valid() {
     let files = files("conf", "yaml");
     assert!(files.len() >= 3, "only {} files were found", files.len());
     for file in files {
-        config::load(&file, &environment).unwrap_or_else(|errors| panic!("{errors}"));
+        let text = std::fs::read_to_string(&file).unwrap();
+        assert_eq!(errors(&text, &file.display().to_string()), None);
     }
 }
 
@@ -76,8 +86,13 @@ fn examples_in_the_documents_are_valid() {
             .split("```yaml\n")
             .skip(1)
             .map(|rest| rest.split("```").next().unwrap());
-        for fence in fences.filter(|fence| fence.lines().any(|line| line.starts_with("listeners:"))) {
-            parse(fence, &document.display().to_string()).unwrap_or_else(|errors| panic!("{errors}\n{fence}"));
+        for fence in fences.filter(|fence| {
+            fence
+                .lines()
+                .any(|line| line.starts_with("listeners:") || line.starts_with("checks:"))
+        }) {
+            let wrong = errors(fence, &document.display().to_string());
+            assert_eq!(wrong, None, "{fence}");
             checked += 1;
         }
     }

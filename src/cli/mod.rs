@@ -1,5 +1,6 @@
 //! The command line. Results go to standard output, everything else to standard error; the exit code tells a script what happened.
 
+mod healthz;
 mod live;
 mod render;
 mod run;
@@ -92,6 +93,8 @@ enum Command {
     Endpoint(EndpointCommand),
     /// Send one probe to a URL and say what the gate would make of the answer, and why
     Probe(single::ProbeArgs),
+    /// Answer /healthz beside a Dify instance: ask its database, cache and whatever else it needs, and say what is broken
+    Healthz(healthz::HealthzArgs),
     /// Run the gate before three simulated Dify instances and tell a story of faults
     Demo {
         /// End after the story: exit 0 only if nothing failed that should not have
@@ -102,7 +105,11 @@ enum Command {
         json: bool,
     },
     /// Print the JSON Schema of the configuration, for editors
-    Schema,
+    Schema {
+        /// That of `difygate healthz`
+        #[arg(long)]
+        healthz: bool,
+    },
     /// Print a completion script
     Completions {
         /// The shell
@@ -223,8 +230,16 @@ fn dispatch(command: Command) -> anyhow::Result<Exit> {
         Command::Explain { endpoint, admin, json } => live::explain(&admin.url, &endpoint, json),
         Command::Endpoint(command) => command.run(),
         Command::Probe(args) => single::probe(&args),
+        Command::Healthz(args) => healthz::healthz(&args),
         Command::Demo { once, json } => run::demo(once, json),
-        Command::Schema => say(&serde_json::to_string_pretty(&crate::config::schema())?),
+        Command::Schema { healthz } => {
+            let schema = if healthz {
+                crate::config::healthz::schema()
+            } else {
+                crate::config::schema()
+            };
+            say(&serde_json::to_string_pretty(&schema)?)
+        }
         Command::Completions { shell } => completions(shell),
         Command::Man => manual(),
     }

@@ -25,6 +25,16 @@ const UPGRADE: &str = "--upgrade";
 
 /// Validates a configuration.
 pub(super) fn check(path: &Path) -> anyhow::Result<Exit> {
+    // One that cannot be read is told of below.
+    if std::fs::read_to_string(path).is_ok_and(|text| config::healthz::is_meant(&text)) {
+        return match config::healthz::load(path, &config::environment) {
+            Ok(settings) => say(&format!("{}: valid; {} checks", path.display(), settings.checks.len())),
+            Err(errors) => {
+                complain(&errors.to_string());
+                Ok(Exit::Failed)
+            }
+        };
+    }
     match config::load(path, &config::environment) {
         Ok(config) => match certificates(path, &config) {
             wrong if wrong.is_empty() => say(&summary(path, &config)),
@@ -197,7 +207,7 @@ async fn tell_manager(opened: impl Future<Output = ()>) {
 }
 
 /// The framework's own lines repeat what ours tell, without the cause, so only its errors are let through.
-fn start_log(settings: &LogSettings) {
+pub(super) fn start_log(settings: &LogSettings) {
     let filter = format!(
         "{},pingora=error,pingora_core=error,pingora_proxy=error,pingora_pool=error",
         settings.level

@@ -7,6 +7,7 @@ mod check;
 mod cors;
 mod document;
 mod error;
+pub mod healthz;
 mod listeners;
 mod parse;
 mod probes;
@@ -17,6 +18,7 @@ pub mod secrets;
 mod trust;
 mod upstreams;
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
@@ -239,11 +241,14 @@ pub fn unset(name: &str) -> Result<String, String> {
 /// # Errors
 /// The file cannot be read, or everything that is wrong with it.
 pub fn load(path: &Path, environment: Environment<'_>) -> Result<Config, ConfigErrors> {
-    let text = std::fs::read_to_string(path).map_err(|e| {
+    parse(&read_file(path)?, path, environment)
+}
+
+fn read_file(path: &Path) -> Result<String, ConfigErrors> {
+    std::fs::read_to_string(path).map_err(|e| {
         let message = format!("cannot be read: {e}; name a configuration with `-c FILE`");
         ConfigErrors::new(path, vec![ConfigError::nowhere(message)])
-    })?;
-    parse(&text, path, environment)
+    })
 }
 
 /// Reads `text`, which came from `path`.
@@ -251,9 +256,20 @@ pub fn load(path: &Path, environment: Environment<'_>) -> Result<Config, ConfigE
 /// # Errors
 /// Everything that is wrong with it.
 pub fn parse(text: &str, path: &Path, environment: Environment<'_>) -> Result<Config, ConfigErrors> {
+    finish(path, |secrets, errors| {
+        let (raw, value, marks) = read_as(text, environment, &schema(), secrets, errors)?;
+        let findings = &mut parse::Findings { marks: &marks, errors };
+        Some(parse::config(path, raw, value, secrets.clone(), findings))
+    })
+}
+
+/// What is built, or everything that was found wrong meanwhile, without its secrets.
+fn finish<T>(
+    path: &Path,
+    build: impl FnOnce(&mut Secrets, &mut Vec<ConfigError>) -> Option<T>,
+) -> Result<T, ConfigErrors> {
     let (mut secrets, mut errors) = (Secrets::default(), Vec::new());
-    let config = build(text, path, environment, &mut secrets, &mut errors);
-    match config {
+    match build(&mut secrets, &mut errors) {
         Some(config) if errors.is_empty() => Ok(config),
         Some(_) | None => {
             for error in &mut errors {
@@ -264,28 +280,26 @@ pub fn parse(text: &str, path: &Path, environment: Environment<'_>) -> Result<Co
     }
 }
 
-fn build(
+/// A text in the shape that a schema has, with its own keys and values, and where each key stands.
+fn read_as<T: serde::de::DeserializeOwned>(
     text: &str,
-    path: &Path,
     environment: Environment<'_>,
+    schema: &serde_json::Value,
     secrets: &mut Secrets,
     errors: &mut Vec<ConfigError>,
-) -> Option<Config> {
+) -> Option<(T, serde_json::Value, BTreeMap<String, Mark>)> {
     let document = document::read(text, environment, secrets, errors)?;
-    let strays = check::check(&document, &schema(), errors);
+    let strays = check::check(&document, schema, errors);
     let value = document.value(&strays);
-    let raw = match serde_json::from_value(value.clone()) {
-        Ok(raw) => raw,
+    match serde_json::from_value(value.clone()) {
+        Ok(raw) => Some((raw, value, document.marks())),
         Err(e) => {
             if errors.is_empty() {
                 errors.push(ConfigError::nowhere(e.to_string()));
             }
-            return None;
+            None
         }
-    };
-    let marks = document.marks();
-    let findings = &mut parse::Findings { marks: &marks, errors };
-    Some(parse::config(path, raw, value, secrets.clone(), findings))
+    }
 }
 
 /// Reads a time such as `500ms`, `2s` or `30m`, as the file writes them.

@@ -162,7 +162,7 @@ pub(super) fn reaches(endpoint: SocketAddr, listener: SocketAddr) -> bool {
     endpoint == listener || (endpoint.ip().is_loopback() && overlaps(listener, endpoint))
 }
 
-fn cidrs(key: &str, raw: &[Cidr], findings: &mut Findings<'_>) -> CidrSet {
+pub(super) fn cidrs(key: &str, raw: &[Cidr], findings: &mut Findings<'_>) -> CidrSet {
     let mut networks = Vec::new();
     for (index, entry) in raw.iter().enumerate() {
         match CidrSet::parse_one(&entry.0) {

@@ -238,7 +238,7 @@ pub(super) fn tls(key: &str, raw: Option<ClientTls>, findings: &mut Findings<'_>
     })
 }
 
-fn headers(
+pub(super) fn headers(
     key: &str,
     raw: IndexMap<String, String>,
     findings: &mut Findings<'_>,
@@ -266,7 +266,7 @@ fn header_name(at: &str, name: &str, findings: &mut Findings<'_>) -> Option<http
     parsed
 }
 
-fn expect(key: &str, raw: RawExpect, findings: &mut Findings<'_>) -> Expect {
+pub(super) fn expect(key: &str, raw: RawExpect, findings: &mut Findings<'_>) -> Expect {
     let json = raw.json.unwrap_or_default();
     for pointer in json
         .keys()

@@ -8,6 +8,7 @@ use serde::Deserialize;
 
 use super::scalars::{Cidr, Method, Size, Socket, Statuses, Time, UrlPath};
 
+pub(super) mod healthz;
 pub(super) mod listener;
 pub(super) mod pool;
 pub(super) mod probe;

@@ -1,0 +1,76 @@
+//! `healthz`: the /healthz service beside a Dify instance.
+
+use std::path::{Path, PathBuf};
+
+use tokio::signal::unix::{SignalKind, signal};
+use tracing::info;
+
+use super::{Exit, block_on, complain, run, say};
+use crate::config::{self, ConfigErrors, LogFormat, LogSettings, healthz};
+use crate::healthz::{Service, Settings};
+
+/// What `difygate healthz` is given.
+#[derive(clap::Args, Debug)]
+pub(super) struct HealthzArgs {
+    /// Its configuration, see docs/healthz.md
+    #[arg(short, long = "config", value_name = "FILE", required_unless_present = "from_env")]
+    config: Option<PathBuf>,
+    /// Read DB_HOST, REDIS_HOST, VECTOR_STORE and so on from the environment, as Dify itself does
+    #[arg(long, conflicts_with = "config")]
+    from_env: bool,
+    /// Print the configuration that --from-env comes to, without its secrets, and end
+    #[arg(long, requires = "from_env")]
+    print: bool,
+}
+
+fn environment_text() -> Result<String, ConfigErrors> {
+    healthz::of_environment(&|name| std::env::var(name).ok())
+}
+
+fn settings(config: Option<&Path>) -> Result<Settings, ConfigErrors> {
+    match config {
+        Some(path) => healthz::load(path, &config::environment),
+        None => healthz::parse(&environment_text()?, Path::new("environment"), &config::environment),
+    }
+}
+
+/// Serves until a signal ends it.
+pub(super) fn healthz(args: &HealthzArgs) -> anyhow::Result<Exit> {
+    if args.print {
+        return match environment_text() {
+            Ok(text) => say(text.trim_end()),
+            Err(errors) => {
+                complain(&errors.to_string());
+                Ok(Exit::Failed)
+            }
+        };
+    }
+    let settings = match settings(args.config.as_deref()) {
+        Ok(settings) => settings,
+        Err(errors) => {
+            complain(&errors.to_string());
+            return Ok(Exit::Failed);
+        }
+    };
+    run::start_log(&LogSettings {
+        level: tracing::level_filters::LevelFilter::INFO,
+        format: LogFormat::Json,
+        access: config::AccessSink::Off,
+        sample: 0.0,
+    });
+    block_on(async {
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let checks = settings.checks.len();
+        let service = Service::bind(settings).await?;
+        info!(listen = %service.address()?, checks, version = env!("CARGO_PKG_VERSION"), "answering /healthz");
+        let served = service.serve(async move {
+            terminate.recv().await;
+        });
+        tokio::select! {
+            served = served => served?,
+            _ = interrupt.recv() => {}
+        }
+        Ok(Exit::Done)
+    })?
+}
