@@ -153,6 +153,34 @@ fn the_unit_gives_a_drain_its_time_and_systemd_finds_nothing_wrong_with_it() {
     assert!(ours.is_empty(), "{ours:?}");
 }
 
+/// The manifests are read by the schemas of Kubernetes itself.
+#[test]
+fn kubernetes_takes_the_manifests() {
+    let validator = root().join("target/origins/bin/kubernetes-validate");
+    let validate = |path: &Path| {
+        let output = std::process::Command::new(&validator)
+            .arg("--strict")
+            .arg(path)
+            .output();
+        let output = output.unwrap_or_else(|e| panic!("{}, which `make origins` installs: {e}", validator.display()));
+        (
+            output.status.success(),
+            String::from_utf8_lossy(&output.stdout).into_owned(),
+        )
+    };
+    let manifests = files("conf/kubernetes", "yaml");
+    assert!(!manifests.is_empty());
+    let folder = tempfile::tempdir().unwrap();
+    for manifest in manifests {
+        let (valid, said) = validate(&manifest);
+        assert!(valid, "{said}");
+        let broken = folder.path().join("broken.yaml");
+        let text = std::fs::read_to_string(&manifest).unwrap();
+        std::fs::write(&broken, text.replace("periodSeconds: 5", "periodSecond: 5")).unwrap();
+        assert!(!validate(&broken).0, "the test can fail");
+    }
+}
+
 #[test]
 fn a_file_that_cannot_be_read_is_an_error_that_says_so() {
     let errors = config::load(Path::new("/nonexistent/gate.yaml"), &environment).unwrap_err();

@@ -9,8 +9,11 @@ use anyhow::Context;
 use sd_notify::NotifyState;
 use tokio::process::Command;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tracing::level_filters::LevelFilter;
 use tracing::{error, info, warn};
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 
 use super::{Exit, block_on, complain, say};
 use crate::config::{self, Config, LogFormat, LogSettings};
@@ -208,18 +211,19 @@ async fn tell_manager(opened: impl Future<Output = ()>) {
 
 /// The framework's own lines repeat what ours tell, without the cause, so only its errors are let through.
 pub(super) fn start_log(settings: &LogSettings) {
-    let filter = format!(
-        "{},pingora=error,pingora_core=error,pingora_proxy=error,pingora_pool=error",
-        settings.level
-    );
-    let log = tracing_subscriber::fmt()
-        .with_env_filter(EnvFilter::new(filter))
+    let filter = Targets::new()
+        .with_default(settings.level)
+        .with_target("pingora", LevelFilter::ERROR.min(settings.level));
+    let log = tracing_subscriber::fmt::layer()
         .with_target(false)
         .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr);
     match settings.format {
-        LogFormat::Json => log.json().flatten_event(true).init(),
-        LogFormat::Text => log.init(),
+        LogFormat::Json => tracing_subscriber::registry()
+            .with(filter)
+            .with(log.json().flatten_event(true))
+            .init(),
+        LogFormat::Text => tracing_subscriber::registry().with(filter).with(log).init(),
     }
 }
 

@@ -106,17 +106,11 @@ async fn difys<const N: usize>() -> [SimulatedDify; N] {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_page_streams_uploads_and_talks_over_http2() {
     let folder = tempfile::tempdir().unwrap();
-    let path = |name: &str| folder.path().join(name).display().to_string();
-    let key = rcgen::KeyPair::generate().unwrap();
-    let own = rcgen::CertificateParams::new(vec!["dify.example.com".to_owned()]).unwrap();
-    std::fs::write(path("cert.pem"), own.self_signed(&key).unwrap().pem()).unwrap();
-    std::fs::write(path("key.pem"), key.serialize_pem()).unwrap();
+    let (tls, _) = origins::certificate(folder.path(), "dify.example.com");
     let [first, second] = difys().await;
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let keys = format!(
-        "listeners: [{{address: \"127.0.0.1:8443\", tls: {{certificates: [{{cert: {}, key: {}}}]}}}}]\nprobe_guard: {{allow: [\"192.0.2.0/24\"]}}\nroutes:\n- {{path: /, upstream: dify}}\n- {{path: /report, upstream: reports}}\n- {{path: /page, answer: {{content_type: text/html, body: {}}}}}\n",
-        path("cert.pem"),
-        path("key.pem"),
+        "listeners: [{{address: \"127.0.0.1:8443\", tls: {tls}}}]\nprobe_guard: {{allow: [\"192.0.2.0/24\"]}}\nroutes:\n- {{path: /, upstream: dify}}\n- {{path: /report, upstream: reports}}\n- {{path: /page, answer: {{content_type: text/html, body: {}}}}}\n",
         serde_json::to_string(PAGE).unwrap()
     );
     let reports = format!(

@@ -49,16 +49,10 @@ async fn calls(arguments: &[String]) -> Value {
 #[tokio::test(flavor = "multi_thread")]
 async fn every_kind_of_call_comes_through_within_tls_and_in_the_clear() {
     let folder = tempfile::tempdir().unwrap();
-    let path = |name: &str| folder.path().join(name).display().to_string();
-    let key = rcgen::KeyPair::generate().unwrap();
-    let own = rcgen::CertificateParams::new(vec!["dify.example.com".to_owned()]).unwrap();
-    std::fs::write(path("cert.pem"), own.self_signed(&key).unwrap().pem()).unwrap();
-    std::fs::write(path("key.pem"), key.serialize_pem()).unwrap();
+    let (tls, cert) = origins::certificate(folder.path(), "dify.example.com");
     let (service, health, _process) = server("one").await;
     let listeners = format!(
-        "listeners: [{{address: \"127.0.0.1:8443\", tls: {{certificates: [{{cert: {}, key: {}}}]}}}}, {{address: \"127.0.0.1:8080\", http2: cleartext}}]",
-        path("cert.pem"),
-        path("key.pem")
+        "listeners: [{{address: \"127.0.0.1:8443\", tls: {tls}}}, {{address: \"127.0.0.1:8080\", http2: cleartext}}]"
     );
     let upstream = format!("http2: true, probe: {{path: /, port: {health}}}");
     let gate = origins::gate(&[service], &upstream, &listeners);
@@ -67,7 +61,7 @@ async fn every_kind_of_call_comes_through_within_tls_and_in_the_clear() {
     let addresses = [gate.listeners()[0].to_string(), gate.listeners()[1].to_string()];
     for arguments in [
         &[service.to_string()][..],
-        &[addresses[0].clone(), path("cert.pem")],
+        &[addresses[0].clone(), cert.display().to_string()],
         &[addresses[1].clone()],
     ] {
         let told = calls(arguments).await;

@@ -41,3 +41,19 @@ pub(crate) fn gate(endpoints: &[SocketAddr], upstream: &str, keys: &str) -> Gate
     config.admin.set_port(0);
     Gate::start(config).unwrap()
 }
+
+/// Writes a certificate for `host`, which nobody but itself vouches for, and its key into a folder; returns the two as a listener names them, and the
+/// certificate's path.
+pub(crate) fn certificate(folder: &Path, host: &str) -> (String, PathBuf) {
+    let (cert, key) = (folder.join("cert.pem"), folder.join("key.pem"));
+    let pair = rcgen::KeyPair::generate().unwrap();
+    let own = rcgen::CertificateParams::new(vec![host.to_owned()]).unwrap();
+    std::fs::write(&cert, own.self_signed(&pair).unwrap().pem()).unwrap();
+    std::fs::write(&key, pair.serialize_pem()).unwrap();
+    let named = format!(
+        "{{certificates: [{{cert: {}, key: {}}}]}}",
+        cert.display(),
+        key.display()
+    );
+    (named, cert)
+}

@@ -28,15 +28,9 @@ struct Ways {
 impl Ways {
     fn before(origin: SocketAddr) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let (cert, key) = (folder.path().join("cert.pem"), folder.path().join("key.pem"));
-        let pair = rcgen::KeyPair::generate().unwrap();
-        let own = rcgen::CertificateParams::new(vec!["h".to_owned()]).unwrap();
-        std::fs::write(&cert, own.self_signed(&pair).unwrap().pem()).unwrap();
-        std::fs::write(&key, pair.serialize_pem()).unwrap();
+        let (tls, cert) = origins::certificate(folder.path(), "h");
         let listeners = format!(
-            "listeners: [{{address: \"127.0.0.1:8080\", http2: cleartext}}, {{address: \"127.0.0.1:8443\", tls: {{certificates: [{{cert: {}, key: {}}}]}}}}]\n{ALL_EXTERNAL}",
-            cert.display(),
-            key.display()
+            "listeners: [{{address: \"127.0.0.1:8080\", http2: cleartext}}, {{address: \"127.0.0.1:8443\", tls: {tls}}}]\n{ALL_EXTERNAL}"
         );
         Self {
             gate: origins::gate(&[origin], PROBE, &listeners),
