@@ -212,6 +212,7 @@ struct AdminUrl {
 
 /// Runs the command that the arguments name.
 pub fn main() -> ExitCode {
+    healthz::spare_memory();
     let cli = Cli::parse();
     let exit = dispatch(cli.command).unwrap_or_else(|e| {
         complain(&format!("difygate: {e:#}"));
