@@ -22,7 +22,7 @@ const told = {};
 const post = (path, body, headers = {}) => fetch(path, {method: "POST", body, headers});
 const work = async () => {
   told.protocol = performance.getEntriesByType("navigation")[0].nextHopProtocol;
-  const ask = {inputs: {events: 5, gap_ms: 50}, query: "q", user: "u", response_mode: "streaming"};
+  const ask = {inputs: {events: 5, gap_ms: 200}, query: "q", user: "u", response_mode: "streaming"};
   const chat = await post("/v1/chat-messages", JSON.stringify(ask), {"Content-Type": "application/json"});
   const reader = chat.body.pipeThrough(new TextDecoderStream()).getReader();
   let text = "", first = 0, last = 0;

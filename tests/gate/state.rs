@@ -59,7 +59,7 @@ async fn overrides_outlive_the_process_and_end_when_they_were_to_end() {
     say(
         &gate,
         &difys[1],
-        json!({"state": "maintenance", "reason": "a new image", "for": "2s"}),
+        json!({"state": "maintenance", "reason": "a new image", "for": "4s"}),
     )
     .await;
     kept(&state, |kept| count(kept) == 2).await;
