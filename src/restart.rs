@@ -8,9 +8,10 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::process::Command;
 
-use crate::gate::names::{Address, EndpointId};
+use crate::gate::names::EndpointId;
 use crate::http1::{Connection, WireError};
 use crate::tls::{Authorities, TlsTerms};
+use crate::url::HttpUrl;
 
 /// Who is asked.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,11 +24,7 @@ pub enum Hook {
 
 /// Where a JSON body is posted.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Webhook {
-    address: Address,
-    secure: bool,
-    target: String,
-}
+pub struct Webhook(HttpUrl);
 
 /// How long a hook may take.
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -40,40 +37,32 @@ impl Webhook {
     /// # Errors
     /// It is none of the form `http://host:port/path` or `https://...`.
     pub fn parse(url: &str) -> Result<Self, String> {
-        let wrong = || format!("`{url}` is no URL of the form https://host/path");
-        let uri: http::Uri = url.parse().map_err(|_| wrong())?;
-        let (secure, usual) = match uri.scheme_str() {
-            Some("http") => (false, 80),
-            Some("https") => (true, 443),
-            _ => return Err(wrong()),
-        };
-        let authority = uri.authority().filter(|authority| !authority.as_str().contains('@'));
-        let authority = authority.ok_or_else(wrong)?;
-        let at = format!("{}:{}", authority.host(), authority.port_u16().unwrap_or(usual));
-        Ok(Self {
-            address: Address::parse(&at).map_err(|_| wrong())?,
-            secure,
-            target: uri.path_and_query().map_or("/", |target| target.as_str()).to_owned(),
-        })
+        let parsed = HttpUrl::parse(url);
+        parsed
+            .map(Self)
+            .ok_or_else(|| format!("`{url}` is no URL of the form https://host/path"))
     }
 
     /// Posts `body`; the answer must be 2xx.
     async fn post(&self, authorities: &Authorities, body: &str) -> Result<(), String> {
+        let HttpUrl {
+            secure,
+            address,
+            target,
+        } = &self.0;
         let said = |e: &dyn std::fmt::Display| e.to_string();
-        let stream = TcpStream::connect((self.address.host(), self.address.port()))
+        let stream = TcpStream::connect((address.host(), address.port()))
             .await
             .map_err(|e| said(&e))?;
         let request = format!(
             "POST {} HTTP/1.1\r\nHost: {}\r\nUser-Agent: difygate/{}\r\nContent-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
-            self.target,
-            self.address,
+            target,
+            address,
             env!("CARGO_PKG_VERSION"),
             body.len()
         );
-        let status = if self.secure {
-            let stream = authorities
-                .secure(stream, self.address.host(), &TlsTerms::default())
-                .await;
+        let status = if *secure {
+            let stream = authorities.secure(stream, address.host(), &TlsTerms::default()).await;
             exchange(stream.map_err(|e| said(&e))?, &request).await
         } else {
             exchange(stream, &request).await
@@ -166,7 +155,7 @@ async fn command(words: &[String], id: &EndpointId, reason: &str) -> Result<(), 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::gate::names::{PoolName, UpstreamName};
+    use crate::gate::names::{Address, PoolName, UpstreamName};
 
     fn id() -> EndpointId {
         EndpointId {

@@ -13,6 +13,7 @@ const ROOMS: &[&str] = &[
     "client",
     "access_log",
     "store",
+    "url",
     "wire",
     "tls",
     "http1",

@@ -8,7 +8,7 @@ use std::process::Command;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::info;
 
-use super::{Exit, block_on, complain, run, say};
+use super::{Exit, block_on, refuse, run, say};
 use crate::config::{self, ConfigErrors, LogFormat, LogSettings, healthz};
 use crate::healthz::{Service, Settings};
 
@@ -62,18 +62,12 @@ pub(super) fn healthz(args: &HealthzArgs) -> anyhow::Result<Exit> {
     if args.print {
         return match environment_text() {
             Ok(text) => say(text.trim_end()),
-            Err(errors) => {
-                complain(&errors.to_string());
-                Ok(Exit::Failed)
-            }
+            Err(errors) => refuse(&errors),
         };
     }
     let settings = match settings(args.config.as_deref()) {
         Ok(settings) => settings,
-        Err(errors) => {
-            complain(&errors.to_string());
-            return Ok(Exit::Failed);
-        }
+        Err(errors) => return refuse(&errors),
     };
     run::start_log(&LogSettings {
         level: tracing::level_filters::LevelFilter::INFO,

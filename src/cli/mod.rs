@@ -14,6 +14,7 @@ use std::time::Duration;
 use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::admin::overrides::Put;
+use crate::config::ConfigErrors;
 use crate::gate::overrides::Wish;
 
 /// Exit codes, as the manual lists them.
@@ -269,6 +270,12 @@ fn say(text: &str) -> anyhow::Result<Exit> {
 /// Prints what is not a result. With nowhere to print it there is nothing left to do.
 fn complain(text: &str) {
     let _ = writeln!(std::io::stderr(), "{text}");
+}
+
+/// Tells everything that is wrong with a configuration.
+fn refuse(errors: &ConfigErrors) -> anyhow::Result<Exit> {
+    complain(&errors.to_string());
+    Ok(Exit::Failed)
 }
 
 /// A runtime for a command that asks something over the network.

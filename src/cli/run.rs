@@ -15,7 +15,7 @@ use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
-use super::{Exit, block_on, complain, say};
+use super::{Exit, block_on, complain, refuse, say};
 use crate::config::{self, Config, LogFormat, LogSettings};
 use crate::edge::tls::Terminator;
 use crate::reload::Wanted;
@@ -28,17 +28,17 @@ const UPGRADE: &str = "--upgrade";
 
 /// Validates a configuration.
 pub(super) fn check(path: &Path) -> anyhow::Result<Exit> {
-    // One that cannot be read is told of below.
-    if std::fs::read_to_string(path).is_ok_and(|text| config::healthz::is_meant(&text)) {
-        return match config::healthz::load(path, &config::environment) {
+    let text = match config::read_file(path) {
+        Ok(text) => text,
+        Err(errors) => return refuse(&errors),
+    };
+    if config::healthz::is_meant(&text) {
+        return match config::healthz::parse(&text, path, &config::environment) {
             Ok(settings) => say(&format!("{}: valid; {} checks", path.display(), settings.checks.len())),
-            Err(errors) => {
-                complain(&errors.to_string());
-                Ok(Exit::Failed)
-            }
+            Err(errors) => refuse(&errors),
         };
     }
-    match config::load(path, &config::environment) {
+    match config::parse(&text, path, &config::environment) {
         Ok(config) => match certificates(path, &config) {
             wrong if wrong.is_empty() => say(&summary(path, &config)),
             wrong => {
@@ -46,10 +46,7 @@ pub(super) fn check(path: &Path) -> anyhow::Result<Exit> {
                 Ok(Exit::Failed)
             }
         },
-        Err(errors) => {
-            complain(&errors.to_string());
-            Ok(Exit::Failed)
-        }
+        Err(errors) => refuse(&errors),
     }
 }
 
@@ -85,10 +82,7 @@ fn summary(path: &Path, config: &Config) -> String {
 pub(super) fn run(path: &Path, upgrade: bool) -> anyhow::Result<Exit> {
     let config = match config::load(path, &config::environment) {
         Ok(config) => config,
-        Err(errors) => {
-            complain(&errors.to_string());
-            return Ok(Exit::Failed);
-        }
+        Err(errors) => return refuse(&errors),
     };
     start_log(&config.log);
     block_on(async {

@@ -16,6 +16,7 @@ use crate::gate::names::Address;
 use crate::healthz::{Check, Kind, Needed, Settings};
 use crate::probe::spec::ProbeSpec;
 use crate::tls::{TlsFiles, TlsTerms};
+use crate::url::HttpUrl;
 
 /// Reads the file at `path`.
 ///
@@ -143,35 +144,23 @@ fn redis(key: &str, raw: raw::Redis, findings: &mut Findings<'_>) -> Option<Kind
 }
 
 fn http(key: &str, raw: raw::Http, timeout: Duration, findings: &mut Findings<'_>) -> Option<Kind> {
-    let url = raw.url.parse::<http::Uri>().ok();
-    let parts = url.as_ref().and_then(|url| {
-        let (secure, port) = match url.scheme_str()? {
-            "http" => (false, 80),
-            "https" => (true, 443),
-            _ => return None,
-        };
-        let authority = url.authority().filter(|authority| !authority.as_str().contains('@'))?;
-        let host = format!("{}:{}", authority.host(), authority.port_u16().unwrap_or(port));
-        Some((secure, Address::parse(&host).ok()?))
-    });
-    let Some((secure, address)) = parts else {
+    let Some(url) = HttpUrl::parse(&raw.url) else {
         let wrong = format!("\"{}\" is no URL, such as http://127.0.0.1:5001/health", raw.url);
         findings.error(&format!("{key}.url"), wrong);
         return None;
     };
-    let target = url.and_then(|url| Some(url.path_and_query()?.as_str().to_owned()));
     let defaults = ProbeSpec::default();
     let spec = ProbeSpec {
         plan: Arc::new(ProbePlan {
             timeout,
             ..ProbePlan::default()
         }),
-        path: target.unwrap_or_else(|| "/".to_owned()),
+        path: url.target,
         method: raw
             .method
             .and_then(|method| super::scalars::method(&method.0).ok())
             .unwrap_or(defaults.method),
-        tls: secure.then(|| TlsTerms {
+        tls: url.secure.then(|| TlsTerms {
             server_name: None,
             files: TlsFiles {
                 ca: raw.ca.map(Into::into),
@@ -185,7 +174,7 @@ fn http(key: &str, raw: raw::Http, timeout: Duration, findings: &mut Findings<'_
         reuse: false,
     };
     Some(Kind::Http {
-        address,
+        address: url.address,
         spec: Box::new(spec),
     })
 }

@@ -244,7 +244,11 @@ pub fn load(path: &Path, environment: Environment<'_>) -> Result<Config, ConfigE
     parse(&read_file(path)?, path, environment)
 }
 
-fn read_file(path: &Path) -> Result<String, ConfigErrors> {
+/// The text at `path`, of either kind of configuration.
+///
+/// # Errors
+/// It cannot be read.
+pub fn read_file(path: &Path) -> Result<String, ConfigErrors> {
     std::fs::read_to_string(path).map_err(|e| {
         let message = format!("cannot be read: {e}; name a configuration with `-c FILE`");
         ConfigErrors::new(path, vec![ConfigError::nowhere(message)])
