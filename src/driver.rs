@@ -363,7 +363,7 @@ impl Driver {
         };
         let id = &watched.endpoint.id;
         let now = self.clock.millis(self.clock.now());
-        let mut others = self.routable(watched.upstream);
+        let mut others = self.routable(watched.upstream, &id.pool);
         // Where those who are left keep their own requests waiting, nothing is won, and their queues would overflow.
         let elsewhere = others.any(|(other, _)| other.endpoint.slot != slot && other.endpoint.pulse.hush(now) == 0);
         let rescued = if elsewhere { watched.endpoint.recall.call() } else { 0 };

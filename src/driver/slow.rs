@@ -16,7 +16,7 @@ impl Driver {
             let Some(rules) = serving.and_then(|serving| serving.upstream.settings.terms.outlier.latency) else {
                 continue;
             };
-            let serving = self.routable(upstream);
+            let serving = self.serving(upstream).filter(|(_, known)| known.state.is_routable());
             let felt: Vec<(Slot, [FirstBytes; GROUPS])> = serving
                 .map(|(watched, _)| (watched.endpoint.slot, watched.endpoint.pulse.take_groups()))
                 .collect();

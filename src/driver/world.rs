@@ -8,6 +8,7 @@ use tracing::{info, warn};
 
 use super::{Driver, Progress, Slot, Watched};
 use crate::gate::components::Openness;
+use crate::gate::direction::Direction;
 use crate::gate::keeper::Known;
 use crate::gate::names::PoolName;
 use crate::gate::ring::Ring;
@@ -15,7 +16,7 @@ use crate::gate::selection::Balance;
 use crate::gate::state::{State, Tier};
 use crate::upstream::Upstream;
 use crate::upstream::settings::PoolSettings;
-use crate::upstream::snapshot::{Candidate, Routable};
+use crate::upstream::snapshot::{Candidate, Routable, Side, World};
 
 /// How an upstream is served at present.
 #[derive(Debug)]
@@ -23,6 +24,10 @@ pub(super) struct Serving {
     pub(super) upstream: Arc<Upstream>,
     /// Its pools, in the order of the configuration.
     pools: Vec<Members>,
+    /// Where its requests go.
+    direction: Arc<Direction>,
+    /// Whether somebody moved it there, so that the configuration's word counts no more.
+    moved: bool,
     /// The pool that serves.
     pool: PoolName,
     /// Whether requests go to endpoints of which none is fit.
@@ -71,13 +76,25 @@ impl Serving {
             .unwrap_or_default();
         let served = before.as_ref().filter(|before| before.upstream.can_serve());
         let handover = served.map(|_| now + HANDOVER);
-        let before = before.filter(|before| before.upstream.settings.active == upstream.settings.active);
+        let settings = &upstream.settings;
+        let has = |pool: &PoolName| settings.pools.iter().any(|known| known.name == *pool);
+        let directed = before
+            .as_ref()
+            .filter(|before| before.moved && has(&before.direction.active));
+        let moved = directed.is_some();
+        let direction = match directed {
+            Some(before) => before.direction.clone(),
+            None => Arc::new(Direction::to(settings.active.clone())),
+        };
+        let before = before.filter(|before| before.direction.active == direction.active);
         let (pool, openness) = match before {
             Some(before) => (before.pool, before.openness),
-            None => (upstream.settings.active.clone(), Openness::default()),
+            None => (direction.active.clone(), Openness::default()),
         };
         Self {
             upstream,
+            direction,
+            moved,
             pools: Vec::new(),
             pool,
             openness,
@@ -135,11 +152,11 @@ impl Driver {
             }
             serving.due = Due::Unchanged;
             let flow = serving.upstream.flow.clone();
-            let fit = self.fit(upstream, now);
-            if !self.is_handed_over(upstream, &fit, now) {
+            let world = self.world(upstream, now);
+            if !self.is_handed_over(upstream, &world.main.routable, now) {
                 continue;
             }
-            flow.routable.store(Arc::new(fit));
+            flow.world.store(Arc::new(world));
             flow.queue.look_again();
             let lost = self
                 .serving
@@ -195,24 +212,59 @@ impl Driver {
     }
 
     /// The endpoints of the pool that serves an upstream.
-    fn serving(&self, upstream: usize) -> impl Iterator<Item = (&Watched, &Known)> {
+    pub(super) fn serving(&self, upstream: usize) -> impl Iterator<Item = (&Watched, &Known)> {
         let pool = self.serving.get(upstream).map(|serving| &serving.pool);
         pool.into_iter().flat_map(move |pool| self.pool(upstream, pool))
     }
 
-    /// Those of them that are fit.
-    pub(super) fn routable(&self, upstream: usize) -> impl Iterator<Item = (&Watched, &Known)> {
-        self.serving(upstream).filter(|(_, known)| known.state.is_routable())
+    /// The endpoints of a pool that are fit.
+    pub(super) fn routable<'a>(
+        &'a self,
+        upstream: usize,
+        pool: &PoolName,
+    ) -> impl Iterator<Item = (&'a Watched, &'a Known)> {
+        self.pool(upstream, pool).filter(|(_, known)| known.state.is_routable())
     }
 
-    /// Who serves an upstream: the best of its active pool and the others in reserve, or of the first pool of its fallbacks that has any.
-    fn fit(&mut self, upstream: usize, now: Instant) -> Routable {
+    /// An upstream as requests are to see it.
+    fn world(&mut self, upstream: usize, now: Instant) -> World {
         self.settle_pool(upstream);
-        let best = self.serving(upstream).filter_map(|(_, known)| known.state.tier()).min();
+        let names = self.serving.get(upstream).map(|serving| {
+            let pools = serving.pools.iter().map(|members| members.pool.clone());
+            (
+                serving.direction.clone(),
+                serving.pool.clone(),
+                pools.collect::<Vec<_>>(),
+            )
+        });
+        let (direction, main, pools) = names.unwrap_or_else(|| {
+            let nobody = PoolName::new("");
+            (Arc::new(Direction::to(nobody.clone())), nobody, Vec::new())
+        });
+        let mut sides = pools.into_iter().filter(|pool| *pool != main).map(|pool| Side {
+            routable: self.fit(upstream, &pool, false, now),
+            pool,
+        });
+        World {
+            direction,
+            others: sides.by_ref().collect(),
+            main: Side {
+                routable: self.fit(upstream, &main, true, now),
+                pool: main,
+            },
+        }
+    }
+
+    /// Who serves in a pool: the best of it and the others in reserve. Where none is fit and it is the pool that `serves`, it may be open.
+    fn fit(&mut self, upstream: usize, pool: &PoolName, serves: bool, now: Instant) -> Routable {
+        let best = self
+            .pool(upstream, pool)
+            .filter_map(|(_, known)| known.state.tier())
+            .min();
         let serving = self.serving.get(upstream);
-        let ring = serving.and_then(|serving| serving.members(&serving.pool)?.ring.clone());
+        let ring = serving.and_then(|serving| serving.members(pool)?.ring.clone());
         let Some(best) = best else {
-            let candidates = if self.is_open(upstream, now) {
+            let candidates = if serves && self.is_open(upstream, now) {
                 let asked = self.serving(upstream).filter(|(_, known)| known.state == State::Down);
                 asked
                     .filter_map(|(watched, known)| self.candidate(watched, known, true, now))
@@ -224,14 +276,14 @@ impl Driver {
                 candidates,
                 reserve: Box::default(),
                 ring,
-                failing: self.failing(upstream).into(),
+                failing: self.failing(upstream, pool).into(),
             };
         };
-        if let Some(serving) = self.serving.get_mut(upstream) {
+        if let Some(serving) = self.serving.get_mut(upstream).filter(|_| serves) {
             serving.openness = Openness::default();
         }
         let all = self
-            .serving(upstream)
+            .pool(upstream, pool)
             .filter_map(|(watched, known)| self.candidate(watched, known, false, now));
         let (candidates, mut reserve): (Vec<_>, Vec<_>) = all.partition(|candidate| candidate.tier == best);
         reserve.sort_by_key(|candidate| candidate.tier);
@@ -268,14 +320,14 @@ impl Driver {
         let Some(serving) = self.serving.get(upstream) else {
             return;
         };
-        let settings = &serving.upstream.settings;
+        let (settings, active) = (&serving.upstream.settings, &serving.direction.active);
         let may_serve = |pool: &&PoolName| self.pool(upstream, pool).any(|(_, known)| known.state.tier().is_some());
-        let pools = std::iter::once(&settings.active).chain(&settings.fallback);
-        let pool = pools.into_iter().find(may_serve).unwrap_or(&settings.active).clone();
+        let pools = std::iter::once(active).chain(&settings.fallback);
+        let pool = pools.into_iter().find(may_serve).unwrap_or(active).clone();
         if serving.pool == pool {
             return;
         }
-        let (name, active) = (settings.name.as_str(), &settings.active);
+        let name = settings.name.as_str();
         if pool == *active {
             info!(upstream = name, pool = pool.as_str(), "the active pool serves again");
         } else {
@@ -308,10 +360,13 @@ impl Driver {
         })
     }
 
-    /// What is wrong with the endpoints of an upstream, in one line.
-    fn failing(&self, upstream: usize) -> String {
+    /// What is wrong with the endpoints of a pool, in one line.
+    fn failing(&self, upstream: usize, pool: &PoolName) -> String {
         let mut by_state = BTreeMap::new();
-        for (_, known) in self.serving(upstream).filter(|(_, known)| !known.state.is_routable()) {
+        for (_, known) in self
+            .pool(upstream, pool)
+            .filter(|(_, known)| !known.state.is_routable())
+        {
             *by_state.entry(known.state).or_insert(0) += 1;
         }
         let parts: Vec<String> = by_state

@@ -73,7 +73,7 @@ impl Gateway {
             let mut room = std::pin::pin!(place.room());
             room.as_mut().enable();
             if let Some(course) = &mut exchange.course {
-                course.world = upstream.flow.routable.load_full();
+                course.look_again();
             }
             match self.look(exchange)? {
                 Choice::Made(socket) => return Ok(socket),
@@ -91,17 +91,17 @@ impl Gateway {
         let Some(course) = &mut exchange.course else {
             return Error::e_explain(ErrorType::InternalError, "a request without a route");
         };
-        let upstream = course.upstream.owner();
         // A retry must see who may serve by then; the verdict that caused it is younger than the request.
         if course.made > 0 {
-            course.world = upstream.flow.routable.load_full();
+            course.look_again();
         }
+        let upstream = course.upstream.owner();
         let now = if course.made == 0 {
             exchange.start
         } else {
             self.clock.now()
         };
-        let routable = &course.world;
+        let routable = course.routable();
         // A trial is for a request that can be sent again, so that nobody pays for it.
         let may_try = course.made == 0 && course.class == RetryClass::Idempotent;
         let trial = may_try.then(|| routable.trial()).flatten();
@@ -124,13 +124,14 @@ impl Gateway {
         let Some(endpoint) = Held::claim(&candidate.endpoint, cap) else {
             return Ok(Choice::Full);
         };
+        let socket = candidate.socket;
         course.made += 1;
         course.attempt = Some(Attempt {
             endpoint,
             line: None,
             trial,
         });
-        Ok(Choice::Made(candidate.socket))
+        Ok(Choice::Made(socket))
     }
 
     fn nobody(&self, exchange: &mut Exchange) -> Box<Error> {
@@ -140,7 +141,7 @@ impl Gateway {
             None => Answer::upstream_failed(),
             Some(course) => {
                 let name = course.upstream.owner().settings.name.as_str();
-                Answer::no_endpoint(name, &course.world.failing)
+                Answer::no_endpoint(name, &course.routable().failing)
             }
         });
         Error::new_up(ErrorType::HTTPStatus(503))
@@ -214,8 +215,8 @@ impl Gateway {
     /// Whether there is another endpoint than that of the attempt under way.
     pub(super) fn is_elsewhere(&self, exchange: &Exchange) -> bool {
         exchange.attempt().is_some_and(|(course, attempt)| {
-            let world = course.upstream.owner().flow.routable.load();
-            let mut others = world.all();
+            let world = course.upstream.owner().flow.world.load();
+            let mut others = world.side(course.pool.as_ref()).routable.all();
             others.any(|other| !Arc::ptr_eq(&other.endpoint, attempt.endpoint.owner()))
         })
     }

@@ -7,6 +7,7 @@ use prometheus::IntGauge;
 
 use crate::config::RouteSettings;
 use crate::gate::client::Client;
+use crate::gate::names::PoolName;
 use crate::gate::pace::Pace;
 use crate::gate::retry::RetryClass;
 use crate::proxy::answer::Answer;
@@ -14,7 +15,7 @@ use crate::proxy::headers::RequestId;
 use crate::proxy::site::{Destination, Site};
 use crate::upstream::line::Line;
 use crate::upstream::settings::Timeouts;
-use crate::upstream::snapshot::Routable;
+use crate::upstream::snapshot::{Routable, World};
 use crate::upstream::{Endpoint, Held, OnTrial, Retrying, Upstream};
 
 /// One request and its answer.
@@ -48,7 +49,9 @@ pub(crate) struct Exchange {
 pub(crate) struct Course {
     pub(crate) upstream: Held<Upstream>,
     /// Who may serve it, as of its last choice.
-    pub(crate) world: Arc<Routable>,
+    pub(crate) world: Arc<World>,
+    /// The pool that it goes to; the one that serves where none is named.
+    pub(crate) pool: Option<PoolName>,
     pub(crate) timeouts: Timeouts,
     pub(crate) body_limit: u64,
     pub(crate) class: RetryClass,
@@ -59,6 +62,18 @@ pub(crate) struct Course {
     pub(crate) tried: Vec<Arc<Endpoint>>,
     pub(crate) made: u32,
     pub(crate) retrying: Option<Retrying>,
+}
+
+impl Course {
+    /// Who may serve it in its pool.
+    pub(crate) fn routable(&self) -> &Routable {
+        &self.world.side(self.pool.as_ref()).routable
+    }
+
+    /// Looks anew at who may serve.
+    pub(crate) fn look_again(&mut self) {
+        self.world = self.upstream.owner().flow.world.load_full();
+    }
 }
 
 /// The attempt under way.

@@ -231,8 +231,9 @@ impl Gateway {
         let Some(course) = &exchange.course else {
             return false;
         };
-        let world = course.upstream.owner().flow.routable.load();
-        Arc::ptr_eq(&world, &course.world) || world.all().any(|candidate| Arc::ptr_eq(&candidate.endpoint, endpoint))
+        let world = course.upstream.owner().flow.world.load();
+        let mut all = world.side(course.pool.as_ref()).routable.all();
+        Arc::ptr_eq(&world, &course.world) || all.any(|candidate| Arc::ptr_eq(&candidate.endpoint, endpoint))
     }
 
     /// Relays an answer as it comes.

@@ -199,7 +199,8 @@ impl Gateway {
                 .retry
                 .unwrap_or_else(|| upstream.settings.retry.class(request.method.as_str(), &canonical(path))),
             key: choice::key(&upstream.settings.balance, request, &client),
-            world: upstream.flow.routable.load_full(),
+            world: upstream.flow.world.load_full(),
+            pool: None,
             upstream: Held::new(upstream),
             timeouts: route.timeouts,
             body_limit,

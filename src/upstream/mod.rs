@@ -17,7 +17,7 @@ use prometheus::{IntCounter, IntCounterVec};
 use tokio::sync::Notify;
 
 use crate::gate::keeper::Slot;
-use crate::gate::names::EndpointId;
+use crate::gate::names::{EndpointId, PoolName};
 use crate::metrics::{Metrics, RequestTimes, endpoint_labels};
 use crate::upstream::idle::Idle;
 use crate::upstream::line::Lines;
@@ -25,7 +25,7 @@ use crate::upstream::pulse::Pulse;
 use crate::upstream::queue::Queue;
 use crate::upstream::recall::Recall;
 use crate::upstream::settings::UpstreamSettings;
-use crate::upstream::snapshot::Routable;
+use crate::upstream::snapshot::World;
 
 /// Who is watched, by the configuration that is in force.
 #[derive(Clone, Debug, Default)]
@@ -48,7 +48,7 @@ pub struct Upstream {
 }
 
 /// What goes through an upstream.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Flow {
     /// Requests under way.
     pub in_flight: Gauge,
@@ -56,8 +56,10 @@ pub struct Flow {
     pub retrying: Gauge,
     /// Requests that wait for an endpoint with room.
     pub queue: Arc<Queue>,
-    /// Who may serve. The driver alone writes it.
-    pub routable: ArcSwap<Routable>,
+    /// Its pools and who may serve. The driver alone writes it.
+    pub world: ArcSwap<World>,
+    /// Told when traffic is let go on, or is not to wait any more.
+    pub resumed: Notify,
     /// Told when an endpoint goes down: it may have moved.
     pub distress: Notify,
     turn: AtomicU64,
@@ -68,8 +70,8 @@ impl Upstream {
     pub fn new(settings: UpstreamSettings, metrics: &Metrics) -> Self {
         Self {
             times: RequestTimes::of(metrics, settings.name.as_str()),
+            flow: Arc::new(Flow::of(settings.active.clone())),
             settings,
-            flow: Arc::default(),
         }
     }
 
@@ -84,11 +86,24 @@ impl Upstream {
 
     /// Whether it has an endpoint that may serve.
     pub fn can_serve(&self) -> bool {
-        !self.flow.routable.load().candidates.is_empty()
+        !self.flow.world.load().main.routable.candidates.is_empty()
     }
 }
 
 impl Flow {
+    /// Nothing goes through it yet.
+    fn of(active: PoolName) -> Self {
+        Self {
+            in_flight: Gauge::default(),
+            retrying: Gauge::default(),
+            queue: Arc::default(),
+            world: ArcSwap::from_pointee(World::empty(active)),
+            resumed: Notify::new(),
+            distress: Notify::new(),
+            turn: AtomicU64::new(0),
+        }
+    }
+
     /// A running number for round-robin.
     pub fn next_turn(&self) -> u64 {
         self.turn.fetch_add(1, Ordering::Relaxed)

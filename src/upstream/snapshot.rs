@@ -1,8 +1,10 @@
-//! An upstream as one request sees it: who may serve, at one moment. The driver publishes, requests read, nobody changes.
+//! An upstream as one request sees it: its pools and who may serve in each, at one moment. The driver publishes, requests read, nobody changes.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use crate::gate::direction::{Direction, Traffic};
+use crate::gate::names::PoolName;
 use crate::gate::ring::{self, Ring};
 use crate::gate::selection::{self, Balance, Load};
 use crate::gate::state::Tier;
@@ -35,7 +37,52 @@ impl Candidate {
     }
 }
 
-/// The endpoints of one upstream that may serve.
+/// An upstream at one moment: its pools, and which of them its requests go to.
+#[derive(Clone, Debug)]
+pub struct World {
+    /// Where requests are to go.
+    pub direction: Arc<Direction>,
+    /// The pool that serves, which is the active one unless another stands in for it.
+    pub main: Side,
+    /// Its other pools.
+    pub others: Box<[Side]>,
+}
+
+/// One pool of an upstream.
+#[derive(Clone, Debug)]
+pub struct Side {
+    /// Its name.
+    pub pool: PoolName,
+    /// Who may serve in it.
+    pub routable: Routable,
+}
+
+impl World {
+    /// An upstream of which nobody may serve yet.
+    pub fn empty(active: PoolName) -> Self {
+        Self {
+            main: Side {
+                pool: active.clone(),
+                routable: Routable::default(),
+            },
+            direction: Arc::new(Direction::to(active)),
+            others: Box::default(),
+        }
+    }
+
+    /// The pool of this name; the one that serves where none is named, or there is none of the name any more.
+    pub fn side(&self, pool: Option<&PoolName>) -> &Side {
+        let other = pool.and_then(|pool| self.others.iter().find(|side| side.pool == *pool));
+        other.unwrap_or(&self.main)
+    }
+
+    /// Whether requests are sent on.
+    pub fn traffic(&self) -> &Traffic {
+        &self.direction.traffic
+    }
+}
+
+/// The endpoints of one pool that may serve.
 #[derive(Clone, Debug, Default)]
 pub struct Routable {
     /// The best there are, all of them equally fit, in the order of their places.
