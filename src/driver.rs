@@ -232,6 +232,10 @@ impl Driver {
                 self.carry_out();
                 let _ = reply.send(());
             }
+            Message::Direct(directions, reply) => {
+                self.direct(directions);
+                let _ = reply.send(());
+            }
         }
     }
 

@@ -5,8 +5,9 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot};
 
+use crate::gate::direction::Direction;
 use crate::gate::keeper::{Known, ProbeReport, Slot, Ticket};
-use crate::gate::names::EndpointId;
+use crate::gate::names::{EndpointId, UpstreamName};
 use crate::gate::overrides::{Picture, Wish};
 use crate::gate::passive::{TrafficFailure, Trial};
 use crate::upstream::Endpoint;
@@ -50,6 +51,8 @@ pub enum Message {
     Say(Word, oneshot::Sender<Pictures>),
     /// The configuration names other upstreams, pools or endpoints than before.
     Reconcile(Vec<UpstreamSettings>, oneshot::Sender<()>),
+    /// Requests of these upstreams go elsewhere from now on.
+    Direct(Vec<(UpstreamName, Direction)>, oneshot::Sender<()>),
 }
 
 /// An endpoint and all that is known of it.
@@ -127,6 +130,14 @@ impl Mailbox {
     pub async fn reconcile(&self, upstreams: Vec<UpstreamSettings>) -> Option<()> {
         let (sender, receiver) = oneshot::channel();
         self.0.send(Message::Reconcile(upstreams, sender)).ok()?;
+        receiver.await.ok()
+    }
+
+    /// Directs requests of upstreams elsewhere, of all of them at once. Once this is ready every new request goes there; `None` if the driver has
+    /// stopped.
+    pub async fn direct(&self, directions: Vec<(UpstreamName, Direction)>) -> Option<()> {
+        let (sender, receiver) = oneshot::channel();
+        self.0.send(Message::Direct(directions, sender)).ok()?;
         receiver.await.ok()
     }
 

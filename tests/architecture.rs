@@ -23,6 +23,7 @@ const ROOMS: &[&str] = &[
     "upstream",
     "upgrade",
     "mailbox",
+    "cutover",
     "healthz",
     "config",
     "reload",

@@ -14,8 +14,6 @@ const LATER: &[&str] = &[
     "admin.tokens_file",
     "admin.allow",
     "upstreams.*.pools.*.kubernetes",
-    "deployments",
-    "cutover",
     "fleet",
     "notify",
 ];

@@ -5,6 +5,7 @@
 pub mod changes;
 mod check;
 mod cors;
+mod cutover;
 mod document;
 mod error;
 pub mod healthz;
@@ -26,6 +27,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::acme;
+use crate::cutover::{CutoverSettings, DeploymentSettings};
 use crate::gate::alarm::AlarmRules;
 use crate::gate::cidr::CidrSet;
 use crate::gate::guard::Guard;
@@ -60,6 +62,10 @@ pub struct Config {
     pub upstreams: Vec<UpstreamSettings>,
     /// What goes where, in the order of the file; never empty (one catch-all is made when the file has none and one upstream).
     pub routes: Vec<RouteSettings>,
+    /// How users are moved from one pool to another.
+    pub cutover: CutoverSettings,
+    /// What moves together; an upstream that is in no deployment moves alone.
+    pub deployments: Vec<DeploymentSettings>,
     /// The file's own keys and values, the environment put in; two configurations are held against each other by them.
     pub document: serde_json::Value,
     /// What of it came from elsewhere.

@@ -11,7 +11,9 @@ use super::error::{ConfigError, Mark};
 use super::raw::{self, Raw};
 use super::scalars::{self, Cidr, Socket, Time};
 use super::secrets::Secrets;
-use super::{AccessSink, Config, LogFormat, LogSettings, ServerSettings, StateDir, listeners, routes, upstreams};
+use super::{
+    AccessSink, Config, LogFormat, LogSettings, ServerSettings, StateDir, cutover, listeners, routes, upstreams,
+};
 use crate::gate::alarm::AlarmRules;
 use crate::gate::cidr::CidrSet;
 use crate::gate::guard::{DEFAULT_PATHS, Guard, GuardAnswer, GuardedPaths};
@@ -67,6 +69,8 @@ pub(super) fn config(
         alarm: alarm(raw.probe_guard.as_ref(), findings),
         guard: guard(raw.probe_guard.unwrap_or_default(), &upstreams, findings),
         routes: routes::routes(raw.routes, &upstreams, findings),
+        cutover: cutover::cutover(raw.cutover.unwrap_or_default(), &upstreams, findings),
+        deployments: cutover::deployments(raw.deployments.unwrap_or_default(), &upstreams, findings),
         listeners,
         upstreams,
         document,

@@ -8,6 +8,7 @@ use serde::Deserialize;
 
 use super::scalars::{Cidr, Method, Size, Socket, Statuses, Time, UrlPath};
 
+pub(super) mod cutover;
 pub(super) mod healthz;
 pub(super) mod listener;
 pub(super) mod pool;
@@ -38,8 +39,12 @@ pub(super) struct Raw {
     pub(super) probe_guard: Option<ProbeGuard>,
     /// Services behind the gate, by name.
     pub(super) upstreams: IndexMap<String, Upstream>,
+    /// Upstreams that move together, by name. Default: each moves alone.
+    pub(super) deployments: Option<IndexMap<String, cutover::Deployment>>,
     /// What goes where; the longest path wins. Default: everything to the only upstream.
     pub(super) routes: Option<Vec<Route>>,
+    /// How users are moved from one pool to another.
+    pub(super) cutover: Option<cutover::Cutover>,
 }
 
 #[derive(Debug, Default, Deserialize, JsonSchema)]

@@ -186,7 +186,7 @@ fn limits(raw: raw::Limits) -> Limits {
     }
 }
 
-fn check_name(key: &str, name: &str, findings: &mut Findings<'_>) {
+pub(super) fn check_name(key: &str, name: &str, findings: &mut Findings<'_>) {
     let fits = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.');
     if !(1..=63).contains(&name.len()) || !name.bytes().all(fits) {
         findings.error(

@@ -10,7 +10,7 @@ use super::{Driver, Progress, Slot, Watched};
 use crate::gate::components::Openness;
 use crate::gate::direction::Direction;
 use crate::gate::keeper::Known;
-use crate::gate::names::PoolName;
+use crate::gate::names::{PoolName, UpstreamName};
 use crate::gate::ring::Ring;
 use crate::gate::selection::Balance;
 use crate::gate::state::{State, Tier};
@@ -174,6 +174,29 @@ impl Driver {
         };
         self.progress
             .send_if_modified(|before| std::mem::replace(before, progress) != progress);
+    }
+
+    /// Sends requests of these upstreams elsewhere, of all of them before the next one is handled.
+    pub fn direct(&mut self, directions: Vec<(UpstreamName, Direction)>) {
+        let now = self.clock.now();
+        for (name, direction) in directions {
+            let found = self
+                .serving
+                .iter_mut()
+                .enumerate()
+                .find(|(_, serving)| serving.upstream.settings.name == name);
+            let Some((upstream, serving)) = found else {
+                continue;
+            };
+            let flow = serving.upstream.flow.clone();
+            serving.pool = direction.active.clone();
+            (serving.direction, serving.moved) = (Arc::new(direction), true);
+            (serving.due, serving.handover) = (Due::Unchanged, None);
+            let world = self.world(upstream, now);
+            flow.world.store(Arc::new(world));
+            flow.queue.look_again();
+            flow.resumed.notify_waiters();
+        }
     }
 
     /// When what is due is to be published, if anything is.

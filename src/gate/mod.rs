@@ -3,7 +3,7 @@
 //! Who may ask for what (`path`, `guard`, `client`, `hygiene`, `alarm`, `route`, `pace`), who may serve (`health`, `components`, `passive`, `window`, `latency`,
 //! `rhythm`, `lapse`, `flapping`, `ramp`, `schedule`, `state`, `overrides`, `knowledge`, `keeper`), who wants a restart
 //! (`liveness`),
-//! where requests go (`direction`), who takes the next one (`selection`, `ring`), and whether it may be sent again (`retry`).
+//! where requests go (`direction`, `cutover`), who takes the next one (`selection`, `ring`), and whether it may be sent again (`retry`).
 //!
 //! **Invariant.** Nothing here does I/O, reads a clock, draws a random number or names a framework: time comes in as `now`, chance
 //! as a `ticket` or a seed. So every rule can be tested in a moment, and the whole folder could move to another proxy.
@@ -13,6 +13,7 @@ pub mod cidr;
 pub mod client;
 pub mod components;
 pub mod cors;
+pub mod cutover;
 pub mod direction;
 pub mod flapping;
 pub mod guard;

@@ -1,0 +1,387 @@
+//! Reasons to go back, measured by the gate itself against the pool that users came from.
+//!
+//! Traffic is counted in windows. A trigger fires when it is exceeded in two windows in a row, and never on fewer samples than
+//! the plan asks for: then it is inconclusive. What the old pool did before is the baseline, so a service that always fails two requests of a
+//! hundred is not blamed for it. An error that a model provider answers comes within a 200 and counts as nothing.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use super::gates::{Gate, Verdict};
+
+/// Times to the first byte are counted by powers of two of a millisecond, from below 1 ms to above half an hour.
+pub const BUCKETS: usize = 22;
+
+/// What a pool's traffic came to within a time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Requests that an endpoint answered, or failed to.
+    pub requests: u64,
+    /// Answers of 5xx, and requests that got none. A client that went away is no error.
+    pub errors: u64,
+    /// Connections that did not come about.
+    pub connects: u64,
+    /// Event streams that ended.
+    pub streams: u64,
+    /// Those of them that the endpoint ended without their last event.
+    pub aborts: u64,
+    /// Event streams that were silent for 35 s.
+    pub silent: u64,
+    /// Times to the first byte.
+    pub first_byte: [u64; BUCKETS],
+}
+
+/// The bucket of a time.
+pub fn bucket(time: Duration) -> usize {
+    let millis = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+    let bits = (u64::BITS - millis.leading_zeros()) as usize;
+    bits.min(BUCKETS - 1)
+}
+
+impl Tally {
+    /// What came between an earlier sum and this one. A sum that is smaller than before began anew.
+    #[must_use]
+    pub fn since(&self, before: &Self) -> Self {
+        let mut first_byte = [0; BUCKETS];
+        for (count, (new, old)) in first_byte
+            .iter_mut()
+            .zip(self.first_byte.iter().zip(&before.first_byte))
+        {
+            *count = new.saturating_sub(*old);
+        }
+        Self {
+            requests: self.requests.saturating_sub(before.requests),
+            errors: self.errors.saturating_sub(before.errors),
+            connects: self.connects.saturating_sub(before.connects),
+            streams: self.streams.saturating_sub(before.streams),
+            aborts: self.aborts.saturating_sub(before.aborts),
+            silent: self.silent.saturating_sub(before.silent),
+            first_byte,
+        }
+    }
+
+    /// Both together.
+    #[must_use]
+    pub fn and(&self, other: &Self) -> Self {
+        let mut first_byte = self.first_byte;
+        for (count, more) in first_byte.iter_mut().zip(&other.first_byte) {
+            *count += more;
+        }
+        Self {
+            requests: self.requests + other.requests,
+            errors: self.errors + other.errors,
+            connects: self.connects + other.connects,
+            streams: self.streams + other.streams,
+            aborts: self.aborts + other.aborts,
+            silent: self.silent + other.silent,
+            first_byte,
+        }
+    }
+
+    /// The 95th percentile of the time to the first byte: the upper end of its bucket.
+    pub fn p95(&self) -> Option<Duration> {
+        let all: u64 = self.first_byte.iter().sum();
+        let mut seen = 0;
+        let bucket = self.first_byte.iter().position(|count| {
+            seen += count;
+            all > 0 && seen * 100 >= all * 95
+        });
+        bucket.map(|bucket| Duration::from_millis(1 << bucket))
+    }
+}
+
+/// What is too much.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Limits {
+    /// Errors, in percent.
+    pub errors: f64,
+    /// Connections that do not come about, in percent.
+    pub connects: f64,
+    /// The 95th percentile of the time to the first byte.
+    pub first_byte: Duration,
+    /// Streams without their last event, in percent.
+    pub aborts: f64,
+    /// Silent streams, in percent.
+    pub silent: f64,
+    /// The length of a window.
+    pub window: Duration,
+    /// Fewer endpoints that are fit are too few.
+    pub min_healthy: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            errors: 2.0,
+            connects: 1.0,
+            first_byte: Duration::from_secs(2),
+            aborts: 2.0,
+            silent: 5.0,
+            window: Duration::from_secs(30),
+            min_healthy: 1,
+        }
+    }
+}
+
+/// What a pool did is held against this many times what the other did before.
+const FACTOR: f64 = 2.0;
+
+/// The new pool's last windows.
+#[derive(Clone, Debug, Default)]
+pub struct Watch {
+    /// The last two, the older one first.
+    windows: VecDeque<Tally>,
+    /// All of them together.
+    total: Tally,
+}
+
+impl Watch {
+    /// A window has passed.
+    pub fn note(&mut self, window: Tally) {
+        if self.windows.len() == 2 {
+            self.windows.pop_front();
+        }
+        self.windows.push_back(window);
+        self.total = self.total.and(&window);
+    }
+
+    /// All that was seen.
+    pub fn total(&self) -> &Tally {
+        &self.total
+    }
+
+    /// What each trigger says, by the new pool's last two windows against the old pool's time before.
+    pub fn judge(&self, baseline: &Tally, limits: &Limits, min_samples: u64) -> Vec<Gate> {
+        let rules = Rule::all(limits);
+        rules
+            .iter()
+            .map(|rule| self.verdict(rule, baseline, min_samples))
+            .collect()
+    }
+
+    fn verdict(&self, rule: &Rule, baseline: &Tally, min_samples: u64) -> Gate {
+        let enough = |window: &&Tally| (rule.samples)(window) >= min_samples;
+        let judged: Vec<&Tally> = self.windows.iter().filter(enough).collect();
+        let Some(last) = judged.last() else {
+            let samples = self.windows.back().map_or(0, rule.samples);
+            let detail = format!("{samples} of {min_samples} samples");
+            return Gate::new(rule.name, Verdict::Inconclusive, detail);
+        };
+        let usual = if (rule.samples)(baseline) >= min_samples {
+            (rule.value)(baseline)
+        } else {
+            0.0
+        };
+        let most = rule.most.max(if rule.relative { usual * FACTOR } else { 0.0 });
+        let exceeded = judged.iter().filter(|window| (rule.value)(window) > most).count();
+        let verdict = match exceeded {
+            2 => Verdict::Fail,
+            0 => Verdict::Pass,
+            _ => Verdict::Inconclusive,
+        };
+        let detail = format!(
+            "{:.1} {unit}, at most {most:.1} {unit}",
+            (rule.value)(last),
+            unit = rule.unit
+        );
+        Gate::new(rule.name, verdict, detail)
+    }
+}
+
+/// One trigger.
+struct Rule {
+    name: &'static str,
+    unit: &'static str,
+    most: f64,
+    /// Whether the old pool's own share counts.
+    relative: bool,
+    value: fn(&Tally) -> f64,
+    samples: fn(&Tally) -> u64,
+}
+
+fn percent(part: u64, whole: u64) -> f64 {
+    if whole == 0 {
+        0.0
+    } else {
+        part as f64 * 100.0 / whole as f64
+    }
+}
+
+impl Rule {
+    fn all(limits: &Limits) -> [Self; 5] {
+        let rule = |name, most, relative, value, samples| Self {
+            name,
+            unit: "%",
+            most,
+            relative,
+            value,
+            samples,
+        };
+        [
+            rule(
+                "errors",
+                limits.errors,
+                true,
+                |t| percent(t.errors, t.requests),
+                |t| t.requests,
+            ),
+            rule(
+                "connects",
+                limits.connects,
+                false,
+                |t| percent(t.connects, t.requests + t.connects),
+                |t| t.requests + t.connects,
+            ),
+            Self {
+                unit: "ms",
+                ..rule(
+                    "first_byte",
+                    limits.first_byte.as_secs_f64() * 1e3,
+                    true,
+                    |t| t.p95().unwrap_or_default().as_secs_f64() * 1e3,
+                    |t| t.first_byte.iter().sum(),
+                )
+            },
+            rule(
+                "aborts",
+                limits.aborts,
+                true,
+                |t| percent(t.aborts, t.streams),
+                |t| t.streams,
+            ),
+            rule(
+                "silent",
+                limits.silent,
+                false,
+                |t| percent(t.silent, t.streams + t.silent),
+                |t| t.streams + t.silent,
+            ),
+        ]
+    }
+}
+
+/// Enough of the new pool must be fit. It needs no samples, for probes are evidence of their own.
+pub fn healthy(fit: usize, all: usize, limits: &Limits) -> Gate {
+    let verdict = if fit < limits.min_healthy {
+        Verdict::Fail
+    } else {
+        Verdict::Pass
+    };
+    let detail = format!("{fit} of {all} endpoints are fit, at least {}", limits.min_healthy);
+    Gate::new("healthy", verdict, detail)
+}
+
+/// What a bake comes to: there must have been enough to judge, whether of users' requests or of smoke requests.
+pub fn bake(total: &Tally, min_samples: u64, smoke: Option<Verdict>) -> Verdict {
+    match smoke {
+        Some(Verdict::Fail) => Verdict::Inconclusive,
+        Some(Verdict::Pass) => Verdict::Pass,
+        Some(Verdict::Inconclusive) | None if total.requests >= min_samples => Verdict::Pass,
+        Some(Verdict::Inconclusive) | None => Verdict::Inconclusive,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tally(requests: u64, errors: u64) -> Tally {
+        let mut first_byte = [0; BUCKETS];
+        first_byte[bucket(Duration::from_millis(20))] = requests;
+        Tally {
+            requests,
+            errors,
+            first_byte,
+            ..Tally::default()
+        }
+    }
+
+    fn verdict(windows: &[Tally], baseline: Tally, name: &str) -> Verdict {
+        let mut watch = Watch::default();
+        windows.iter().for_each(|window| watch.note(*window));
+        let gates = watch.judge(&baseline, &Limits::default(), 50);
+        gates.iter().find(|gate| gate.name == name).unwrap().verdict
+    }
+
+    #[test]
+    fn two_bad_windows_in_a_row_fire_and_one_does_not() {
+        let (good, bad) = (tally(1_000, 0), tally(1_000, 100));
+        let errors = |windows: &[Tally]| verdict(windows, good, "errors");
+        assert_eq!(errors(&[bad]), Verdict::Inconclusive);
+        assert_eq!(errors(&[good, bad]), Verdict::Inconclusive);
+        assert_eq!(errors(&[bad, bad]), Verdict::Fail);
+        assert_eq!(errors(&[bad, bad, good]), Verdict::Inconclusive);
+        assert_eq!(errors(&[bad, good, good]), Verdict::Pass);
+    }
+
+    #[test]
+    fn few_samples_judge_nobody() {
+        let few = tally(49, 49);
+        assert_eq!(verdict(&[few, few], tally(1_000, 0), "errors"), Verdict::Inconclusive);
+        assert_eq!(verdict(&[], tally(1_000, 0), "errors"), Verdict::Inconclusive);
+    }
+
+    #[test]
+    fn who_always_failed_is_not_blamed_for_it() {
+        let bad = tally(1_000, 100);
+        assert_eq!(verdict(&[bad, bad], tally(1_000, 60), "errors"), Verdict::Pass);
+        assert_eq!(verdict(&[bad, bad], tally(1_000, 40), "errors"), Verdict::Fail);
+        // A baseline of a few requests is none.
+        assert_eq!(verdict(&[bad, bad], tally(10, 10), "errors"), Verdict::Fail);
+    }
+
+    #[test]
+    fn slow_is_twice_as_slow_and_slower_than_the_limit() {
+        let slow = |millis| {
+            let mut window = tally(0, 0);
+            window.requests = 100;
+            window.first_byte[bucket(Duration::from_millis(millis))] = 100;
+            window
+        };
+        let (usual, much) = (slow(900), slow(9_000));
+        assert_eq!(verdict(&[much, much], usual, "first_byte"), Verdict::Fail);
+        assert_eq!(verdict(&[usual, usual], slow(20), "first_byte"), Verdict::Pass);
+        assert_eq!(verdict(&[much, much], slow(8_500), "first_byte"), Verdict::Pass);
+    }
+
+    #[test]
+    fn streams_are_judged_by_streams() {
+        let window = Tally {
+            requests: 1_000,
+            streams: 100,
+            aborts: 10,
+            silent: 20,
+            ..Tally::default()
+        };
+        assert_eq!(verdict(&[window, window], Tally::default(), "aborts"), Verdict::Fail);
+        assert_eq!(verdict(&[window, window], Tally::default(), "silent"), Verdict::Fail);
+        let connects = Tally {
+            connects: 60,
+            requests: 0,
+            ..Tally::default()
+        };
+        assert_eq!(
+            verdict(&[connects, connects], Tally::default(), "connects"),
+            Verdict::Fail
+        );
+    }
+
+    #[test]
+    fn no_traffic_is_never_a_pass() {
+        assert_eq!(bake(&Tally::default(), 50, None), Verdict::Inconclusive);
+        assert_eq!(bake(&Tally::default(), 50, Some(Verdict::Pass)), Verdict::Pass);
+        assert_eq!(bake(&tally(50, 0), 50, None), Verdict::Pass);
+        assert_eq!(bake(&tally(50, 0), 50, Some(Verdict::Fail)), Verdict::Inconclusive);
+    }
+
+    #[test]
+    fn buckets_and_percentiles_hold_what_was_put_in() {
+        assert_eq!(bucket(Duration::ZERO), 0);
+        assert_eq!(bucket(Duration::from_millis(1)), 1);
+        assert_eq!(bucket(Duration::MAX), BUCKETS - 1);
+        assert_eq!(tally(100, 0).p95(), Some(Duration::from_millis(32)));
+        assert_eq!(Tally::default().p95(), None);
+        let sum = tally(3, 1).and(&tally(4, 1));
+        assert_eq!((sum.requests, sum.since(&tally(3, 1)).requests), (7, 4));
+    }
+}
