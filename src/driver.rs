@@ -23,6 +23,7 @@ use crate::tls::Authorities;
 use crate::upstream::settings::UpstreamSettings;
 use crate::upstream::{Endpoint, Roster};
 
+mod looking;
 mod past;
 mod roster;
 mod slow;
@@ -231,6 +232,10 @@ impl Driver {
                 self.reconcile(upstreams);
                 self.carry_out();
                 let _ = reply.send(());
+            }
+            Message::Look(pools, since, reply) => {
+                let looked = pools.iter().map(|(upstream, pool)| self.look(upstream, pool, since));
+                let _ = reply.send(looked.collect());
             }
             Message::Direct(directions, reply) => {
                 self.direct(directions);

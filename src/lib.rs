@@ -9,9 +9,9 @@
 //! |---|---|---|
 //! | 6 | [`cli`], [`demo`] | everything |
 //! | 5 | [`server`]: builds a gate and stops it | everything below |
-//! | 4 | [`driver`] (the one writer), [`warden`] (asks for restarts), `proxy` (the request path), [`admin`] (the API), [`edge`] (listeners) | floors below, not each other; but `proxy` knows the connections of [`edge`] |
+//! | 4 | [`driver`] (the one writer), [`warden`] (asks for restarts), [`conductor`] (carries cutovers out), `proxy` (the request path), [`admin`] (the API), [`edge`] (listeners) | floors below, not each other; but `proxy` knows the connections of [`edge`] |
 //! | 3 | [`config`]: a file becomes settings, or all of its errors; [`reload`]: the way to the one who loads it again | settings of floors 1 and 2 |
-//! | 2 | [`wire`] (bytes in the clear or within TLS), [`tls`] (towards others), [`http1`], [`probe`], [`restart`], [`upstream`], [`upgrade`], [`mailbox`], [`cutover`], [`acme`], [`healthz`], [`metrics`], [`access_log`], [`store`], [`url`], [`clock`], [`client`] | floor 1, and each other in that order |
+//! | 2 | [`wire`] (bytes in the clear or within TLS), [`tls`] (towards others), [`http1`], [`probe`], [`restart`], [`upstream`], [`upgrade`], [`mailbox`], [`cutover`], [`acme`], [`healthz`], [`metrics`], [`access_log`], [`store`], [`audit`], [`url`], [`clock`], [`client`] | floor 1, and each other in that order |
 //! | 1 | [`gate`]: every decision, pure | nothing |
 //!
 //! [`simulated_dify`] stands aside: a Dify for demos, tests and benches, which the gate meets only over sockets.
@@ -45,9 +45,11 @@
 pub mod access_log;
 pub mod acme;
 pub mod admin;
+pub mod audit;
 pub mod cli;
 pub mod client;
 pub mod clock;
+pub mod conductor;
 pub mod config;
 pub mod cutover;
 #[allow(clippy::disallowed_methods)] // a story is told in real time

@@ -5,9 +5,10 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot};
 
+use crate::gate::cutover::EndpointSeen;
 use crate::gate::direction::Direction;
 use crate::gate::keeper::{Known, ProbeReport, Slot, Ticket};
-use crate::gate::names::{EndpointId, UpstreamName};
+use crate::gate::names::{Address, EndpointId, PoolName, UpstreamName};
 use crate::gate::overrides::{Picture, Wish};
 use crate::gate::passive::{TrafficFailure, Trial};
 use crate::upstream::Endpoint;
@@ -51,6 +52,12 @@ pub enum Message {
     Say(Word, oneshot::Sender<Pictures>),
     /// The configuration names other upstreams, pools or endpoints than before.
     Reconcile(Vec<UpstreamSettings>, oneshot::Sender<()>),
+    /// Somebody wants to know of these pools, and what their probes have said since a time.
+    Look(
+        Vec<(UpstreamName, PoolName)>,
+        Instant,
+        oneshot::Sender<Vec<Vec<Looked>>>,
+    ),
     /// Requests of these upstreams go elsewhere from now on.
     Direct(Vec<(UpstreamName, Direction)>, oneshot::Sender<()>),
 }
@@ -62,6 +69,17 @@ pub struct Acquaintance {
     pub known: Known,
     /// The endpoint.
     pub endpoint: Arc<Endpoint>,
+}
+
+/// An endpoint as a cutover sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Looked {
+    /// Where it listens.
+    pub address: Address,
+    /// What its probes say.
+    pub seen: EndpointSeen,
+    /// Requests under way.
+    pub in_flight: u32,
 }
 
 /// The operator's word on the endpoints at an address.
@@ -130,6 +148,13 @@ impl Mailbox {
     pub async fn reconcile(&self, upstreams: Vec<UpstreamSettings>) -> Option<()> {
         let (sender, receiver) = oneshot::channel();
         self.0.send(Message::Reconcile(upstreams, sender)).ok()?;
+        receiver.await.ok()
+    }
+
+    /// The endpoints of each of these pools, and what their probes have said since a time; `None` if the driver has stopped.
+    pub async fn look(&self, pools: Vec<(UpstreamName, PoolName)>, since: Instant) -> Option<Vec<Vec<Looked>>> {
+        let (sender, receiver) = oneshot::channel();
+        self.0.send(Message::Look(pools, since, sender)).ok()?;
         receiver.await.ok()
     }
 

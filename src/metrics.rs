@@ -16,6 +16,9 @@ const REQUEST_BUCKETS: &[f64] = &[0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 
 /// A probe takes from a fraction of a millisecond to its deadline.
 const PROBE_BUCKETS: &[f64] = &[0.0005, 0.001, 0.002, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 3.0, 5.0];
 
+/// A phase of a cutover takes from a moment to a day.
+const CUTOVER_BUCKETS: &[f64] = &[1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 21_600.0, 86_400.0];
+
 const ENDPOINT: &[&str] = &["upstream", "pool", "endpoint"];
 const UPSTREAM: &[&str] = &["upstream"];
 
@@ -126,6 +129,20 @@ metrics! {
     proxy_header_refused: IntCounterVec = counters("proxy_header_refused_total", &[&["listener"]]);
     /// Times that what is to outlive the process could not be written.
     state_write_failures: IntCounter = counter("state_write_failures_total");
+    /// 1 at the phase in which a cutover is.
+    cutover_phase: IntGaugeVec = gauges("cutover_phase", &[&["cutover", "phase"]]);
+    /// The epoch of what is kept of a deployment, or of an upstream that moves alone.
+    cutover_epoch: IntGaugeVec = gauges("cutover_epoch", &[&["cutover"]]);
+    /// A pool's share of new requests, in percent.
+    cutover_weight: IntGaugeVec = gauges("cutover_weight", &[UPSTREAM, &["pool"]]);
+    /// Requests that a pool of a cutover serves, streams included.
+    cutover_in_flight: IntGaugeVec = gauges("cutover_in_flight", &[&["cutover", "pool"]]);
+    /// What a gate or a reason to go back says: 1 pass, 0 inconclusive, -1 fail.
+    cutover_gate: IntGaugeVec = gauges("cutover_gate", &[&["cutover", "gate"]]);
+    /// Cutovers by what they came to.
+    cutovers: IntCounterVec = counters("cutover_total", &[&["cutover", "result"]]);
+    /// How long cutovers stayed in a phase.
+    cutover_state_seconds: HistogramVec = times("cutover_state_seconds", CUTOVER_BUCKETS, &[&["cutover", "phase"]]);
     /// Access lines that were not written.
     access_lines_dropped: IntCounter = counter("access_lines_dropped_total");
     /// Requests that the process before this one still serves.

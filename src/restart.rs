@@ -44,7 +44,10 @@ impl Webhook {
     }
 
     /// Posts `body`; the answer must be 2xx.
-    async fn post(&self, authorities: &Authorities, body: &str) -> Result<(), String> {
+    ///
+    /// # Errors
+    /// It is not, or there is none; the message says which.
+    pub(crate) async fn post(&self, authorities: &Authorities, body: &str) -> Result<(), String> {
         let HttpUrl {
             secure,
             address,

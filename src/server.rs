@@ -7,6 +7,7 @@
 mod binding;
 mod handover;
 mod loading;
+mod moving;
 mod remembering;
 mod stopping;
 mod tending;
@@ -33,7 +34,9 @@ use crate::access_log::AccessLog;
 use crate::acme::Challenges;
 use crate::admin::{self, Admin, Lifecycle, Phase};
 use crate::clock::Clock;
+use crate::conductor::Archive;
 use crate::config::{AccessSink, Config};
+use crate::cutover::{Cutovers, Rules};
 use crate::discovery::Finders;
 use crate::driver::{Driver, Handle};
 use crate::edge::{Door, Ending, Listener};
@@ -66,6 +69,8 @@ struct Parts {
     clock: Clock,
     /// What authorities ask for that issue certificates to this gate.
     challenges: Challenges,
+    /// How cutovers go by the configuration in force.
+    rules: watch::Sender<Rules>,
     /// Whether another process is about to take over.
     handing_over: Arc<AtomicBool>,
 }
@@ -96,12 +101,19 @@ impl Parts {
             metrics,
             clock,
             challenges: Challenges::default(),
+            rules: watch::Sender::new(moving::rules(config)),
             handing_over: Arc::default(),
         };
         Ok((parts, driver))
     }
 
-    fn api(&self, config_path: String, applied: watch::Receiver<Applied>, loader: Loader) -> Router {
+    fn api(
+        &self,
+        config_path: String,
+        applied: watch::Receiver<Applied>,
+        loader: Loader,
+        (cutovers, archive): (Cutovers, Option<&Archive>),
+    ) -> Router {
         admin::router(Admin {
             lifecycle: self.lifecycle.clone(),
             mailbox: self.handle.mailbox.clone(),
@@ -110,6 +122,8 @@ impl Parts {
             config_path,
             applied,
             loader,
+            cutovers,
+            audit: archive.map(Archive::audit),
             metrics: self.metrics.clone(),
             clock: self.clock,
             handing_over: self.handing_over.clone(),
@@ -209,6 +223,8 @@ impl Gate {
         let bound = Bound::by(&config, &metrics, [&edge, &control], predecessor.as_mut())?;
         let (parts, mut driver) = Parts::of(&config, metrics)?;
         remembering::begin(&mut driver, predecessor.as_mut(), bound.store.as_ref(), &parts.clock);
+        let archive = moving::archive(bound.store.as_ref(), &parts.clock);
+        moving::begin(&mut driver, archive.as_ref(), &config)?;
         let addresses = bound
             .listeners
             .iter()
@@ -221,8 +237,10 @@ impl Gate {
         let (loader, questions) = Loader::new();
         let path = config.path.display().to_string();
         let (finders, found) = Finders::new(parts.handle.roster.clone(), parts.metrics.clone());
-        let (loading, applied) = Loading::new(config, finders, &parts);
-        let api = parts.api(path, applied.clone(), loader.clone());
+        let (cutovers, orders, standings) = Cutovers::new();
+        let (loading, applied) = Loading::new(config, finders, cutovers.standings(), &parts);
+        let conductor = moving::conductor(&parts, archive.clone(), (orders, standings));
+        let api = parts.api(path, applied.clone(), loader.clone(), (cutovers, archive.as_ref()));
         let ((shut, shutting), (end, ending)) = (watch::channel(false), watch::channel(false));
         let handover = (upgrade_socket, bound.upgrades, bound.sockets);
         let (handover, handed_over) = Handover::new(handover, &parts, shutting.clone());
@@ -241,6 +259,7 @@ impl Gate {
         };
         let opened = parts.open(&edge, bound.listeners, proxies.clone(), found, ending);
         let before = predecessor.is_some().then(|| opened.clone());
+        control.spawn(moving::carry_out(conductor, before.clone(), handed_over.clone()));
         control.spawn(handover::admin(bound.admin, api, before, handed_over.clone()));
         control.spawn(handover.run(predecessor, opened.clone()));
         Ok(Self {

@@ -76,11 +76,36 @@ impl Store {
     /// # Errors
     /// It cannot be read, or is something else.
     pub fn read<T: DeserializeOwned>(&self, name: &str) -> io::Result<Option<T>> {
+        let text = self.text(name)?;
+        text.map(|text| Ok(serde_json::from_slice(&text)?)).transpose()
+    }
+
+    /// The text that was kept under a name, if any.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn text(&self, name: &str) -> io::Result<Option<Vec<u8>>> {
         match fs::read(self.0.join(name)) {
-            Ok(text) => Ok(Some(serde_json::from_slice(&text)?)),
+            Ok(text) => Ok(Some(text)),
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(e) => Err(e),
         }
+    }
+
+    /// Leaves what is kept under a name there as the first of `most` copies, `name.1`, `name.2` and so on; the oldest goes.
+    ///
+    /// # Errors
+    /// A file cannot be renamed or linked. The document itself stays as it is.
+    pub fn copy(&self, name: &str, most: u32) -> io::Result<()> {
+        let at = |number: u32| self.0.join(format!("{name}.{number}"));
+        let there = |result: io::Result<()>| match result {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+            other => other,
+        };
+        for number in (1..most).rev() {
+            there(fs::rename(at(number), at(number + 1)))?;
+        }
+        there(fs::hard_link(self.0.join(name), at(1)))
     }
 
     /// Puts something that cannot be read aside, for whoever wants to know what it was.

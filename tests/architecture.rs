@@ -13,6 +13,7 @@ const ROOMS: &[&str] = &[
     "client",
     "access_log",
     "store",
+    "audit",
     "url",
     "wire",
     "tls",
@@ -31,6 +32,7 @@ const ROOMS: &[&str] = &[
     "edge",
     "driver",
     "warden",
+    "conductor",
     "admin",
     "proxy",
     "server",
@@ -40,7 +42,7 @@ const ROOMS: &[&str] = &[
 ];
 
 /// Neighbours that never name each other: they speak by snapshots, counters and the mailbox.
-const NEIGHBOURS: &[&str] = &["driver", "warden", "proxy", "admin"];
+const NEIGHBOURS: &[&str] = &["driver", "warden", "conductor", "proxy", "admin"];
 
 fn sources() -> BTreeMap<PathBuf, String> {
     fn walk(folder: &Path, found: &mut BTreeMap<PathBuf, String>) {

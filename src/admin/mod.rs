@@ -12,8 +12,14 @@
 //! | `/api/v1/config:check`, `/api/v1/config:diff` | POST a configuration: whether it is valid, and what it would change |
 //! | `/api/v1/config:reload` | POST: load the file again |
 //! | `/api/v1/overrides`, `/api/v1/overrides/{address}` | the operator's word on endpoints: GET, PUT, DELETE |
+//! | `/api/v1/cutovers`, `/api/v1/cutovers/{name}` | where every deployment stands, where one stands |
+//! | `/api/v1/cutovers/{name}:start` and so on | POST a verb: start, promote, pause, resume, abort, rollback, traffic |
+//! | `/api/v1/cutovers/{name}/inflight` | what its pools still serve |
+//! | `/api/v1/alerts` | POST, as Prometheus's Alertmanager does: a reason to go back |
+//! | `/api/v1/audit` | who changed what, the last entries |
 
 mod config;
+pub mod cutovers;
 pub mod overrides;
 pub mod view;
 
@@ -31,8 +37,12 @@ use serde_json::json;
 use tokio::sync::watch;
 
 use crate::admin::view::{ConfigView, EndpointView, Explanation, GuardView, Status, UpstreamView};
+use crate::audit::AuditLog;
 use crate::clock::Clock;
+use crate::cutover::Cutovers;
 use crate::gate::alarm::Alarm;
+use crate::gate::cutover;
+use crate::gate::names::UpstreamName;
 use crate::mailbox::{Acquaintance, Mailbox};
 use crate::metrics::{Metrics, endpoint_labels};
 use crate::reload::{Applied, Loader};
@@ -91,6 +101,10 @@ pub struct Admin {
     pub applied: watch::Receiver<Applied>,
     /// Who loads another one.
     pub loader: Loader,
+    /// The way to whoever carries cutovers out.
+    pub cutovers: Cutovers,
+    /// Who changed what, where that is kept.
+    pub audit: Option<AuditLog>,
     /// Whether another process is about to take over.
     pub handing_over: Arc<AtomicBool>,
 }
@@ -113,6 +127,10 @@ pub fn router(admin: Admin) -> Router {
             "/api/v1/overrides/{address}",
             put(overrides::put).delete(overrides::delete),
         )
+        .route("/api/v1/cutovers", get(cutovers::list))
+        .route("/api/v1/cutovers/{name}", get(cutovers::one).post(cutovers::order))
+        .route("/api/v1/alerts", post(cutovers::alert))
+        .route("/api/v1/audit", get(cutovers::audit))
         .fallback(|| async {
             refusal(
                 StatusCode::NOT_FOUND,
@@ -243,7 +261,16 @@ async fn explain(State(admin): State<Admin>, Path(address): Path<String>) -> Res
 impl Admin {
     fn status(&self, known: &[Acquaintance]) -> Status {
         let upstreams = self.roster.borrow().upstreams.clone();
-        let mut upstreams: Vec<UpstreamView> = upstreams.iter().map(|upstream| UpstreamView::of(upstream)).collect();
+        let standings = self.cutovers.standings().borrow().clone();
+        let phase = |name: &UpstreamName| {
+            let standing = standings
+                .values()
+                .find(|standing| standing.deployment.upstreams.contains(name));
+            standing.map_or(cutover::Phase::Steady, |standing| standing.record.phase())
+        };
+        let upstreams = upstreams.iter();
+        let upstreams = upstreams.map(|upstream| UpstreamView::of(upstream, phase(&upstream.settings.name)));
+        let mut upstreams: Vec<UpstreamView> = upstreams.collect();
         for Acquaintance { known, endpoint } in known {
             let upstream = upstreams
                 .iter_mut()

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::clock::Clock;
 use crate::gate::alarm::Alarm;
+use crate::gate::cutover::Phase;
 use crate::gate::health::Health;
 use crate::gate::keeper::{Known, ProbeRecord};
 use crate::gate::passive::Standing;
@@ -226,18 +227,18 @@ impl EndpointView {
 }
 
 impl UpstreamView {
-    /// An upstream without its endpoints.
-    pub fn of(upstream: &Upstream) -> Self {
-        let settings = &upstream.settings;
+    /// An upstream in a phase of a cutover, without its endpoints.
+    pub fn of(upstream: &Upstream, phase: Phase) -> Self {
+        let (settings, world) = (&upstream.settings, upstream.flow.world.load());
         let pools = settings.pools.iter().map(|pool| PoolView {
             name: pool.name.to_string(),
-            weight: if pool.name == settings.active { 100 } else { 0 },
+            weight: world.direction.weight(&pool.name),
             endpoints: Vec::new(),
         });
         Self {
             name: settings.name.to_string(),
-            active: settings.active.to_string(),
-            phase: "steady".to_owned(),
+            active: world.direction.active.to_string(),
+            phase: phase.to_string(),
             shared_failure: None,
             pools: pools.collect(),
         }

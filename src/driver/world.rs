@@ -188,6 +188,10 @@ impl Driver {
             let Some((upstream, serving)) = found else {
                 continue;
             };
+            if serving.members(&direction.active).is_none() {
+                warn!(upstream = %name, pool = %direction.active, "there is no such pool, so nothing is sent there");
+                continue;
+            }
             let flow = serving.upstream.flow.clone();
             serving.pool = direction.active.clone();
             (serving.direction, serving.moved) = (Arc::new(direction), true);
@@ -228,7 +232,11 @@ impl Driver {
     }
 
     /// The endpoints of a pool of an upstream.
-    fn pool<'a>(&'a self, upstream: usize, pool: &PoolName) -> impl Iterator<Item = (&'a Watched, &'a Known)> {
+    pub(super) fn pool<'a>(
+        &'a self,
+        upstream: usize,
+        pool: &PoolName,
+    ) -> impl Iterator<Item = (&'a Watched, &'a Known)> {
         let members = self.serving.get(upstream).and_then(|serving| serving.members(pool));
         let slots = members.into_iter().flat_map(|members| &members.slots);
         slots.filter_map(|slot| Some((self.endpoints.get(*slot)?, self.keeper.get(*slot)?)))

@@ -59,6 +59,9 @@ pub enum StartError {
     /// What is to outlive the process cannot be kept.
     #[error("`server.state_dir`: {0}")]
     State(StoreError),
+    /// What is kept of a cutover cannot be used.
+    #[error("`server.state_dir`: {0}")]
+    Cutover(String),
     /// Nobody could take over from this process.
     #[error(transparent)]
     Upgrade(#[from] UpgradeError),

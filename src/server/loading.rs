@@ -6,11 +6,12 @@ use arc_swap::ArcSwap;
 use tokio::sync::{mpsc, watch};
 use tracing::{error, info, warn};
 
-use super::{FIRST_ROUND, Parts, first_round};
+use super::{FIRST_ROUND, Parts, first_round, moving};
 use crate::clock::Clock;
 use crate::config::changes::{Change, changes};
 use crate::config::secrets::FILE;
 use crate::config::{self, Config};
+use crate::cutover::{Rules, Standings};
 use crate::discovery::Finders;
 use crate::driver::Handle;
 use crate::metrics::Metrics;
@@ -26,13 +27,20 @@ pub(super) struct Loading {
     finders: Finders,
     applied: watch::Sender<Applied>,
     authorities: Arc<Authorities>,
+    rules: watch::Sender<Rules>,
+    standings: watch::Receiver<Standings>,
     metrics: Metrics,
     clock: Clock,
 }
 
 impl Loading {
     /// A loader of a gate that runs on `config`, and what tells which one is in force.
-    pub(super) fn new(config: Config, finders: Finders, parts: &Parts) -> (Self, watch::Receiver<Applied>) {
+    pub(super) fn new(
+        config: Config,
+        finders: Finders,
+        standings: watch::Receiver<Standings>,
+        parts: &Parts,
+    ) -> (Self, watch::Receiver<Applied>) {
         parts.metrics.config_applied(1);
         let (applied, watching) = watch::channel(Applied {
             generation: 1,
@@ -46,6 +54,8 @@ impl Loading {
             site: parts.site.clone(),
             handle: parts.handle.clone(),
             authorities: parts.authorities.clone(),
+            rules: parts.rules.clone(),
+            standings,
             metrics: parts.metrics.clone(),
             clock: parts.clock,
         };
@@ -111,6 +121,7 @@ impl Loading {
 
     async fn apply(&mut self, mut config: Config) -> Result<Loaded, Refused> {
         config.trust(&self.authorities).map_err(|wrong| wrong.to_string())?;
+        moving::keep_pools(&self.standings, &config)?;
         let found = changes(&self.config, &config);
         keep_alive_settings(&self.config, &mut config);
         self.finders.look_for(&config.upstreams);
@@ -133,6 +144,7 @@ impl Loading {
             .follow(config.alarm);
         let site = Site::new(&config, upstreams, alarm, Some(&before));
         self.site.store(Arc::new(site));
+        self.rules.send_replace(moving::rules(&config));
         let generation = self.generation() + 1;
         self.applied.send_replace(Applied {
             generation,

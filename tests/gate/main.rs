@@ -8,6 +8,7 @@ mod attacks;
 mod authority;
 mod balance;
 mod cli;
+mod cutover;
 mod databases;
 mod discovery;
 mod endpoints_http2;

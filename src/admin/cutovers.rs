@@ -1,0 +1,468 @@
+//! `/api/v1/cutovers`: moving users from one pool to another. A verb is answered once its step is kept and requests are directed; how it goes on is
+//! seen by asking again.
+//!
+//! `If-Match` with the epoch lets a verb count only for what its sender has seen, `Idempotency-Key` lets it be repeated, `?dry_run=true` tells what it
+//! would do and does nothing.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use axum::body::Bytes;
+use axum::extract::{Path, Query, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Json, Response};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use super::{Admin, refusal, stopping};
+use crate::clock::Clock;
+use crate::config;
+use crate::cutover::document::{GateDoc, RecordDoc};
+use crate::cutover::{Done, Order, Standing, Unmoved, Wanted, Wishes};
+use crate::gate::cutover::{RefusalKind, Step, Verb};
+use crate::gate::direction::Traffic;
+use crate::gate::names::PoolName;
+
+/// The longest text of an operator that is kept, in characters.
+const LONGEST: usize = 500;
+
+/// Where one name stands: `GET /api/v1/cutovers/{name}`.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct CutoverView {
+    /// The deployment, or the upstream that moves alone.
+    pub name: String,
+    /// What moves.
+    pub upstreams: Vec<String>,
+    /// Where its cutover stands.
+    pub phase: String,
+    /// Each pool's share of new requests, in percent.
+    pub weights: BTreeMap<String, u32>,
+    /// Requests that each pool serves, streams included.
+    pub in_flight: BTreeMap<String, u32>,
+    /// What must hold before anything moves, as it was last seen.
+    pub gates: Vec<GateDoc>,
+    /// Reasons to go back, as they were last seen.
+    pub triggers: Vec<GateDoc>,
+    /// Why steps cannot be taken, while they cannot.
+    pub trouble: Option<String>,
+    /// What is kept.
+    #[serde(flatten)]
+    pub record: RecordDoc,
+}
+
+impl CutoverView {
+    /// A standing in writing.
+    pub fn of(standing: &Standing, pools: &[PoolName], clock: &Clock) -> Self {
+        let direction = standing.record.direction();
+        let in_flight = standing
+            .in_flight
+            .iter()
+            .map(|(pool, count)| (pool.to_string(), *count));
+        let upstreams = &standing.deployment.upstreams;
+        let mut record = RecordDoc::of(&standing.record, clock);
+        // Keys are for those who sent them.
+        record.done.clear();
+        Self {
+            name: standing.deployment.name.clone(),
+            upstreams: upstreams.iter().map(ToString::to_string).collect(),
+            phase: standing.record.phase().to_string(),
+            weights: pools
+                .iter()
+                .map(|pool| (pool.to_string(), direction.weight(pool)))
+                .collect(),
+            in_flight: in_flight.collect(),
+            gates: standing.seen.gates.iter().map(GateDoc::from).collect(),
+            triggers: standing.seen.triggers.iter().map(GateDoc::from).collect(),
+            trouble: standing.trouble.clone(),
+            record,
+        }
+    }
+}
+
+/// What a verb came to.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct OrderView {
+    /// Whether it was only asked.
+    pub dry_run: bool,
+    /// Whether there was anything to do.
+    pub changed: bool,
+    /// Whether it was carried out before, under the same key.
+    pub repeated: bool,
+    /// Where the name stands now, or would stand.
+    #[serde(flatten)]
+    pub cutover: CutoverView,
+}
+
+/// What a verb is sent with; each takes what it needs.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Body {
+    /// Why, for the others who look.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub reason: String,
+    /// Who.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub by: String,
+    /// start: the pool to move to.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub to: String,
+    /// start: the version that every endpoint must name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expect_version: Option<String>,
+    /// start: whether it goes on by itself once it is ready.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub auto: bool,
+    /// start: whether one that is under way is given up for it.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub supersede: bool,
+    /// start: `compatible` or `barrier`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub migration: Option<String>,
+    /// start: shares on the way.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub steps: Option<Vec<StepBody>>,
+    /// start: the length of the bake.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bake: Option<String>,
+    /// start: how long the old pool stays ready.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hold: Option<String>,
+    /// start: how long it drains.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub drain: Option<String>,
+    /// start: whether what is left then is cut.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cut: Option<bool>,
+    /// start: fewer samples judge nobody.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub min_samples: Option<u64>,
+    /// rollback: also where that may do harm.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub force: bool,
+    /// traffic: `run`, `pause` or `stop`.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub state: String,
+    /// traffic: what users read while it is stopped.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub message: String,
+}
+
+/// A share on the way.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct StepBody {
+    /// Of a hundred new requests.
+    pub percent: u32,
+    /// How long at least, such as `60s`.
+    pub hold: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Manner {
+    #[serde(default)]
+    dry_run: bool,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Most {
+    limit: Option<usize>,
+}
+
+/// Where everything stands.
+pub(super) async fn list(State(admin): State<Admin>) -> Response {
+    let standings = admin.cutovers.standings().borrow().clone();
+    let views: Vec<CutoverView> = standings.values().map(|standing| admin.cutover(standing)).collect();
+    Json(views).into_response()
+}
+
+/// Where one name stands.
+pub(super) async fn one(State(admin): State<Admin>, Path(name): Path<String>) -> Response {
+    let standing = admin.cutovers.standings().borrow().get(&name).cloned();
+    match standing {
+        Some(standing) => tagged(StatusCode::OK, &standing, Json(admin.cutover(&standing))),
+        None => {
+            let names: Vec<String> = admin.cutovers.standings().borrow().keys().cloned().collect();
+            refusal(
+                StatusCode::NOT_FOUND,
+                &format!("nothing is called `{name}` here; there are: {}", names.join(", ")),
+            )
+        }
+    }
+}
+
+/// A verb.
+pub(super) async fn order(
+    State(admin): State<Admin>,
+    Path(target): Path<String>,
+    Query(manner): Query<Manner>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Response {
+    let (name, verb) = target.rsplit_once(':').unwrap_or((&target, "start"));
+    let order = match read(name, verb, &manner, &headers, &body) {
+        Ok(order) => order,
+        Err(message) => return refusal(StatusCode::BAD_REQUEST, &message),
+    };
+    let dry_run = order.dry_run;
+    match admin.cutovers.order(order).await {
+        Ok(Done {
+            standing,
+            repeated,
+            changed,
+        }) => {
+            let view = OrderView {
+                dry_run,
+                changed,
+                repeated,
+                cutover: admin.cutover(&standing),
+            };
+            tagged(StatusCode::OK, &standing, Json(view))
+        }
+        Err(unmoved) => admin.refuse(unmoved),
+    }
+}
+
+fn read(name: &str, verb: &str, manner: &Manner, headers: &HeaderMap, body: &[u8]) -> Result<Order, String> {
+    let body: Body = if body.is_empty() {
+        Body::default()
+    } else {
+        serde_json::from_slice(body).map_err(|e| format!("{e}; send the verb's terms as JSON, see docs/cutover.md"))?
+    };
+    for (key, text) in [("reason", &body.reason), ("by", &body.by), ("message", &body.message)] {
+        if text.chars().count() > LONGEST || text.chars().any(char::is_control) {
+            return Err(format!("`{key}` is one line of at most {LONGEST} characters"));
+        }
+    }
+    let text = |name: &str| {
+        headers
+            .get(name)
+            .map(|value| value.to_str().unwrap_or_default().to_owned())
+    };
+    let key = text("idempotency-key");
+    if key.as_ref().is_some_and(|key| key.is_empty() || key.len() > 200) {
+        return Err("`Idempotency-Key` has 1 to 200 characters".to_owned());
+    }
+    let if_epoch = text(header::IF_MATCH.as_str()).filter(|tag| tag != "*");
+    let if_epoch = if_epoch.map(|tag| {
+        let epoch = tag.trim_matches('"').parse::<u64>();
+        epoch.map_err(|_| format!("`If-Match` is {tag}; it is the epoch that was seen, such as \"5\""))
+    });
+    let asked = json!({"verb": verb, "terms": &body}).to_string();
+    let (reason, by) = (body.reason.clone(), body.by.clone());
+    Ok(Order {
+        name: name.to_owned(),
+        wanted: wanted(verb, body)?,
+        by: if by.is_empty() { "operator".to_owned() } else { by },
+        reason,
+        if_epoch: if_epoch.transpose()?,
+        key,
+        asked,
+        dry_run: manner.dry_run,
+    })
+}
+
+fn wanted(verb: &str, body: Body) -> Result<Wanted, String> {
+    Ok(Wanted::Verb(match verb {
+        "start" => return Ok(Wanted::Start(Box::new(wishes(body)?))),
+        "promote" => Verb::Promote,
+        "pause" => Verb::Pause,
+        "resume" => Verb::Resume,
+        "abort" => Verb::Abort,
+        "rollback" => Verb::Rollback { force: body.force },
+        "traffic" => Verb::Traffic(match body.state.as_str() {
+            "run" => Traffic::Run,
+            "pause" => Traffic::Pause,
+            "stop" => Traffic::Stop { message: body.message },
+            other => return Err(format!("`state` is \"{other}\"; traffic is run, pause or stop")),
+        }),
+        other => {
+            return Err(format!(
+                "`{other}` is no verb; there are start, promote, pause, resume, abort, rollback and traffic"
+            ));
+        }
+    }))
+}
+
+fn wishes(body: Body) -> Result<Wishes, String> {
+    let time = |key: &str, text: Option<String>| {
+        let time = text.as_deref().map(config::duration).transpose();
+        time.map_err(|e| format!("`{key}`: {e}"))
+    };
+    if body.to.is_empty() {
+        return Err("`to` is missing: the pool to move to".to_owned());
+    }
+    if body
+        .expect_version
+        .as_ref()
+        .is_some_and(|version| version.is_empty() || version.len() > 64)
+    {
+        return Err("`expect_version` has 1 to 64 characters".to_owned());
+    }
+    let barrier = match body.migration.as_deref() {
+        None => None,
+        Some("compatible") => Some(false),
+        Some("barrier") => Some(true),
+        Some(other) => return Err(format!("`migration` is \"{other}\"; it is compatible or barrier")),
+    };
+    let mut steps: Option<Vec<Step>> = None;
+    for (index, step) in body.steps.into_iter().flatten().enumerate() {
+        let steps = steps.get_or_insert_default();
+        let grows = steps.last().is_none_or(|last| last.percent < step.percent);
+        if !(1..=100).contains(&step.percent) || !grows {
+            return Err(format!(
+                "`steps[{index}].percent` is {}; shares grow from 1 to 100",
+                step.percent
+            ));
+        }
+        steps.push(Step {
+            percent: step.percent,
+            hold: time("steps", step.hold)?.unwrap_or(Duration::from_secs(60)),
+        });
+    }
+    Ok(Wishes {
+        to: body.to,
+        expect_version: body.expect_version,
+        auto: body.auto,
+        supersede: body.supersede,
+        barrier,
+        steps,
+        bake: time("bake", body.bake)?,
+        hold: time("hold", body.hold)?,
+        drain: time("drain", body.drain)?,
+        cut: body.cut,
+        min_samples: body.min_samples,
+    })
+}
+
+/// What Alertmanager posts, as much of it as matters here.
+#[derive(Debug, Deserialize)]
+pub(super) struct Alerts {
+    #[serde(default)]
+    alerts: Vec<Alert>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Alert {
+    #[serde(default)]
+    status: String,
+    #[serde(default)]
+    labels: BTreeMap<String, String>,
+}
+
+/// Alerts that fire and name a deployment by their label `cutover` take its cutover back, while it is watched.
+pub(super) async fn alert(State(admin): State<Admin>, body: Bytes) -> Response {
+    let alerts: Alerts = match serde_json::from_slice(&body) {
+        Ok(alerts) => alerts,
+        Err(e) => {
+            let message = format!("{e}; this takes what Alertmanager's webhook_config sends");
+            return refusal(StatusCode::BAD_REQUEST, &message);
+        }
+    };
+    let (mut heeded, mut ignored) = (Vec::new(), Vec::new());
+    for alert in alerts.alerts.into_iter().filter(|alert| alert.status == "firing") {
+        let label = |name: &str| alert.labels.get(name).cloned();
+        let Some(name) = label("cutover") else {
+            ignored.push("an alert without the label `cutover`".to_owned());
+            continue;
+        };
+        let detail = label("alertname").unwrap_or_else(|| "an alert".to_owned());
+        let order = Order {
+            name: name.clone(),
+            wanted: Wanted::Alarm(detail.chars().take(LONGEST).collect()),
+            by: "alertmanager".to_owned(),
+            reason: String::new(),
+            if_epoch: None,
+            key: None,
+            asked: String::new(),
+            dry_run: false,
+        };
+        match admin.cutovers.order(order).await {
+            Ok(_) => heeded.push(name),
+            Err(Unmoved::Refused(refused, _)) => ignored.push(format!("{name}: {refused}")),
+            Err(Unmoved::Unknown(message)) => ignored.push(message),
+            Err(_) => return stopping(),
+        }
+    }
+    Json(json!({"heeded": heeded, "ignored": ignored})).into_response()
+}
+
+/// The last entries of the audit trail.
+pub(super) async fn audit(State(admin): State<Admin>, Query(most): Query<Most>) -> Response {
+    let Some(log) = admin.audit.clone() else {
+        return refusal(
+            StatusCode::NOT_FOUND,
+            "nothing is kept here: `server.state_dir` is off or cannot be used",
+        );
+    };
+    let limit = most.limit.unwrap_or(100).clamp(1, 1_000);
+    match tokio::task::spawn_blocking(move || log.tail(limit)).await {
+        Ok(Ok(entries)) => Json(entries).into_response(),
+        Ok(Err(e)) => refusal(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            &format!("the audit trail cannot be read: {e}"),
+        ),
+        Err(_) => stopping(),
+    }
+}
+
+fn tagged(status: StatusCode, standing: &Standing, body: impl IntoResponse) -> Response {
+    let tag = format!("\"{}\"", standing.record.epoch);
+    (status, [(header::ETAG, tag)], body).into_response()
+}
+
+impl Admin {
+    fn cutover(&self, standing: &Standing) -> CutoverView {
+        let roster = self.roster.borrow().clone();
+        let first = standing.deployment.upstreams.first();
+        let known = roster
+            .upstreams
+            .iter()
+            .find(|known| Some(&known.settings.name) == first);
+        let pools = known.map(|known| known.settings.pools.iter().map(|pool| pool.name.clone()).collect());
+        CutoverView::of(standing, &pools.unwrap_or_else(Vec::new), &self.clock)
+    }
+
+    fn refuse(&self, unmoved: Unmoved) -> Response {
+        let say = |status, kind: &str, message: String, standing: Option<&Standing>| {
+            let current = standing.map(|standing| self.cutover(standing));
+            let body = Json(json!({"error": message, "kind": kind, "current": current}));
+            match standing {
+                Some(standing) => tagged(status, standing, body),
+                None => (status, body).into_response(),
+            }
+        };
+        match unmoved {
+            Unmoved::Unknown(message) => say(StatusCode::NOT_FOUND, "unknown", message, None),
+            Unmoved::Refused(refused, standing) => {
+                let (status, kind) = match refused.kind {
+                    RefusalKind::Conflict => (StatusCode::CONFLICT, "conflict"),
+                    RefusalKind::Gate => (StatusCode::CONFLICT, "gate"),
+                    RefusalKind::Invalid => (StatusCode::UNPROCESSABLE_ENTITY, "invalid"),
+                };
+                say(status, kind, refused.message, Some(&standing))
+            }
+            Unmoved::Stale(standing) => {
+                let message = format!(
+                    "the epoch is {} by now: look again before you decide",
+                    standing.record.epoch
+                );
+                say(StatusCode::PRECONDITION_FAILED, "stale", message, Some(&standing))
+            }
+            Unmoved::KeyReused => {
+                let message = "this `Idempotency-Key` was used for something else".to_owned();
+                say(StatusCode::UNPROCESSABLE_ENTITY, "key_reused", message, None)
+            }
+            Unmoved::Unkept(why) => {
+                let message = format!("the step cannot be kept, so nothing has moved: {why}");
+                say(StatusCode::SERVICE_UNAVAILABLE, "unkept", message, None)
+            }
+            Unmoved::Stopping => {
+                let message =
+                    "the gate is stopping, or another process takes over; say it again in a moment".to_owned();
+                say(StatusCode::SERVICE_UNAVAILABLE, "stopping", message, None)
+            }
+        }
+    }
+}

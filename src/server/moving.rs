@@ -1,0 +1,110 @@
+//! Cutovers: what was kept counts before anybody is let in, and one process carries them out at a time.
+
+use std::sync::Arc;
+
+use tokio::sync::{mpsc, watch};
+
+use super::handover::happened;
+use super::{Parts, StartError};
+use crate::audit::AuditLog;
+use crate::clock::Clock;
+use crate::conductor::{self, Archive, Conductor, Tools};
+use crate::config::Config;
+use crate::cutover::{Question, Rules, Standings};
+use crate::driver::Driver;
+use crate::gate::direction::Direction;
+use crate::gate::names::{PoolName, UpstreamName};
+use crate::probe::Prober;
+use crate::store::Store;
+
+/// How cutovers go by a configuration.
+pub(super) fn rules(config: &Config) -> Rules {
+    Rules {
+        settings: config.cutover.clone(),
+        deployments: config.deployments.clone(),
+    }
+}
+
+/// Where records are kept, if anywhere.
+pub(super) fn archive(store: Option<&Store>, clock: &Clock) -> Option<Archive> {
+    let store = store?;
+    let audit = AuditLog::within(store.path());
+    Some(Archive::within(store.clone(), audit, *clock))
+}
+
+/// Sends requests where they went before this process.
+pub(super) fn begin(driver: &mut Driver, archive: Option<&Archive>, config: &Config) -> Result<(), StartError> {
+    let Some(archive) = archive else { return Ok(()) };
+    let kept = conductor::kept(archive, &config.deployments);
+    let kept = kept.map_err(|e| StartError::Cutover(e.to_string()))?;
+    for (upstream, direction) in &kept {
+        has_pool(config, upstream, direction).map_err(StartError::Cutover)?;
+    }
+    driver.direct(kept);
+    Ok(())
+}
+
+/// Users are in a pool by a cutover: a configuration without it would leave them nowhere.
+fn has_pool(config: &Config, upstream: &UpstreamName, direction: &Direction) -> Result<(), String> {
+    let known = config.upstreams.iter().find(|known| known.name == *upstream);
+    let Some(known) = known else { return Ok(()) };
+    let pools: Vec<&PoolName> = known.pools.iter().map(|pool| &pool.name).collect();
+    let share = direction.share.as_ref().map(|share| &share.pool);
+    let missing = share
+        .into_iter()
+        .chain([&direction.active])
+        .find(|pool| !pools.contains(pool));
+    match missing {
+        None => Ok(()),
+        Some(pool) => Err(format!(
+            "a cutover has moved {upstream} to pool `{pool}`, which the configuration does not name: name it, or move away from it first"
+        )),
+    }
+}
+
+/// A configuration must go on to name the pools that cutovers have sent requests to.
+pub(super) fn keep_pools(standings: &watch::Receiver<Standings>, config: &Config) -> Result<(), String> {
+    let standings = standings.borrow();
+    for standing in standings.values().filter(|standing| standing.record.epoch > 0) {
+        let direction = standing.record.direction();
+        for upstream in &standing.deployment.upstreams {
+            has_pool(config, upstream, &direction)?;
+        }
+    }
+    Ok(())
+}
+
+/// The conductor, which has not begun.
+pub(super) fn conductor(
+    parts: &Parts,
+    archive: Option<Archive>,
+    (orders, standings): (mpsc::Receiver<Question>, watch::Sender<Standings>),
+) -> Conductor {
+    let tools = Tools {
+        mailbox: parts.handle.mailbox.clone(),
+        roster: parts.handle.roster.clone(),
+        archive,
+        prober: Arc::new(Prober::new(parts.clock, parts.authorities.clone())),
+        authorities: parts.authorities.clone(),
+        metrics: parts.metrics.clone(),
+        clock: parts.clock,
+        handing_over: parts.handing_over.clone(),
+        standings: Arc::new(standings),
+    };
+    Conductor::new(tools, parts.rules.subscribe(), orders)
+}
+
+/// Carries cutovers out from the time that this process serves, where another one does so before, and until the next one does.
+pub(super) async fn carry_out(
+    conductor: Conductor,
+    after: Option<watch::Receiver<bool>>,
+    handed_over: watch::Receiver<bool>,
+) {
+    if let Some(opened) = after {
+        happened(opened).await;
+    }
+    tokio::select! {
+        () = conductor.run() => {}
+        () = happened(handed_over) => {}
+    }
+}

@@ -1,0 +1,282 @@
+//! Cutovers over the admin API: users move from one pool to another, and back, without losing a stream; and what was said and done outlives the process.
+
+use std::path::Path;
+
+use difygate::server::{Gate, StartError};
+use difygate::simulated_dify::{Health, SimulatedDify};
+use serde_json::{Value, json};
+
+use crate::admin::{admin, metric};
+use crate::support::{QUICK, edge, instances, ready, settings, until};
+use crate::wire::{Answer, Wire, ask, chat_request};
+
+/// Terms under which a cutover takes a moment.
+const FAST: &str = "rise: 1, prepare: 20s, verify: 20s, bake: 200ms, hold: 1h, min_samples: 0";
+
+/// A gate before two pools of one instance each, which keeps its state in `folder`.
+pub(crate) fn text(folder: &Path, [blue, green]: [&SimulatedDify; 2], keys: &str) -> String {
+    format!(
+        "server: {{lame_duck: 0s, state_dir: {}}}\ncutover: {{{keys}}}\nupstreams: {{dify: {{{QUICK}, pools: {{blue: {{endpoints: [\"{}\"]}}, green: {{endpoints: [\"{}\"]}}}}}}}}\n",
+        folder.display(),
+        blue.address(),
+        green.address()
+    )
+}
+
+async fn started(folder: &Path, pools: [&SimulatedDify; 2], keys: &str) -> Gate {
+    ready(Gate::start(settings(&text(folder, pools, keys))).unwrap()).await
+}
+
+/// Sends a verb with further header lines.
+async fn say_with(gate: &Gate, target: &str, headers: &str, body: &Value) -> Answer {
+    let mut wire = Wire::to(gate.admin()).await;
+    let body = body.to_string();
+    let length = body.len();
+    wire.send(format!(
+        "POST /api/v1/cutovers/{target} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{headers}Content-Length: {length}\r\n\r\n{body}"
+    ))
+    .await;
+    wire.answer().await
+}
+
+async fn say(gate: &Gate, target: &str, body: Value) -> Answer {
+    say_with(gate, target, "", &body).await
+}
+
+async fn cutover(gate: &Gate) -> Value {
+    admin(gate, "/api/v1/cutovers/dify").await.json()
+}
+
+async fn until_phase(gate: &Gate, phase: &str) -> Value {
+    let mut last = Value::Null;
+    let what = format!("the cutover to be {phase}");
+    until(&what, async || {
+        last = cutover(gate).await;
+        last["phase"] == phase
+    })
+    .await;
+    last
+}
+
+async fn served_by(gate: &Gate) -> String {
+    ask(edge(gate), "GET /v1/info").await.instance().to_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn users_move_once_every_gate_passes_and_streams_stay_where_they_are() {
+    let folder = tempfile::tempdir().unwrap();
+    let [blue, green] = instances().await;
+    let gate = started(folder.path(), [&blue, &green], FAST).await;
+    assert_eq!(served_by(&gate).await, "dify-0");
+    let mut stream = Wire::to(edge(&gate)).await;
+    stream.send(chat_request("streaming", 10_000, 20)).await;
+    assert_eq!(stream.head().await.status, 200);
+    assert!(stream.event().await.is_some());
+    let answer = say(
+        &gate,
+        "dify:start",
+        json!({"to": "green", "auto": true, "by": "ann", "reason": "release 7"}),
+    )
+    .await;
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    let committed = until_phase(&gate, "committed").await;
+    assert_eq!(committed["active"], "green");
+    assert_eq!(committed["weights"], json!({"blue": 0, "green": 100}));
+    assert_eq!(committed["in_flight"]["blue"], 1);
+    assert_eq!(committed["cutover"]["drained"], Value::Null);
+    assert_eq!(served_by(&gate).await, "dify-1");
+    assert!(stream.event().await.is_some(), "the stream goes on");
+    let phases: Vec<&str> = committed["cutover"]["log"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|entry| entry["phase"].as_str().unwrap())
+        .collect();
+    assert_eq!(phases, ["preparing", "verifying", "ready", "baking", "committed"]);
+    drop(stream);
+    until("the old pool to be empty", async || {
+        !cutover(&gate).await["cutover"]["drained"].is_null()
+    })
+    .await;
+    let status = admin(&gate, "/api/v1/status").await.json();
+    assert_eq!(status["upstreams"][0]["active"], "green");
+    assert_eq!(status["upstreams"][0]["phase"], "committed");
+    assert_eq!(say(&gate, "dify:promote", json!({})).await.status, 200);
+    until_phase(&gate, "retired").await;
+    assert_eq!(
+        metric(&gate, "difygate_cutover_total", "result=\"committed\"").await,
+        1.0
+    );
+    assert_eq!(metric(&gate, "difygate_cutover_weight", "pool=\"green\"").await, 100.0);
+    let audit = admin(&gate, "/api/v1/audit").await.json();
+    let entries: Vec<difygate::audit::AuditEntry> = serde_json::from_value(audit).unwrap();
+    assert_eq!(difygate::audit::broken(&entries), None);
+    assert_eq!(
+        (entries[0].actor.as_str(), entries[0].reason.as_str()),
+        ("ann", "release 7")
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_moves_while_a_gate_does_not_pass() {
+    let folder = tempfile::tempdir().unwrap();
+    let [blue, green] = instances().await;
+    let keys = FAST.replace("verify: 20s", "verify: 1s");
+    let of_health = QUICK.replace("probe: {", "probe: {path: /health, ");
+    let text = text(folder.path(), [&blue, &green], &keys).replace(QUICK, &of_health);
+    let gate = ready(Gate::start(settings(&text)).unwrap()).await;
+    for (version, phase) in [("9.9.9", "failed"), ("1.14.2", "committed")] {
+        let start = json!({"to": "green", "auto": true, "expect_version": version});
+        assert_eq!(say(&gate, "dify", start).await.status, 200);
+        let ended = until_phase(&gate, phase).await;
+        let log = ended["cutover"]["log"].as_array().unwrap().clone();
+        let evidence = log.iter().map(Value::to_string).collect::<String>();
+        let words = if phase == "failed" {
+            "is 1.14.2, expected 9.9.9"
+        } else {
+            "every endpoint is 1.14.2"
+        };
+        assert!(evidence.contains(words), "{evidence}");
+    }
+    drop(gate);
+    std::fs::remove_dir_all(folder.path()).unwrap();
+    green.set(|switches| switches.health = Health::Status(503));
+    let keys = FAST.replace("prepare: 20s", "prepare: 1s");
+    let gate = started(folder.path(), [&blue, &green], &keys).await;
+    say(&gate, "dify", json!({"to": "green", "auto": true})).await;
+    let failed = until_phase(&gate, "failed").await;
+    let why = failed["cutover"]["log"].as_array().unwrap().last().unwrap()["why"].to_string();
+    assert!(why.contains("was not healthy within 1s"), "{why}");
+    assert_eq!(served_by(&gate).await, "dify-0");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_verb_takes_everything_back_and_so_does_a_new_pool_that_dies() {
+    let folder = tempfile::tempdir().unwrap();
+    let [blue, green] = instances().await;
+    let gate = started(folder.path(), [&blue, &green], &FAST.replace("bake: 200ms", "bake: 1h")).await;
+    say(&gate, "dify", json!({"to": "green", "auto": true})).await;
+    until_phase(&gate, "baking").await;
+    assert_eq!(served_by(&gate).await, "dify-1");
+    assert_eq!(say(&gate, "dify:rollback", json!({"reason": "no"})).await.status, 200);
+    assert_eq!(served_by(&gate).await, "dify-0", "it is in force once it is answered");
+    until_phase(&gate, "rolled_back").await;
+    say(&gate, "dify", json!({"to": "green", "auto": true})).await;
+    until_phase(&gate, "baking").await;
+    green.set(|switches| switches.health = Health::Status(503));
+    let back = until_phase(&gate, "rolled_back").await;
+    let why = back["cutover"]["log"].as_array().unwrap()[4]["why"].to_string();
+    assert!(why.contains("healthy: fail (0 of 1 endpoints are fit"), "{why}");
+    assert_eq!(served_by(&gate).await, "dify-0");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_moved_outlives_the_process_and_a_damaged_record_lets_no_gate_begin() {
+    let folder = tempfile::tempdir().unwrap();
+    let [blue, green] = instances().await;
+    let pools = [&blue, &green];
+    let gate = started(folder.path(), pools, FAST).await;
+    say(&gate, "dify", json!({"to": "green", "auto": true})).await;
+    let before = until_phase(&gate, "committed").await;
+    drop(gate);
+    let gate = started(folder.path(), pools, FAST).await;
+    assert_eq!(served_by(&gate).await, "dify-1");
+    let after = until_phase(&gate, "committed").await;
+    assert_eq!(after["cutover"]["started"], before["cutover"]["started"]);
+    drop(gate);
+    let without = text(folder.path(), pools, FAST).replace("green:", "red:");
+    match Gate::start(settings(&without)) {
+        Err(StartError::Cutover(why)) => assert!(why.contains("pool `green`"), "{why}"),
+        Err(other) => panic!("{other}"),
+        Ok(_) => panic!("it started with users nowhere"),
+    }
+    for file in std::fs::read_dir(folder.path()).unwrap() {
+        let path = file.unwrap().path();
+        if path.file_name().unwrap().to_string_lossy().starts_with("cutover-dify") {
+            std::fs::write(path, "{\"schema\":").unwrap();
+        }
+    }
+    match Gate::start(settings(&text(folder.path(), pools, FAST))) {
+        Err(e @ StartError::Cutover(_)) => assert!(e.to_string().contains("cutover-dify.json"), "{e}"),
+        Err(other) => panic!("{other}"),
+        Ok(_) => panic!("it started over what it cannot read"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_makes_no_sense_is_refused_and_changes_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let [blue, green] = instances().await;
+    let gate = started(folder.path(), [&blue, &green], &FAST.replace("bake: 200ms", "bake: 1h")).await;
+    let refused = async |target: &str, headers: &str, body: Value| {
+        let answer = say_with(&gate, target, headers, &body).await;
+        let said = answer.json();
+        (answer.status, said["error"].as_str().unwrap().to_owned())
+    };
+    for (target, body, status, words) in [
+        (
+            "dify",
+            json!({"to": "red"}),
+            422,
+            "dify has no pool `red`; it has: blue, green",
+        ),
+        ("dify", json!({"to": "blue"}), 422, "`blue` is active already"),
+        ("dify", json!({}), 400, "`to` is missing"),
+        ("dify", json!({"to": "green", "bake": "soon"}), 400, "`bake`"),
+        (
+            "dify",
+            json!({"to": "green", "steps": [{"percent": 0}]}),
+            400,
+            "`steps[0].percent` is 0",
+        ),
+        ("dify", json!({"to": "green", "tp": 1}), 400, "unknown field"),
+        (
+            "dify",
+            json!({"to": "green", "reason": "a\nb"}),
+            400,
+            "`reason` is one line",
+        ),
+        ("dify:jump", json!({}), 400, "`jump` is no verb"),
+        (
+            "dify:traffic",
+            json!({"state": "off"}),
+            400,
+            "traffic is run, pause or stop",
+        ),
+        ("api", json!({"to": "green"}), 404, "there are: dify"),
+        ("dify:promote", json!({}), 409, "no cutover was ever started"),
+        ("dify:rollback", json!({}), 409, "no cutover was ever started"),
+    ] {
+        let (code, error) = refused(target, "", body).await;
+        assert_eq!(code, status, "{target}: {error}");
+        assert!(error.contains(words), "{error}");
+    }
+    assert_eq!(cutover(&gate).await["epoch"], 0);
+    let dry = say(&gate, "dify:start?dry_run=true", json!({"to": "green"}))
+        .await
+        .json();
+    assert_eq!(
+        (&dry["dry_run"], &dry["changed"], &dry["phase"]),
+        (&json!(true), &json!(true), &json!("preparing"))
+    );
+    assert_eq!(cutover(&gate).await["epoch"], 0);
+    let start = json!({"to": "green", "auto": true});
+    let key = "Idempotency-Key: build-7\r\n";
+    assert_eq!(say_with(&gate, "dify", key, &start).await.json()["repeated"], false);
+    assert_eq!(say_with(&gate, "dify", key, &start).await.json()["repeated"], true);
+    let (code, error) = refused("dify", key, json!({"to": "green"})).await;
+    assert_eq!(code, 422, "{error}");
+    let (code, error) = refused("dify", "", start.clone()).await;
+    assert_eq!(code, 409);
+    assert!(error.contains("cutover 1 is under way"), "{error}");
+    until_phase(&gate, "baking").await;
+    let (code, error) = refused("dify:rollback", "If-Match: \"1\"\r\n", json!({})).await;
+    assert_eq!(code, 412, "{error}");
+    assert_eq!(served_by(&gate).await, "dify-1");
+    let epoch = cutover(&gate).await["epoch"].clone();
+    let matching = format!("If-Match: \"{epoch}\"\r\n");
+    assert_eq!(
+        say_with(&gate, "dify:rollback", &matching, &json!({})).await.status,
+        200
+    );
+}
