@@ -51,10 +51,10 @@ const DEADLINE: Duration = Duration::from_secs(15);
 /// # Errors
 /// There is no answer; an answer of any status is none.
 pub async fn get(base: &str, path: &str) -> Result<(http::StatusCode, Bytes), ClientError> {
-    send(http::Method::GET, base, path, Bytes::new()).await
+    send(http::Method::GET, base, path, &[], Bytes::new()).await
 }
 
-/// Sends a request with a JSON body to the service at `base`.
+/// Sends a request with further headers and a JSON body to the service at `base`.
 ///
 /// # Errors
 /// There is no answer; an answer of any status is none.
@@ -62,6 +62,7 @@ pub async fn send(
     method: http::Method,
     base: &str,
     path: &str,
+    headers: &[(&str, String)],
     body: Bytes,
 ) -> Result<(http::StatusCode, Bytes), ClientError> {
     let url = format!("{}{path}", base.trim_end_matches('/'));
@@ -90,8 +91,9 @@ pub async fn send(
             .method(method)
             .uri(target)
             .header(http::header::HOST, authority.as_str())
-            .header(http::header::CONTENT_TYPE, "application/json")
-            .body(Full::new(body))?;
+            .header(http::header::CONTENT_TYPE, "application/json");
+        let with = |request: http::request::Builder, (name, value): &(&str, String)| request.header(*name, value);
+        let request = headers.iter().fold(request, with).body(Full::new(body))?;
         let response = sender.send_request(request).await.map_err(failed)?;
         let status = response.status();
         let body = response.into_body().collect().await.map_err(failed)?.to_bytes();

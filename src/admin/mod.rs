@@ -21,6 +21,7 @@
 mod config;
 pub mod cutovers;
 pub mod overrides;
+pub mod terms;
 pub mod view;
 
 use std::net::IpAddr;

@@ -75,7 +75,7 @@ pub(super) fn endpoint(args: &OverrideArgs, put: Option<Put>) -> anyhow::Result<
     };
     let admin = &args.admin.url;
     block_on(async {
-        let answer = client::send(method, admin, &path, body.into()).await?;
+        let answer = client::send(method, admin, &path, &[], body.into()).await?;
         let (raw, outcome) = read::<Outcome>(admin, answer)?;
         for warning in &outcome.warnings {
             complain(&format!("difygate: {warning}"));
@@ -101,7 +101,7 @@ pub(super) fn reload(args: &LoadingArgs) -> anyhow::Result<Exit> {
 fn load(args: &LoadingArgs, path: &str, text: Vec<u8>, nothing: &str) -> anyhow::Result<Exit> {
     let admin = &args.admin.url;
     block_on(async {
-        let answer = client::send(http::Method::POST, admin, path, text.into()).await?;
+        let answer = client::send(http::Method::POST, admin, path, &[], text.into()).await?;
         let (raw, loaded) = read::<Loaded>(admin, answer)?;
         if args.json {
             return say(&raw);
@@ -114,7 +114,7 @@ fn load(args: &LoadingArgs, path: &str, text: Vec<u8>, nothing: &str) -> anyhow:
     })?
 }
 
-async fn ask<T: DeserializeOwned>(admin: &str, path: &str) -> anyhow::Result<(String, T)> {
+pub(super) async fn ask<T: DeserializeOwned>(admin: &str, path: &str) -> anyhow::Result<(String, T)> {
     let answer = client::get(admin, path).await?;
     read(admin, answer)
 }

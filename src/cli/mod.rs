@@ -1,8 +1,11 @@
 //! The command line. Results go to standard output, everything else to standard error; the exit code tells a script what happened.
 
+mod cutover;
+mod following;
 mod healthz;
 mod live;
 mod render;
+mod report;
 mod run;
 mod single;
 
@@ -25,6 +28,14 @@ pub enum Exit {
     Done = 0,
     /// Failed, or what was asked about is unhealthy.
     Failed = 1,
+    /// A gate did not pass, and nothing has moved.
+    Gate = 3,
+    /// Everything went back to the old pool.
+    RolledBack = 4,
+    /// Something else is under way, or was meanwhile.
+    Conflict = 5,
+    /// The time was over, or nothing was shown either way.
+    Inconclusive = 6,
     /// Done, but requests were cut.
     Cut = 8,
 }
@@ -37,7 +48,8 @@ struct Cli {
     command: Command,
 }
 
-const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed or unhealthy, 2 usage, 8 done but requests were cut.\n\
+const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed or unhealthy, 2 usage, 3 a gate failed and nothing moved, 4 rolled back, 5 conflict, \
+    6 timeout or inconclusive, 8 done but requests were cut.\n\
     First steps: `difygate demo` shows the gate at work; `difygate run -c FILE` serves.";
 
 #[derive(Debug, Subcommand)]
@@ -92,6 +104,14 @@ enum Command {
     /// Drain an endpoint, put it in maintenance, or enable it again
     #[command(subcommand)]
     Endpoint(EndpointCommand),
+    /// Move users from one pool to another, step by step
+    #[command(subcommand)]
+    Cutover(cutover::CutoverCommand),
+    /// Move users to another pool in one go: start, verify, flip, watch; for release pipelines
+    Switch(cutover::SwitchArgs),
+    /// Let requests wait, answer that the service is in maintenance, or let them go on
+    #[command(subcommand)]
+    Traffic(cutover::TrafficCommand),
     /// Send one probe to a URL and say what the gate would make of the answer, and why
     Probe(single::ProbeArgs),
     /// Answer /healthz beside a Dify instance: ask its database, cache and whatever else it needs, and say what is broken
@@ -231,6 +251,9 @@ fn dispatch(command: Command) -> anyhow::Result<Exit> {
         Command::Status { admin, json, watch } => live::status(&admin.url, json, watch),
         Command::Explain { endpoint, admin, json } => live::explain(&admin.url, &endpoint, json),
         Command::Endpoint(command) => command.run(),
+        Command::Cutover(command) => command.run(),
+        Command::Switch(args) => args.run(),
+        Command::Traffic(command) => command.run(),
         Command::Probe(args) => single::probe(&args),
         Command::Healthz(args) => healthz::healthz(&args),
         Command::Demo { once, json } => run::demo(once, json),

@@ -201,6 +201,10 @@ impl Mover {
             key: order.key.clone(),
         };
         self.take(next, change).await.map_err(Unmoved::Unkept)?;
+        if self.record.phase() == Phase::RollingBack {
+            // Requests have been directed back by now, so whoever said it may go on.
+            self.advance().await;
+        }
         Ok(Done {
             standing: self.standing(),
             repeated: false,

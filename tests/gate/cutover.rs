@@ -43,6 +43,13 @@ async fn say(gate: &Gate, target: &str, body: Value) -> Answer {
     say_with(gate, target, "", &body).await
 }
 
+/// Sends a verb that is refused; the status and the message.
+async fn refused(gate: &Gate, target: &str, headers: &str, body: Value) -> (u16, String) {
+    let answer = say_with(gate, target, headers, &body).await;
+    let said = answer.json();
+    (answer.status, said["error"].as_str().unwrap().to_owned())
+}
+
 async fn cutover(gate: &Gate) -> Value {
     admin(gate, "/api/v1/cutovers/dify").await.json()
 }
@@ -208,11 +215,6 @@ async fn what_makes_no_sense_is_refused_and_changes_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let [blue, green] = instances().await;
     let gate = started(folder.path(), [&blue, &green], &FAST.replace("bake: 200ms", "bake: 1h")).await;
-    let refused = async |target: &str, headers: &str, body: Value| {
-        let answer = say_with(&gate, target, headers, &body).await;
-        let said = answer.json();
-        (answer.status, said["error"].as_str().unwrap().to_owned())
-    };
     for (target, body, status, words) in [
         (
             "dify",
@@ -247,11 +249,18 @@ async fn what_makes_no_sense_is_refused_and_changes_nothing() {
         ("dify:promote", json!({}), 409, "no cutover was ever started"),
         ("dify:rollback", json!({}), 409, "no cutover was ever started"),
     ] {
-        let (code, error) = refused(target, "", body).await;
+        let (code, error) = refused(&gate, target, "", body).await;
         assert_eq!(code, status, "{target}: {error}");
         assert!(error.contains(words), "{error}");
     }
     assert_eq!(cutover(&gate).await["epoch"], 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn verbs_can_be_tried_repeated_and_tied_to_what_was_seen() {
+    let folder = tempfile::tempdir().unwrap();
+    let [blue, green] = instances().await;
+    let gate = started(folder.path(), [&blue, &green], &FAST.replace("bake: 200ms", "bake: 1h")).await;
     let dry = say(&gate, "dify:start?dry_run=true", json!({"to": "green"}))
         .await
         .json();
@@ -264,13 +273,13 @@ async fn what_makes_no_sense_is_refused_and_changes_nothing() {
     let key = "Idempotency-Key: build-7\r\n";
     assert_eq!(say_with(&gate, "dify", key, &start).await.json()["repeated"], false);
     assert_eq!(say_with(&gate, "dify", key, &start).await.json()["repeated"], true);
-    let (code, error) = refused("dify", key, json!({"to": "green"})).await;
+    let (code, error) = refused(&gate, "dify", key, json!({"to": "green"})).await;
     assert_eq!(code, 422, "{error}");
-    let (code, error) = refused("dify", "", start.clone()).await;
+    let (code, error) = refused(&gate, "dify", "", start.clone()).await;
     assert_eq!(code, 409);
     assert!(error.contains("cutover 1 is under way"), "{error}");
     until_phase(&gate, "baking").await;
-    let (code, error) = refused("dify:rollback", "If-Match: \"1\"\r\n", json!({})).await;
+    let (code, error) = refused(&gate, "dify:rollback", "If-Match: \"1\"\r\n", json!({})).await;
     assert_eq!(code, 412, "{error}");
     assert_eq!(served_by(&gate).await, "dify-1");
     let epoch = cutover(&gate).await["epoch"].clone();

@@ -9,6 +9,7 @@ mod authority;
 mod balance;
 mod cli;
 mod cutover;
+mod cutover_cli;
 mod databases;
 mod discovery;
 mod endpoints_http2;

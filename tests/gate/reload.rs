@@ -384,7 +384,7 @@ async fn a_hundred_reloads_cut_no_stream_fail_no_request_and_leak_no_descriptor(
             &text(turn % 2, if turn % 3 == 0 { "round_robin" } else { "least_request" }),
         );
         let empty = bytes::Bytes::new();
-        let (status, body) = difygate::client::send(http::Method::POST, &url, "/api/v1/config:reload", empty)
+        let (status, body) = difygate::client::send(http::Method::POST, &url, "/api/v1/config:reload", &[], empty)
             .await
             .unwrap();
         assert_eq!(status, 200, "{}", String::from_utf8_lossy(&body));

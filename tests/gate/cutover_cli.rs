@@ -1,0 +1,183 @@
+//! Cutovers as a release pipeline meets them: the real binary, its exit codes, and what it prints where.
+
+use std::path::Path;
+use std::process::Output;
+
+use difygate::gate::state::State;
+use difygate::server::Gate;
+use difygate::simulated_dify::{Health, SimulatedDify};
+use serde_json::Value;
+
+use crate::cli::difygate;
+use crate::cutover::text;
+use crate::support::{QUICK, edge, instances, ready, settings, soon, until, until_state};
+use crate::wire::{Wire, ask, chat_request};
+
+const FAST: &str = "rise: 1, prepare: 2s, verify: 1s, bake: 200ms, min_samples: 0";
+
+/// A gate whose probes ask `path`: Dify's own names a version, and that of its image tells of faults.
+async fn started(folder: &Path, pools: [&SimulatedDify; 2], path: &str, keys: &str) -> Gate {
+    let probing = QUICK.replace("probe: {", &format!("probe: {{path: {path}, "));
+    let text = text(folder, pools, keys).replace(QUICK, &probing);
+    ready(Gate::start(settings(&text)).unwrap()).await
+}
+
+/// Runs the command against a gate: its code, its output, and what it complained.
+async fn run(gate: &Gate, words: &[&str]) -> (i32, String, String) {
+    let admin = format!("http://{}", gate.admin());
+    let mut command = difygate(words);
+    command.env("DIFYGATE_ADMIN", admin).env("DIFYGATE_ACTOR", "ann");
+    for name in ["GITHUB_RUN_ID", "CI_PIPELINE_ID", "BUILD_TAG"] {
+        command.env_remove(name);
+    }
+    let output: Output = soon("the command to end", command.output()).await.unwrap();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (
+        output.status.code().unwrap(),
+        text(&output.stdout),
+        text(&output.stderr),
+    )
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_switch_shows_its_way_and_ends_when_the_old_pool_is_empty() {
+    let folder = tempfile::tempdir().unwrap();
+    let [blue, green] = instances().await;
+    let gate = started(folder.path(), [&blue, &green], "/health", FAST).await;
+    let switch = [
+        "switch",
+        "dify",
+        "--to",
+        "green",
+        "--expect-version",
+        "1.14.2",
+        "--wait",
+        "drained",
+        "--timeout",
+        "30s",
+        "--reason",
+        "release 118",
+    ];
+    let (code, out, err) = run(&gate, &switch).await;
+    assert_eq!(code, 0, "{err}");
+    for words in ["preparing", "every gate passes", "baking", "the bake was good", "ann"] {
+        assert!(err.contains(words), "{words} is missing in {err}");
+    }
+    assert!(out.starts_with("# Cutover 1 of dify: committed"), "{out}");
+    assert!(
+        out.contains("| reason | release 118 |") && out.contains("every endpoint is 1.14.2"),
+        "{out}"
+    );
+    assert_eq!(ask(edge(&gate), "GET /v1/info").await.instance(), "dify-1");
+    let (code, _, err) = run(&gate, &switch).await;
+    assert_eq!(code, 0);
+    assert!(err.contains("`green` is active already"), "{err}");
+    let mut other = switch;
+    other[5] = "2.0.0";
+    let (code, _, err) = run(&gate, &other).await;
+    assert_eq!(code, 3);
+    assert!(err.contains("is 1.14.2"), "{err}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn exit_codes_tell_what_came_of_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let [blue, green] = instances().await;
+    let gate = started(folder.path(), [&blue, &green], "/healthz", FAST).await;
+    let (code, _, err) = run(&gate, &["switch", "dify", "--to", "green", "--expect-version", "9"]).await;
+    assert_eq!(code, 3, "a gate fails and nothing moves: {err}");
+    assert!(err.contains("names no version"), "{err}");
+    let (code, _, err) = run(&gate, &["switch", "dify", "--to", "red"]).await;
+    assert_eq!(code, 1, "{err}");
+    assert!(err.contains("dify has no pool `red`"), "{err}");
+    let start = [
+        "cutover",
+        "start",
+        "dify",
+        "--to",
+        "green",
+        "--wait",
+        "ready",
+        "--timeout",
+        "20s",
+    ];
+    assert_eq!(run(&gate, &start).await.0, 0);
+    let (code, _, err) = run(&gate, &["switch", "dify", "--to", "green"]).await;
+    assert_eq!(code, 5, "another one is under way: {err}");
+    let (code, out, _) = run(&gate, &["cutover", "promote", "dify", "--dry-run", "--json"]).await;
+    let dry: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(
+        (code, &dry["phase"], &dry["dry_run"]),
+        (0, &"baking".into(), &true.into())
+    );
+    green.set(|switches| switches.health = Health::Status(503));
+    until_state(&gate, green.address(), State::Down).await;
+    let (code, _, err) = run(&gate, &["cutover", "promote", "dify"]).await;
+    assert!(
+        code == 3 && err.contains("a gate does not pass, nothing has moved"),
+        "{code}: {err}"
+    );
+    let (code, out, _) = run(&gate, &["cutover", "status"]).await;
+    assert!(
+        code == 0 && out.contains("dify (dify): ready, active pool blue"),
+        "{out}"
+    );
+    assert_eq!(run(&gate, &["cutover", "abort", "dify"]).await.0, 0);
+    assert_eq!(run(&gate, &["cutover", "promote", "dify"]).await.0, 5);
+    assert_eq!(
+        run(&gate, &["cutover", "start", "dify", "--to", "green", "--steps", "0%"])
+            .await
+            .0,
+        2
+    );
+    assert_eq!(
+        run(&gate, &["switch", "dify", "--to", "green", "--wait", "soon"])
+            .await
+            .0,
+        2
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_waits_hears_of_a_way_back_and_of_time_that_is_over() {
+    let folder = tempfile::tempdir().unwrap();
+    let [blue, green] = instances().await;
+    let gate = started(
+        folder.path(),
+        [&blue, &green],
+        "/healthz",
+        &FAST.replace("bake: 200ms", "bake: 1h"),
+    )
+    .await;
+    let switch = ["switch", "dify", "--to", "green", "--timeout", "3s"];
+    let (code, _, err) = run(&gate, &switch).await;
+    assert_eq!(code, 6, "{err}");
+    assert!(err.contains("the cutover goes on by itself"), "{err}");
+    let mut stream = Wire::to(edge(&gate)).await;
+    stream.send(chat_request("streaming", 10_000, 20)).await;
+    assert_eq!(stream.head().await.status, 200);
+    let (code, out, _) = run(&gate, &["cutover", "rollback", "dify", "--reason", "slow"]).await;
+    assert!(code == 0 && out.contains("rolled back: slow"), "{out}");
+    assert!(stream.event().await.is_some(), "its stream goes on");
+    let waiting = [
+        "switch",
+        "dify",
+        "--to",
+        "green",
+        "--wait",
+        "committed",
+        "--timeout",
+        "20s",
+    ];
+    let killer = async {
+        until("it to bake", async || {
+            let view = crate::admin::admin(&gate, "/api/v1/cutovers/dify").await.json();
+            view["phase"] == "baking"
+        })
+        .await;
+        green.set(|switches| switches.health = Health::Status(503));
+    };
+    let ((code, out, err), ()) = tokio::join!(run(&gate, &waiting), killer);
+    assert_eq!(code, 4, "{err}");
+    assert!(out.contains("rolled_back"), "{out}");
+}
