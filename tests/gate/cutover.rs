@@ -289,3 +289,53 @@ async fn verbs_can_be_tried_repeated_and_tied_to_what_was_seen() {
         200
     );
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn upstreams_of_a_deployment_move_as_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let [blue_api, green_api, blue_web, green_web] = instances().await;
+    let upstream = |name: &str, [blue, green]: [&SimulatedDify; 2]| {
+        format!(
+            "  {name}: {{{QUICK}, pools: {{blue: {{endpoints: [\"{}\"]}}, green: {{endpoints: [\"{}\"]}}}}}}\n",
+            blue.address(),
+            green.address()
+        )
+    };
+    let text = format!(
+        "server: {{lame_duck: 0s, state_dir: {}}}\ncutover: {{{FAST}}}\ndeployments: {{dify: {{upstreams: [api, web]}}}}\nroutes: [{{path: /v1, upstream: api}}, {{path: /, upstream: web}}]\nupstreams:\n{}{}",
+        folder.path().display(),
+        upstream("api", [&blue_api, &green_api]),
+        upstream("web", [&blue_web, &green_web])
+    );
+    green_web.set(|switches| switches.health = Health::Status(503));
+    let gate = ready(Gate::start(settings(&text)).unwrap()).await;
+    let (code, error) = refused(&gate, "api", "", json!({"to": "green"})).await;
+    assert!(code == 404 && error.contains("moves with deployment `dify`"), "{error}");
+    assert_eq!(
+        say(&gate, "dify", json!({"to": "green", "auto": true})).await.status,
+        200
+    );
+    let whose = async || {
+        let api = ask(edge(&gate), "GET /v1/info").await.instance().to_owned();
+        (api, ask(edge(&gate), "GET /apps").await.instance().to_owned())
+    };
+    until("one of them to be unfit", async || {
+        cutover(&gate).await["gates"][0]["verdict"] == "fail"
+    })
+    .await;
+    assert_eq!(
+        whose().await,
+        ("dify-0".to_owned(), "dify-2".to_owned()),
+        "neither moves alone"
+    );
+    green_web.set(|switches| switches.health = Health::Passing);
+    until_phase(&gate, "committed").await;
+    assert_eq!(whose().await, ("dify-1".to_owned(), "dify-3".to_owned()));
+    let status = admin(&gate, "/api/v1/status").await.json();
+    for upstream in status["upstreams"].as_array().unwrap() {
+        assert_eq!(
+            (&upstream["active"], &upstream["phase"]),
+            (&json!("green"), &json!("committed"))
+        );
+    }
+}
