@@ -3,7 +3,8 @@
 //! Who may ask for what (`path`, `guard`, `client`, `hygiene`, `alarm`, `route`, `pace`), who may serve (`health`, `components`, `passive`, `window`, `latency`,
 //! `rhythm`, `lapse`, `flapping`, `ramp`, `schedule`, `state`, `overrides`, `knowledge`, `keeper`), who wants a restart
 //! (`liveness`),
-//! where requests go (`direction`, `cutover`), who takes the next one (`selection`, `ring`), and whether it may be sent again (`retry`).
+//! where requests go (`direction`, `cutover`), who takes the next one (`selection`, `ring`), and whether it may be sent again (`retry`),
+//! and where a stream may be ended (`sse`, `websocket`).
 //!
 //! **Invariant.** Nothing here does I/O, reads a clock, draws a random number or names a framework: time comes in as `now`, chance
 //! as a `ticket` or a seed. So every rule can be tested in a moment, and the whole folder could move to another proxy.
@@ -37,5 +38,7 @@ pub mod ring;
 pub mod route;
 pub mod schedule;
 pub mod selection;
+pub mod sse;
 pub mod state;
+pub mod websocket;
 pub mod window;
