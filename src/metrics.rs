@@ -91,6 +91,8 @@ metrics! {
     streams_open: IntGaugeVec = gauges("streams_open", &[UPSTREAM]);
     /// How streams ended.
     stream_end: IntCounterVec = counters("stream_end_total", &[UPSTREAM, &["how"]]);
+    /// Streams and other requests that the gate ended before their end, by reason.
+    streams_cut: IntCounterVec = counters("streams_cut_total", &[UPSTREAM, &["pool", "reason"]]);
     /// Attempts made again, by reason.
     retries: IntCounterVec = counters("retries_total", &[UPSTREAM, &["reason"]]);
     /// Requests that wait for an endpoint with room.

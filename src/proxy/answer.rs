@@ -19,6 +19,21 @@ pub(crate) struct Answer {
     retry_after: Option<u32>,
 }
 
+/// The code of what was cut when its pool had drained for long enough.
+const DRAINED: &str = "gateway_drained";
+
+/// The last event of a stream that the gate ends, as Dify tells of an error.
+pub(crate) fn last_event(task: Option<&str>) -> Bytes {
+    let mut event = serde_json::json!({
+        "event": "error", "status": 503, "code": DRAINED,
+        "message": "The instance that streamed this is taken out of service. The run may still be going on.",
+    });
+    if let Some(task) = task {
+        event["task_id"] = task.into();
+    }
+    Bytes::from(format!("data: {event}\n\n"))
+}
+
 /// After this many seconds a client may ask again: a confirmed recovery takes an interval and a confirm, about that long.
 const RETRY_AFTER: u32 = 2;
 
@@ -84,6 +99,15 @@ impl Answer {
             504,
             "upstream_timeout",
             "The instance that was asked did not answer in time. The request may still be running.",
+        )
+    }
+
+    /// The pool that served the request has had its time to drain.
+    pub(crate) fn drained() -> Self {
+        Self::new(
+            504,
+            DRAINED,
+            "The instance that was asked is taken out of service, and did not answer in time. The request may still be running.",
         )
     }
 

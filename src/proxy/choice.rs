@@ -15,7 +15,8 @@ use crate::gate::ring;
 use crate::gate::selection::{Balance, HashKey};
 use crate::proxy::Gateway;
 use crate::proxy::answer::Answer;
-use crate::proxy::context::{Attempt, Exchange, OpenStream};
+use crate::proxy::context::{Attempt, Exchange};
+use crate::proxy::stream::Streaming;
 use crate::proxy::witness;
 use crate::upstream::snapshot::{Draw, Picked};
 use crate::upstream::{Held, Retrying};
@@ -127,6 +128,7 @@ impl Gateway {
         let socket = candidate.socket;
         course.made += 1;
         course.attempt = Some(Attempt {
+            cuts: endpoint.owner().recall.cuts(),
             endpoint,
             line: None,
             trial,
@@ -159,7 +161,7 @@ impl Gateway {
     }
 
     /// The first byte of an answer that goes to the client is there.
-    pub(super) fn begun(&self, exchange: &mut Exchange, streams: bool) {
+    pub(super) fn begun(&self, session: &Session, exchange: &mut Exchange, streams: Option<Streaming>) {
         let after = self.clock.now() - exchange.start;
         exchange.first_byte.get_or_insert(after);
         let group = exchange.to.as_ref().map(|to| to.position);
@@ -167,6 +169,7 @@ impl Gateway {
             course.retrying = None;
             // Of a request that was tried elsewhere before, nobody knows what this endpoint took.
             if let Some(attempt) = course.attempt.as_ref().filter(|_| course.made == 1) {
+                attempt.endpoint.owner().sums.first_byte(after);
                 let pulse = &attempt.endpoint.owner().pulse;
                 pulse.feel_first_byte(after, self.clock.millis(exchange.start + after));
                 let compares = course.upstream.owner().settings.terms.outlier.latency.is_some();
@@ -174,15 +177,16 @@ impl Gateway {
                     pulse.feel_group(group, after);
                 }
             }
-            if streams {
-                exchange.stream = Some(OpenStream::new(course.upstream.owner().times.streams_open.clone()));
-            }
+        }
+        if let Some(streaming) = streams {
+            exchange.stream = self.open(session, exchange, streaming).map(Box::new);
         }
     }
 
     /// Whether the attempt under way may be made again elsewhere; if so it is given up.
     pub(super) fn retry(&self, session: &Session, exchange: &mut Exchange, failure: AttemptFailure) -> bool {
         self.blame(exchange, witness::accusation(failure));
+        witness::note(exchange, failure);
         let Some(course) = &exchange.course else {
             return false;
         };

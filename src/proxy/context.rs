@@ -3,8 +3,6 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use prometheus::IntGauge;
-
 use crate::config::RouteSettings;
 use crate::gate::client::Client;
 use crate::gate::names::PoolName;
@@ -13,9 +11,11 @@ use crate::gate::retry::RetryClass;
 use crate::proxy::answer::Answer;
 use crate::proxy::headers::RequestId;
 use crate::proxy::site::{Destination, Site};
+use crate::proxy::stream::OpenStream;
 use crate::upstream::line::Line;
 use crate::upstream::settings::Timeouts;
 use crate::upstream::snapshot::{Routable, World};
+use crate::upstream::streams::Why;
 use crate::upstream::{Endpoint, Held, OnTrial, Retrying, Upstream};
 
 /// One request and its answer.
@@ -36,7 +36,9 @@ pub(crate) struct Exchange {
     pub(crate) taking: Pace,
     /// Since the request until the first byte of its answer.
     pub(crate) first_byte: Option<Duration>,
-    pub(crate) stream: Option<OpenStream>,
+    pub(crate) stream: Option<Box<OpenStream>>,
+    /// Why the gate cut it short.
+    pub(crate) cut: Option<Why>,
     /// Whether the endpoint kept it waiting for too long.
     pub(crate) overdue: bool,
     /// What the gate answers itself.
@@ -82,6 +84,15 @@ pub(crate) struct Attempt {
     pub(crate) line: Option<Arc<Line>>,
     /// Whether it is the one that tries an endpoint which was held back.
     pub(crate) trial: Option<OnTrial>,
+    /// How often all was ended that the endpoint served, before this.
+    pub(crate) cuts: u64,
+}
+
+impl Attempt {
+    /// Whether all is to end that its endpoint served by now.
+    pub(crate) fn is_severed(&self) -> bool {
+        self.endpoint.owner().recall.cuts() != self.cuts
+    }
 }
 
 impl Drop for Attempt {
@@ -89,22 +100,6 @@ impl Drop for Attempt {
         if let Some(line) = &self.line {
             line.rest();
         }
-    }
-}
-
-/// An event stream or a tunnel under way.
-pub(crate) struct OpenStream(IntGauge);
-
-impl OpenStream {
-    pub(crate) fn new(gauge: IntGauge) -> Self {
-        gauge.inc();
-        Self(gauge)
-    }
-}
-
-impl Drop for OpenStream {
-    fn drop(&mut self) {
-        self.0.dec();
     }
 }
 
@@ -122,6 +117,7 @@ impl Exchange {
             taking: Pace::default(),
             first_byte: None,
             stream: None,
+            cut: None,
             overdue: false,
             answer: None,
             refused: None,
@@ -149,6 +145,11 @@ impl Exchange {
     /// Whether it ended because the endpoint kept it waiting for too long.
     pub(crate) fn is_overdue(&self) -> bool {
         self.overdue || self.line().is_some_and(Line::is_overdue)
+    }
+
+    /// Whether all is to end that its endpoint served by now.
+    pub(crate) fn is_severed(&self) -> bool {
+        self.attempt().is_some_and(|(_, attempt)| attempt.is_severed())
     }
 
     /// The connection of the attempt under way.

@@ -10,22 +10,18 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use http::header::{EXPECT, HOST};
 use http::{Method, StatusCode, Version};
 use pingora::proxy::Session;
 use pingora::{Error, ErrorType};
 use tokio::net::TcpStream;
-use tokio::time::error::Elapsed;
 use tokio::time::timeout;
 
-use crate::gate::passive::TrafficFailure;
 use crate::gate::retry::{AttemptFailure, RetryClass};
 use crate::http1::{Connection, Head, WireError};
 use crate::probe::is_own_fault;
 use crate::proxy::Gateway;
 use crate::proxy::context::Exchange;
-use crate::proxy::headers;
 use crate::proxy::pacing;
 use crate::proxy::request::content_length;
 use crate::proxy::tunnel;
@@ -33,6 +29,7 @@ use crate::tls::Unsecured;
 use crate::upstream::Endpoint;
 use crate::upstream::idle::Kept;
 use crate::upstream::settings::Timeouts;
+use crate::upstream::streams::Why;
 use crate::wire::Wire;
 
 /// A body up to this many bytes is received before the request is sent on; that of a prompt is far below it.
@@ -59,6 +56,8 @@ enum Lost {
     Endpoint(AttemptFailure, Box<Error>),
     /// The client went away, or the gate has nowhere to send it.
     Request(Box<Error>),
+    /// All is to end that the endpoint serves.
+    Severed,
 }
 
 impl From<Box<Error>> for Lost {
@@ -68,11 +67,19 @@ impl From<Box<Error>> for Lost {
 }
 
 /// An answer of which the head has come.
-struct Answered {
-    endpoint: Arc<Endpoint>,
-    connection: Connection,
-    head: Head,
-    timeouts: Timeouts,
+pub(super) struct Answered {
+    pub(super) endpoint: Arc<Endpoint>,
+    pub(super) connection: Connection,
+    pub(super) head: Head,
+    pub(super) timeouts: Timeouts,
+}
+
+/// Why a request waits no longer for an answer.
+enum Called {
+    /// Its endpoint is known to be down.
+    Down,
+    /// All is to end that its endpoint serves.
+    Severed,
 }
 
 impl Gateway {
@@ -105,6 +112,7 @@ impl Gateway {
                 }
                 Err(Lost::Endpoint(failure, e)) => (failure, e),
                 Err(Lost::Request(e)) => return Err(e),
+                Err(Lost::Severed) => return Err(self.cut(exchange, Why::Drained)),
             };
             if !self.retry(session, exchange, failure) {
                 exchange.overdue = failure == AttemptFailure::Timeout;
@@ -189,19 +197,16 @@ impl Gateway {
         };
         let recallable =
             course.class == RetryClass::Idempotent && course.made <= course.upstream.owner().settings.retry.attempts;
-        let recalled = async {
-            if recallable {
-                self.recalled(exchange, endpoint).await;
-            } else {
-                std::future::pending().await
-            }
-        };
+        let called = self.called(exchange, endpoint, recallable);
         let to_head = session.req_header().method == Method::HEAD;
         let upgrades = tunnel::is_asked_for(session.req_header());
         let head = tokio::select! {
             biased;
             // First, so that a verdict between the choice and the wait is not missed.
-            () = recalled => return Err(lost(AttemptFailure::Rescued, WireError::Closed)),
+            called = called => return Err(match called {
+                Called::Down => lost(AttemptFailure::Rescued, WireError::Closed),
+                Called::Severed => Lost::Severed,
+            }),
             head = timeout(course.timeouts.first_byte, final_head(connection, to_head, upgrades)) => head,
             // What a client sends ahead through a tunnel must not be read yet.
             gone = gone(session), if !upgrades => return Err(gone.into()),
@@ -216,13 +221,23 @@ impl Gateway {
         }
     }
 
-    /// Ready once the endpoint is known to be down.
-    async fn recalled(&self, exchange: &Exchange, endpoint: &Arc<Endpoint>) {
-        let waiting = endpoint.recall.wait();
-        let mut called = pin!(waiting.called());
-        called.as_mut().enable();
-        if self.still_serves(exchange, endpoint) {
+    /// Ready once there is nothing to wait for: the endpoint is known to be down and the request may go elsewhere, or is to end.
+    async fn called(&self, exchange: &Exchange, endpoint: &Arc<Endpoint>, recallable: bool) -> Called {
+        let _waiting = recallable.then(|| endpoint.recall.wait());
+        let mut knows = recallable;
+        loop {
+            let mut called = pin!(endpoint.recall.called());
+            called.as_mut().enable();
+            if exchange.is_severed() {
+                return Called::Severed;
+            }
+            if std::mem::take(&mut knows) && !self.still_serves(exchange, endpoint) {
+                return Called::Down;
+            }
             called.await;
+            if recallable && !exchange.is_severed() {
+                return Called::Down;
+            }
         }
     }
 
@@ -234,78 +249,6 @@ impl Gateway {
         let world = course.upstream.owner().flow.world.load();
         let mut all = world.side(course.pool.as_ref()).routable.all();
         Arc::ptr_eq(&world, &course.world) || all.any(|candidate| Arc::ptr_eq(&candidate.endpoint, endpoint))
-    }
-
-    /// Relays an answer as it comes.
-    async fn relay(&self, session: &mut Session, exchange: &mut Exchange, answered: Answered) -> pingora::Result<()> {
-        let Answered {
-            endpoint,
-            mut connection,
-            head,
-            timeouts,
-        } = answered;
-        let has_body = !connection.is_over();
-        let switches = head.status == StatusCode::SWITCHING_PROTOCOLS;
-        let chunks = has_body && !switches && session.req_header().version == Version::HTTP_11;
-        let mut response = headers::relayed(head, chunks, &exchange.request_id)?;
-        self.edit(session, &mut response, exchange)?;
-        let streams = headers::is_event_stream(&response);
-        self.begun(exchange, switches || streams);
-        if switches {
-            session.write_response_header(Box::new(response), false).await?;
-            return self
-                .carry(session, exchange, connection.into_tunnel(), timeouts.idle)
-                .await;
-        }
-        session.write_response_header(Box::new(response), !has_body).await?;
-        let mut over = !has_body;
-        while !over {
-            let part = tokio::select! {
-                biased;
-                part = self.part(exchange, &mut connection, streams, timeouts.idle) => part,
-                gone = gone(session) => return Err(gone),
-            };
-            exchange.overdue = part.is_err();
-            match part.unwrap_or_else(|_| Err(io::Error::from(io::ErrorKind::TimedOut).into())) {
-                Ok(part) => {
-                    endpoint.pulse.deliver();
-                    over = connection.is_over();
-                    self.give(session, exchange, part, over).await?;
-                }
-                Err(e) => {
-                    // What did come is the client's. A read sends on what was gathered, and nothing is to be read here.
-                    let _ = timeout(Duration::ZERO, gone(session)).await;
-                    self.blame(exchange, Some(TrafficFailure::Cut));
-                    return Err(upstream_error(e));
-                }
-            }
-        }
-        endpoint.idle.keep(connection, timeouts.pool_idle);
-        Ok(())
-    }
-}
-
-impl Gateway {
-    /// The next part of an answer. A stream that is silent for long may yet go on, and meanwhile it counts against its endpoint.
-    async fn part(
-        &self,
-        exchange: &mut Exchange,
-        connection: &mut Connection,
-        streams: bool,
-        idle: Duration,
-    ) -> Result<Result<Option<Bytes>, WireError>, Elapsed> {
-        let course = exchange.course.as_ref().filter(|_| streams);
-        let silence = course.map_or(Duration::ZERO, |course| {
-            course.upstream.owner().settings.terms.outlier.stream_silence
-        });
-        if silence.is_zero() || silence >= idle {
-            return timeout(idle, connection.part()).await;
-        }
-        if let Ok(part) = timeout(silence, connection.part()).await {
-            return Ok(part);
-        }
-        self.blame(exchange, Some(TrafficFailure::Silent));
-        timeout(idle - silence, connection.part()).await
     }
 }
 
@@ -356,7 +299,7 @@ async fn final_head(connection: &mut Connection, to_head: bool, upgrades: bool) 
 }
 
 /// Ready once the client is gone. What it sends early is read no further, and then the connection cannot be used again.
-async fn gone(session: &mut Session) -> Box<Error> {
+pub(super) async fn gone(session: &mut Session) -> Box<Error> {
     match session.as_downstream_mut().read_body_or_idle(true).await {
         Err(e) if *e.etype() == ErrorType::ConnectError => {
             session.set_keepalive(None);

@@ -5,7 +5,8 @@ use std::net::IpAddr;
 
 use http::StatusCode;
 use http::header::{
-    CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue, TRANSFER_ENCODING,
+    CACHE_CONTROL, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue,
+    TRANSFER_ENCODING,
 };
 use pingora::http::{RequestHeader, ResponseHeader};
 
@@ -293,6 +294,13 @@ pub(crate) fn is_event_stream(response: &ResponseHeader) -> bool {
         .unwrap_or_default();
     kind.get(..17)
         .is_some_and(|start| start.eq_ignore_ascii_case(b"text/event-stream"))
+}
+
+/// Whether the body of an answer can be read as it passes, and something be added to it.
+pub(crate) fn is_open_text(response: &ResponseHeader) -> bool {
+    let plain = |coding: &HeaderValue| coding.as_bytes().eq_ignore_ascii_case(b"identity");
+    let mut codings = response.headers.get_all(CONTENT_ENCODING).iter();
+    codings.all(plain) && !response.headers.contains_key(CONTENT_LENGTH)
 }
 
 /// The id under which a request is known, in every log that it passes.

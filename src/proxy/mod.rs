@@ -13,8 +13,10 @@ mod pacing;
 mod rate;
 mod reach;
 mod record;
+mod relay;
 mod request;
 mod site;
+mod stream;
 mod tunnel;
 mod witness;
 
@@ -37,7 +39,6 @@ use crate::access_log::AccessLog;
 use crate::acme::Challenges;
 use crate::clock::Clock;
 use crate::edge::Door;
-use crate::gate::passive::TrafficFailure;
 use crate::gate::retry::AttemptFailure;
 use crate::mailbox::Mailbox;
 use crate::metrics::Metrics;
@@ -46,7 +47,9 @@ use crate::proxy::context::Exchange;
 pub(crate) use crate::proxy::rate::Rates;
 use crate::proxy::request::conn;
 pub(crate) use crate::proxy::site::Site;
+use crate::proxy::stream::Streaming;
 use crate::tls::Authorities;
+use crate::upstream::streams::Why;
 
 /// The proxy of all listeners.
 #[derive(Clone)]
@@ -237,13 +240,16 @@ impl ProxyHttp for Gateway {
         if refused {
             return e;
         }
+        if exchange.is_severed() {
+            return self.cut(exchange, Why::Drained);
+        }
         let theirs = *e.esource() == ErrorSource::Upstream;
         let ours = theirs && session.response_written().is_none();
         if ours && self.waits_for_client(exchange, &e) {
             return self.too_slow(exchange);
         }
         if theirs && !ours {
-            self.blame(exchange, Some(TrafficFailure::Cut));
+            self.broke_off(exchange);
         }
         let again = ours && self.retry(session, exchange, failure(&e, exchange, reused));
         e.set_retry(again);
@@ -266,10 +272,13 @@ impl ProxyHttp for Gateway {
             e.set_retry(true);
             return Err(e);
         }
-        let streams = status == http::StatusCode::SWITCHING_PROTOCOLS || headers::is_event_stream(response);
-        self.begun(exchange, streams);
+        let has_body = session.req_header().method != http::Method::HEAD;
+        self.begun(session, exchange, Streaming::of(response).filter(|_| has_body));
         if let (Some(line), Some(course)) = (exchange.line(), &exchange.course) {
             line.expect_byte(course.timeouts.idle);
+            if exchange.stream.is_some() {
+                line.stream();
+            }
         }
         Ok(())
     }
@@ -278,9 +287,12 @@ impl ProxyHttp for Gateway {
         &self,
         _session: &mut Session,
         body: &mut Option<Bytes>,
-        _end_of_stream: bool,
+        end_of_stream: bool,
         exchange: &mut Exchange,
     ) -> pingora::Result<Option<Duration>> {
+        if self.pass(body, end_of_stream, exchange)? {
+            return Ok(None);
+        }
         if body.as_ref().is_some_and(|body| !body.is_empty())
             && let Some((course, attempt)) = exchange.attempt()
         {

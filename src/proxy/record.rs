@@ -34,8 +34,15 @@ impl Gateway {
                 let labels = [upstream.settings.name.as_str(), end];
                 self.metrics.stream_end.with_label_values(&labels).inc();
             }
+            if let (Some(why), Some(attempt)) = (exchange.cut, &course.attempt) {
+                let pool = attempt.endpoint.owner().id.pool.as_str();
+                let labels = [upstream.settings.name.as_str(), pool, why.as_str()];
+                self.metrics.streams_cut.with_label_values(&labels).inc();
+            }
         }
-        if self.access.wants(status >= 500 || exchange.refused.is_some()) {
+        self.stream_ended(exchange, end);
+        let remarkable = status >= 500 || exchange.refused.is_some() || exchange.cut.is_some();
+        if self.access.wants(remarkable) {
             self.access.record(&record(
                 &self.door.name,
                 session,
@@ -83,7 +90,8 @@ fn record<'a>(
     }
 }
 
-fn path(raw: &[u8]) -> &str {
+/// A path without its query, and no longer than is told.
+pub(super) fn path(raw: &[u8]) -> &str {
     let path = raw.split(|b| *b == b'?').next().unwrap_or_default();
     let cut = path.get(..MAX_PATH).unwrap_or(path);
     match std::str::from_utf8(cut) {
@@ -95,9 +103,10 @@ fn path(raw: &[u8]) -> &str {
     }
 }
 
-/// How it ended, in a word: `complete`, `refused` by the gate, `client` gone, `timeout`, cut by the `upstream`, or a fault of the `gate`.
+/// How it ended, in a word: `complete`, `refused` by the gate, `cut` by the gate, `client` gone, `timeout`, cut by the `upstream`, or a fault of the `gate`.
 fn end(e: Option<&Error>, exchange: &Exchange, answered: bool) -> &'static str {
     match e.map(Error::esource) {
+        _ if exchange.cut.is_some() => "cut",
         _ if exchange.refused.is_some() => "refused",
         None if answered => "complete",
         None => "client",

@@ -17,7 +17,28 @@ pub(super) fn accusation(failure: AttemptFailure) -> Option<TrafficFailure> {
     }
 }
 
+/// Adds a failed attempt to what its endpoint's traffic came to. A refusal was added when its status was heard.
+pub(super) fn note(exchange: &Exchange, failure: AttemptFailure) {
+    let Some((_, attempt)) = exchange.attempt() else {
+        return;
+    };
+    let sums = &attempt.endpoint.owner().sums;
+    match failure {
+        AttemptFailure::Connect => sums.unconnected(),
+        AttemptFailure::Reset | AttemptFailure::Timeout | AttemptFailure::Rescued => sums.unanswered(),
+        AttemptFailure::Refused | AttemptFailure::Unsent => {}
+    }
+}
+
 impl Gateway {
+    /// An answer that had begun broke off by the fault of its endpoint. How an event stream ended is told with its end.
+    pub(super) fn broke_off(&self, exchange: &mut Exchange) {
+        if let Some((_, attempt)) = exchange.attempt().filter(|_| exchange.stream.is_none()) {
+            attempt.endpoint.owner().sums.broke_off();
+        }
+        self.blame(exchange, Some(TrafficFailure::Cut));
+    }
+
     /// Tells of a failure of the attempt under way.
     pub(super) fn blame(&self, exchange: &mut Exchange, failure: Option<TrafficFailure>) {
         let attempt = exchange.course.as_mut().and_then(|course| course.attempt.as_mut());
@@ -35,6 +56,9 @@ impl Gateway {
 
     /// Weighs the status of an answer, whether or not it goes to the client.
     pub(super) fn hear(&self, exchange: &mut Exchange, status: u16) {
+        if let Some((_, attempt)) = exchange.attempt() {
+            attempt.endpoint.owner().sums.answered(status);
+        }
         let course = exchange.course.as_ref();
         let failure = course.and_then(|course| course.upstream.owner().settings.terms.outlier.failure(status));
         if failure.is_some() {

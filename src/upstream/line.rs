@@ -19,6 +19,7 @@ use pingora::{Error, ErrorType};
 use tokio::net::TcpStream;
 
 use crate::clock::Coarse;
+use crate::upstream::streams::PATIENCE;
 
 /// Deadlines at this value never come.
 const NEVER: u64 = u64::MAX;
@@ -30,6 +31,8 @@ pub struct Line {
     handle: Handle,
     deadline: AtomicU64,
     overdue: AtomicBool,
+    /// Whether an event stream comes on it, which is to end between two events.
+    streams: AtomicBool,
 }
 
 impl Line {
@@ -40,8 +43,14 @@ impl Line {
         self.deadline.store(deadline, Ordering::Relaxed);
     }
 
+    /// What comes on it is an event stream.
+    pub fn stream(&self) {
+        self.streams.store(true, Ordering::SeqCst);
+    }
+
     /// Nobody waits on it.
     pub fn rest(&self) {
+        self.streams.store(false, Ordering::SeqCst);
         self.deadline.store(NEVER, Ordering::Relaxed);
     }
 
@@ -77,6 +86,17 @@ impl Lines {
         }
     }
 
+    /// Ends every line on which somebody waits; where events stream, a little later.
+    pub fn sever(&self) {
+        for line in self.lock().values() {
+            if line.streams.load(Ordering::SeqCst) {
+                line.expect_byte(PATIENCE);
+            } else if line.deadline.load(Ordering::Relaxed) != NEVER {
+                line.end();
+            }
+        }
+    }
+
     fn open(&self, stream: &TcpStream) -> std::io::Result<Arc<Line>> {
         let fd = stream.as_raw_fd();
         let line = Arc::new(Line {
@@ -84,6 +104,7 @@ impl Lines {
             handle: Handle::from(stream.as_fd().try_clone_to_owned()?),
             deadline: AtomicU64::new(NEVER),
             overdue: AtomicBool::new(false),
+            streams: AtomicBool::new(false),
         });
         self.lock().insert(fd, line.clone());
         Ok(line)

@@ -7,6 +7,8 @@ pub mod queue;
 pub mod recall;
 pub mod settings;
 pub mod snapshot;
+pub mod streams;
+pub mod tally;
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -17,7 +19,7 @@ use prometheus::{IntCounter, IntCounterVec};
 use tokio::sync::Notify;
 
 use crate::gate::keeper::Slot;
-use crate::gate::names::{EndpointId, PoolName};
+use crate::gate::names::{EndpointId, PoolName, UpstreamName};
 use crate::metrics::{Metrics, RequestTimes, endpoint_labels};
 use crate::upstream::idle::Idle;
 use crate::upstream::line::Lines;
@@ -26,6 +28,8 @@ use crate::upstream::queue::Queue;
 use crate::upstream::recall::Recall;
 use crate::upstream::settings::UpstreamSettings;
 use crate::upstream::snapshot::World;
+use crate::upstream::streams::Streams;
+use crate::upstream::tally::Sums;
 
 /// Who is watched, by the configuration that is in force.
 #[derive(Clone, Debug, Default)]
@@ -34,6 +38,38 @@ pub struct Roster {
     pub upstreams: Arc<[Arc<Upstream>]>,
     /// Every endpoint, in its order.
     pub endpoints: Arc<[Arc<Endpoint>]>,
+}
+
+/// What was told to end.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Severed {
+    /// Event streams and WebSockets.
+    pub streams: usize,
+    /// Other requests.
+    pub requests: usize,
+}
+
+impl Roster {
+    /// Ends whatever a pool of an upstream serves at this moment: streams where they can be ended, other requests at once. What is sent there
+    /// later is served.
+    pub fn sever(&self, upstream: &UpstreamName, pool: &PoolName) -> Severed {
+        let Some(flow) = self.upstreams.iter().find(|known| known.settings.name == *upstream) else {
+            return Severed::default();
+        };
+        let of_it = |endpoint: &&Arc<Endpoint>| endpoint.id.upstream == *upstream && endpoint.id.pool == *pool;
+        let mut under_way = 0;
+        for endpoint in self.endpoints.iter().filter(of_it) {
+            under_way += endpoint.in_flight.get() as usize;
+            endpoint.recall.sever();
+            endpoint.lines.sever();
+        }
+        // After their endpoints, so that a request which becomes a stream meanwhile is told by the one or by the other.
+        let streams = flow.flow.streams.sever(pool);
+        Severed {
+            streams,
+            requests: under_way.saturating_sub(streams),
+        }
+    }
 }
 
 /// One upstream by one configuration. A request keeps the one that it began with.
@@ -56,6 +92,8 @@ pub struct Flow {
     pub retrying: Gauge,
     /// Requests that wait for an endpoint with room.
     pub queue: Arc<Queue>,
+    /// Event streams and WebSockets under way.
+    pub streams: Arc<Streams>,
     /// Its pools and who may serve. The driver alone writes it.
     pub world: ArcSwap<World>,
     /// Told when traffic is let go on, or is not to wait any more.
@@ -97,6 +135,7 @@ impl Flow {
             in_flight: Gauge::default(),
             retrying: Gauge::default(),
             queue: Arc::default(),
+            streams: Arc::default(),
             world: ArcSwap::from_pointee(World::empty(active)),
             resumed: Notify::new(),
             distress: Notify::new(),
@@ -129,6 +168,8 @@ pub struct Endpoint {
     pub recall: Recall,
     /// Whether it answers.
     pub pulse: Pulse,
+    /// What its traffic came to.
+    pub sums: Sums,
     /// Who waits for it to have room.
     queue: Arc<Queue>,
     on_trial: AtomicBool,
@@ -152,6 +193,7 @@ impl Endpoint {
             idle: Idle::default(),
             recall: Recall::default(),
             pulse: Pulse::default(),
+            sums: Sums::default(),
             queue,
             on_trial: AtomicBool::new(false),
             requests: metrics.requests.clone(),

@@ -1,18 +1,20 @@
-//! Taking back what waits on an endpoint: the moment it is known to be down, requests that may go elsewhere do.
+//! Taking back what waits on an endpoint: the moment it is known to be down, requests that may go elsewhere do; and when its pool has drained for
+//! long enough, all that it still serves is to end.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
 
-/// The requests that wait on one endpoint for their first byte and may go elsewhere.
+/// The requests that wait on one endpoint.
 #[derive(Debug, Default)]
 pub struct Recall {
     waiting: AtomicUsize,
     called: Notify,
+    severed: AtomicU64,
 }
 
-/// One of them.
+/// One of those that may go elsewhere.
 #[derive(Debug)]
 pub struct Waiting<'a>(&'a Recall);
 
@@ -23,17 +25,26 @@ impl Recall {
         Waiting(self)
     }
 
-    /// Takes back all of them. Returns how many there were.
+    /// Ready once those who wait are called. Calls count from the time that this is enabled or polled.
+    pub fn called(&self) -> Notified<'_> {
+        self.called.notified()
+    }
+
+    /// How often all was ended that the endpoint served. A request that finds it changed since its beginning is to end.
+    pub fn cuts(&self) -> u64 {
+        self.severed.load(Ordering::SeqCst)
+    }
+
+    /// Ends all that the endpoint serves.
+    pub fn sever(&self) {
+        self.severed.fetch_add(1, Ordering::SeqCst);
+        self.called.notify_waiters();
+    }
+
+    /// Takes back all that may go elsewhere. Returns how many there were.
     pub fn call(&self) -> usize {
         self.called.notify_waiters();
         self.waiting.load(Ordering::Relaxed)
-    }
-}
-
-impl Waiting<'_> {
-    /// Ready once it is called back. Calls count from the time that this is enabled or polled.
-    pub fn called(&self) -> Notified<'_> {
-        self.0.called.notified()
     }
 }
 

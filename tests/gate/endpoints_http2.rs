@@ -102,7 +102,7 @@ pub(crate) async fn shake_hands(edge: SocketAddr, authority: &Authority) -> TlsS
 }
 
 /// A client's connection in HTTP/2.
-async fn client(edge: SocketAddr, authority: &Authority) -> h2::client::SendRequest<Bytes> {
+pub(crate) async fn client(edge: SocketAddr, authority: &Authority) -> h2::client::SendRequest<Bytes> {
     let stream = shake_hands(edge, authority).await;
     let (client, connection) = h2::client::handshake(stream).await.unwrap();
     tokio::spawn(connection);

@@ -7,10 +7,15 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use difygate::config::{self, Config};
+use difygate::gate::cutover::triggers::Tally;
+use difygate::gate::direction::Direction;
 use difygate::gate::keeper::Known;
+use difygate::gate::names::{PoolName, UpstreamName};
 use difygate::gate::state::State;
 use difygate::server::Gate;
 use difygate::simulated_dify::{Cluster, SimulatedDify};
+use difygate::upstream::Severed;
+use difygate::upstream::streams::Streams;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -107,6 +112,57 @@ pub(crate) async fn ready(gate: Gate) -> Gate {
 /// A gate before `endpoints`, with `keys` for their upstream.
 pub(crate) async fn gate_before(endpoints: &[SocketAddr], keys: &str) -> Gate {
     gate(&dify_upstream(endpoints, keys)).await
+}
+
+/// The text of one upstream, `dify`, with the pools `blue`, which is active, and `green`.
+pub(crate) fn blue_green(blue: &[SocketAddr], green: &[SocketAddr], keys: &str) -> String {
+    let pool = |endpoints: &[SocketAddr]| {
+        let endpoints: Vec<String> = endpoints.iter().map(|address| format!("\"{address}\"")).collect();
+        format!("{{endpoints: [{}]}}", endpoints.join(", "))
+    };
+    let keys = if keys.is_empty() {
+        String::new()
+    } else {
+        format!("{keys}, ")
+    };
+    format!(
+        "upstreams: {{dify: {{active: blue, {keys}pools: {{blue: {}, green: {}}}}}}}\n",
+        pool(blue),
+        pool(green)
+    )
+}
+
+/// Directs requests of `dify`.
+pub(crate) async fn direct(gate: &Gate, direction: Direction) {
+    let directed = gate
+        .handle()
+        .mailbox
+        .direct(vec![(UpstreamName::new("dify"), direction)]);
+    directed.await.unwrap();
+}
+
+/// Ends what a pool of `dify` serves.
+pub(crate) fn sever(gate: &Gate, pool: &str) -> Severed {
+    let roster = gate.handle().roster.borrow().clone();
+    roster.sever(&UpstreamName::new("dify"), &PoolName::new(pool))
+}
+
+/// What the traffic of the endpoint at `address` came to.
+pub(crate) fn tally(gate: &Gate, address: SocketAddr) -> Tally {
+    let roster = gate.handle().roster.borrow().clone();
+    let name = address.to_string();
+    let mut endpoints = roster.endpoints.iter();
+    endpoints
+        .find(|endpoint| endpoint.id.address.as_str() == name)
+        .unwrap()
+        .sums
+        .read()
+}
+
+/// The streams of `dify` under way.
+pub(crate) fn streams(gate: &Gate) -> Arc<Streams> {
+    let roster = gate.handle().roster.borrow().clone();
+    roster.upstreams[0].flow.streams.clone()
 }
 
 /// So many instances of one deployment, named `dify-0`, `dify-1` and so on.

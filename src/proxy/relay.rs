@@ -1,0 +1,260 @@
+//! The way of an answer to the client, part by part as it comes, and its end where the gate itself ends it.
+
+use std::io;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{StatusCode, Version};
+use pingora::proxy::Session;
+use pingora::{Error, ErrorType};
+use tokio::time::error::Elapsed;
+use tokio::time::{Instant, timeout, timeout_at};
+
+use crate::gate::passive::TrafficFailure;
+use crate::http1::{Connection, WireError};
+use crate::proxy::Gateway;
+use crate::proxy::answer::Answer;
+use crate::proxy::context::{Attempt, Exchange};
+use crate::proxy::direct::{Answered, gone, upstream_error};
+use crate::proxy::headers;
+use crate::proxy::stream::Streaming;
+use crate::upstream::Endpoint;
+use crate::upstream::streams::{PATIENCE, Stream, Why};
+
+/// An event stream that is silent for so long has missed three of Dify's pings.
+const SILENT: Duration = Duration::from_secs(35);
+
+/// What tells a request under way that the gate ends it.
+pub(super) enum Teller {
+    /// A stream, which may be told alone.
+    Stream(Arc<Stream>),
+    /// Anything else, with what tells it that all is to end.
+    Endpoint(Arc<Endpoint>, u64),
+}
+
+impl Teller {
+    /// What tells the request of this attempt.
+    pub(super) fn of(exchange: &Exchange, attempt: &Attempt) -> Self {
+        match &exchange.stream {
+            Some(stream) => Self::Stream(stream.listed.clone()),
+            None => Self::Endpoint(attempt.endpoint.owner().clone(), attempt.cuts),
+        }
+    }
+
+    /// Why it is to end, if it is.
+    pub(super) fn says(&self) -> Option<Why> {
+        match self {
+            Self::Stream(stream) => stream.ends(),
+            Self::Endpoint(endpoint, cuts) => (endpoint.recall.cuts() != *cuts).then_some(Why::Drained),
+        }
+    }
+
+    /// Ready once it is to end.
+    pub(super) async fn told(&self) -> Why {
+        loop {
+            if let Some(why) = self.says() {
+                return why;
+            }
+            match self {
+                Self::Stream(stream) => stream.told().await,
+                Self::Endpoint(endpoint, _) => {
+                    let mut called = pin!(endpoint.recall.called());
+                    called.as_mut().enable();
+                    if self.says().is_none() {
+                        called.await;
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl Gateway {
+    /// Relays an answer as it comes.
+    pub(super) async fn relay(
+        &self,
+        session: &mut Session,
+        exchange: &mut Exchange,
+        answered: Answered,
+    ) -> pingora::Result<()> {
+        let Answered {
+            endpoint,
+            mut connection,
+            head,
+            timeouts,
+        } = answered;
+        let has_body = !connection.is_over();
+        let switches = head.status == StatusCode::SWITCHING_PROTOCOLS;
+        let chunks = has_body && !switches && session.req_header().version == Version::HTTP_11;
+        let mut response = headers::relayed(head, chunks, &exchange.request_id)?;
+        self.edit(session, &mut response, exchange)?;
+        let streaming = Streaming::of(&response).filter(|_| switches || has_body);
+        self.begun(session, exchange, streaming);
+        if switches {
+            session.write_response_header(Box::new(response), false).await?;
+            return self
+                .carry(session, exchange, connection.into_tunnel(), timeouts.idle)
+                .await;
+        }
+        session.write_response_header(Box::new(response), !has_body).await?;
+        if has_body {
+            let ended = self
+                .relay_body(session, exchange, &endpoint, &mut connection, timeouts.idle)
+                .await?;
+            if ended == Ended::Cut {
+                return Ok(());
+            }
+        }
+        endpoint.idle.keep(connection, timeouts.pool_idle);
+        Ok(())
+    }
+
+    async fn relay_body(
+        &self,
+        session: &mut Session,
+        exchange: &mut Exchange,
+        endpoint: &Endpoint,
+        connection: &mut Connection,
+        idle: Duration,
+    ) -> pingora::Result<Ended> {
+        let Some(teller) = exchange.attempt().map(|(_, attempt)| Teller::of(exchange, attempt)) else {
+            return Error::e_explain(ErrorType::InternalError, "an answer without an attempt");
+        };
+        let mut over = false;
+        while !over {
+            if let Some(why) = teller.says() {
+                return self.cut_body(session, exchange, connection, why).await;
+            }
+            let part = tokio::select! {
+                biased;
+                part = self.part(exchange, connection, idle) => part,
+                _ = teller.told() => continue,
+                gone = gone(session) => return Err(gone),
+            };
+            exchange.overdue = part.is_err();
+            match part.unwrap_or_else(|_| Err(io::Error::from(io::ErrorKind::TimedOut).into())) {
+                Ok(mut part) => {
+                    endpoint.pulse.deliver();
+                    let is_all = read(exchange, &mut part, teller.says().is_some());
+                    over = connection.is_over() && is_all;
+                    self.give(session, exchange, part, over).await?;
+                }
+                Err(e) => {
+                    // What did come is the client's. A read sends on what was gathered, and nothing is to be read here.
+                    let _ = timeout(Duration::ZERO, gone(session)).await;
+                    self.broke_off(exchange);
+                    return Err(upstream_error(e));
+                }
+            }
+        }
+        Ok(Ended::Whole)
+    }
+
+    /// Ends an answer that has begun: an event stream with a last event once it stands between two of them, anything else by breaking it off.
+    async fn cut_body(
+        &self,
+        session: &mut Session,
+        exchange: &mut Exchange,
+        connection: &mut Connection,
+        why: Why,
+    ) -> pingora::Result<Ended> {
+        let until = Instant::from_std(self.clock.now()) + PATIENCE;
+        while let Some(stream) = exchange.stream.as_mut().filter(|stream| stream.reader.is_some()) {
+            if stream.may_end() {
+                let last = stream.last_event();
+                self.give(session, exchange, last, true).await?;
+                exchange.cut = Some(why);
+                return Ok(Ended::Cut);
+            }
+            let part = tokio::select! {
+                part = timeout_at(until, connection.part()) => part,
+                gone = gone(session) => return Err(gone),
+            };
+            let Ok(Ok(mut part)) = part else {
+                break;
+            };
+            // What its endpoint ends itself by now needs no other end.
+            let over = read(exchange, &mut part, true) && connection.is_over();
+            self.give(session, exchange, part, over).await?;
+            if over {
+                return Ok(Ended::Whole);
+            }
+        }
+        Err(self.cut(exchange, why))
+    }
+
+    /// Ends a request by an answer of the gate's own, or by breaking its answer off where that has begun.
+    pub(super) fn cut(&self, exchange: &mut Exchange, why: Why) -> Box<Error> {
+        let answer = Answer::drained();
+        let status = ErrorType::HTTPStatus(answer.status);
+        (exchange.cut, exchange.answer) = (Some(why), Some(answer));
+        Error::new_in(status)
+    }
+
+    /// The next part of an answer. A stream that is silent for long may yet go on, and meanwhile it counts against its endpoint.
+    async fn part(
+        &self,
+        exchange: &mut Exchange,
+        connection: &mut Connection,
+        idle: Duration,
+    ) -> Result<Result<Option<Bytes>, WireError>, Elapsed> {
+        let course = exchange.course.as_ref().filter(|_| exchange.stream.is_some());
+        let Some(course) = course else {
+            return timeout(idle, connection.part()).await;
+        };
+        let accused = course.upstream.owner().settings.terms.outlier.stream_silence;
+        let mut marks = [accused, SILENT];
+        marks.sort();
+        let mut waited = Duration::ZERO;
+        for mark in marks.into_iter().filter(|mark| !mark.is_zero() && *mark < idle) {
+            if let Ok(part) = timeout(mark - waited, connection.part()).await {
+                return Ok(part);
+            }
+            waited = mark;
+            if mark == SILENT {
+                self.silent(exchange);
+            }
+            if mark == accused {
+                self.blame(exchange, Some(TrafficFailure::Silent));
+            }
+        }
+        timeout(idle - waited, connection.part()).await
+    }
+
+    /// Adds a stream that is silent to what its endpoint's traffic came to, once.
+    fn silent(&self, exchange: &mut Exchange) {
+        let first = exchange
+            .stream
+            .as_mut()
+            .is_some_and(|stream| !std::mem::replace(&mut stream.was_silent, true));
+        if let Some((_, attempt)) = exchange.attempt().filter(|_| first) {
+            attempt.endpoint.owner().sums.silent();
+        }
+    }
+}
+
+/// Reads a part of a stream as it passes, and where the stream is to end, leaves of it what comes before the end of an event. Tells whether that is
+/// all of it.
+fn read(exchange: &mut Exchange, part: &mut Option<Bytes>, ends: bool) -> bool {
+    let (Some(stream), Some(part)) = (&mut exchange.stream, part) else {
+        return true;
+    };
+    let come = part.len();
+    if ends {
+        stream.read_to_boundary(part);
+    } else {
+        stream.read(part);
+    }
+    come == part.len()
+}
+
+/// How an answer's body ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ended {
+    /// With its end, and the connection serves the next request.
+    Whole,
+    /// Before its end.
+    Cut,
+}

@@ -1,0 +1,186 @@
+//! A stream under way through the gate: it is listed while it lasts, read as it passes, and told of when it ends.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::StatusCode;
+use pingora::http::ResponseHeader;
+use pingora::proxy::Session;
+use prometheus::IntGauge;
+
+use crate::gate::sse::Reader;
+use crate::proxy::Gateway;
+use crate::proxy::answer;
+use crate::proxy::context::Exchange;
+use crate::proxy::headers;
+use crate::proxy::record::path;
+use crate::upstream::streams::{About, Kind, Open, Why};
+use crate::upstream::tally::StreamEnd;
+
+/// What an answer that streams carries.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Streaming {
+    kind: Kind,
+    /// Whether its events can be read, and one be added.
+    open_text: bool,
+}
+
+impl Streaming {
+    /// What an answer streams, if it does.
+    pub(crate) fn of(response: &ResponseHeader) -> Option<Self> {
+        let kind = match response.status {
+            StatusCode::SWITCHING_PROTOCOLS => Kind::Websocket,
+            _ if headers::is_event_stream(response) => Kind::Sse,
+            _ => return None,
+        };
+        let open_text = kind == Kind::Sse && headers::is_open_text(response);
+        Some(Self { kind, open_text })
+    }
+}
+
+/// An event stream or a tunnel under way.
+pub(crate) struct OpenStream {
+    gauge: IntGauge,
+    /// Its place in the list of those under way.
+    pub(crate) listed: Open,
+    /// What reads its events, where they can be read.
+    pub(crate) reader: Option<Reader>,
+    /// Whether it was silent for long.
+    pub(crate) was_silent: bool,
+    /// Whether the gate has sent the last event.
+    pub(crate) said_last: bool,
+}
+
+impl Drop for OpenStream {
+    fn drop(&mut self) {
+        self.gauge.dec();
+    }
+}
+
+impl OpenStream {
+    /// Reads what passes.
+    pub(crate) fn read(&mut self, part: &[u8]) {
+        self.listed.move_on();
+        if let Some(reader) = &mut self.reader {
+            reader.feed(part);
+            if let Some(task) = reader.task().filter(|_| self.listed.task().is_none()) {
+                self.listed.name_task(task);
+            }
+        }
+    }
+
+    /// Whether it stands where it can be ended well.
+    pub(crate) fn may_end(&self) -> bool {
+        self.reader.as_ref().is_some_and(Reader::is_between_events)
+    }
+
+    /// The event with which the gate ends it; none where its own last event has come.
+    pub(crate) fn last_event(&self) -> Option<Bytes> {
+        let reader = self.reader.as_ref().filter(|reader| !reader.is_over())?;
+        Some(answer::last_event(reader.task()))
+    }
+
+    /// Reads a part up to the end of an event, and leaves of it what comes before that.
+    pub(crate) fn read_to_boundary(&mut self, part: &mut Bytes) {
+        self.listed.move_on();
+        let length = self.reader.as_mut().and_then(|reader| reader.feed_to_boundary(part));
+        part.truncate(length.unwrap_or(part.len()));
+    }
+
+    /// Whether it broke off or ended before its last event.
+    fn is_aborted(&self, end: &str) -> bool {
+        let over = self.reader.as_ref().map(Reader::is_over);
+        match end {
+            "complete" => over == Some(false),
+            "upstream" | "timeout" => over != Some(true),
+            _ => false,
+        }
+    }
+}
+
+impl Gateway {
+    /// Lists a stream that begins.
+    pub(super) fn open(&self, session: &Session, exchange: &Exchange, streaming: Streaming) -> Option<OpenStream> {
+        let (course, attempt) = exchange.attempt()?;
+        let upstream = course.upstream.owner();
+        let request = session.req_header();
+        let listed = upstream.flow.streams.begin(About {
+            request_id: exchange.request_id.as_str().to_owned(),
+            client: exchange.client.and_then(|client| client.address),
+            method: request.method.as_str().to_owned(),
+            path: path(request.raw_path()).to_owned(),
+            endpoint: attempt.endpoint.owner().id.clone(),
+            kind: streaming.kind,
+            since: exchange.start,
+        });
+        // All may have been ended between the answer and this.
+        if attempt.is_severed() {
+            listed.end(Why::Drained);
+        }
+        let gauge = upstream.times.streams_open.clone();
+        gauge.inc();
+        Some(OpenStream {
+            gauge,
+            listed,
+            reader: streaming.open_text.then(Reader::default),
+            was_silent: false,
+            said_last: false,
+        })
+    }
+
+    /// Lets a part of an answer pass that the framework relays; tells whether the gate is about to end it. The framework can break an answer off and
+    /// not end it well, so a stream gets its last event and breaks off then.
+    pub(super) fn pass(
+        &self,
+        body: &mut Option<Bytes>,
+        end_of_stream: bool,
+        exchange: &mut Exchange,
+    ) -> pingora::Result<bool> {
+        let ends = match &exchange.stream {
+            Some(stream) => stream.listed.ends(),
+            None => exchange.is_severed().then_some(Why::Drained),
+        };
+        let Some(why) = ends.filter(|_| !end_of_stream) else {
+            if let (Some(stream), Some(part)) = (&mut exchange.stream, body) {
+                stream.read(part);
+            }
+            return Ok(false);
+        };
+        let stream = exchange.stream.as_mut();
+        let Some(stream) = stream.filter(|stream| stream.reader.is_some() && !stream.said_last) else {
+            return Err(self.cut(exchange, why));
+        };
+        let mut part = body.take().unwrap_or_default();
+        if stream.may_end() {
+            part.clear();
+        } else {
+            stream.read_to_boundary(&mut part);
+        }
+        if stream.may_end() {
+            stream.said_last = true;
+            let last = stream.last_event().unwrap_or_default();
+            part = [part, last].concat().into();
+            exchange.cut = Some(why);
+            if let Some(line) = exchange.line() {
+                line.expect_byte(Duration::ZERO);
+            }
+        }
+        *body = Some(part).filter(|part| !part.is_empty());
+        Ok(true)
+    }
+
+    /// Adds the end of an event stream to what its endpoint's traffic came to.
+    pub(super) fn stream_ended(&self, exchange: &Exchange, end: &str) {
+        let stream = exchange.stream.as_ref();
+        let stream = stream.filter(|stream| stream.listed.about.kind == Kind::Sse);
+        let (Some(stream), Some((_, attempt))) = (stream, exchange.attempt()) else {
+            return;
+        };
+        let how = if stream.is_aborted(end) {
+            StreamEnd::Aborted
+        } else {
+            StreamEnd::Orderly
+        };
+        attempt.endpoint.owner().sums.ended(how);
+    }
+}
