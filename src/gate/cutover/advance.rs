@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::gates::{obstacle, worst};
+use super::gates::{lack, obstacle};
 use super::{Cutover, EXTENSIONS, GATE, Gate, Phase, Record, Seen, Verdict};
 
 impl Record {
@@ -49,14 +49,15 @@ impl Cutover {
     }
 
     fn verified(self, seen: &Seen, now: Instant) -> Option<Self> {
-        if self.paused.is_none() && worst(&seen.gates) == Verdict::Pass {
+        let lack = lack(&seen.gates);
+        if self.paused.is_none() && lack.is_none() {
             return Some(self.enter(Phase::Ready, GATE, "every gate passes", seen.gates.clone(), now));
         }
         let within = self.plan.clocks.verify;
         let since = self.verifying.unwrap_or(self.entered);
         let is_late = self.paused.is_none() && now.saturating_duration_since(since) >= within;
         is_late.then(|| {
-            let because = obstacle(&seen.gates).map(ToString::to_string).unwrap_or_default();
+            let because = lack.unwrap_or_default();
             self.fail(
                 format!("not every gate passed within {within:?}: {because}"),
                 seen.gates.clone(),
@@ -76,8 +77,8 @@ impl Cutover {
 
     /// The gates are asked once more, and only if all of them pass does anything move.
     pub(super) fn flip(self, by: &str, why: &str, seen: &Seen, now: Instant) -> Self {
-        if let Some(gate) = obstacle(&seen.gates) {
-            let why = format!("a gate does not pass any more: {gate}");
+        if let Some(lack) = lack(&seen.gates) {
+            let why = format!("a gate does not pass any more: {lack}");
             return self.enter(Phase::Verifying, GATE, why, seen.gates.clone(), now);
         }
         match self.plan.steps.first().copied() {
@@ -101,7 +102,7 @@ impl Cutover {
         }
         if self.phase == Phase::Shifting {
             let hold = self.plan.steps.get(self.step).map(|step| step.hold).unwrap_or_default();
-            let may = self.is_spent(hold, now) && obstacle(&seen.gates).is_none();
+            let may = self.is_spent(hold, now) && lack(&seen.gates).is_none();
             return may.then(|| self.next_step(GATE, "its time is over", seen, now));
         }
         let bake = self.plan.clocks.bake;

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Instant;
 
-use super::gates::obstacle;
+use super::gates::lack;
 use super::{Cutover, Gate, Phase, Plan, Record, Seen, Traffic};
 use crate::gate::names::PoolName;
 
@@ -203,10 +203,10 @@ impl Said<'_> {
                 cutover.note(self.by, self.why("it is to go on by itself"), Vec::new(), now)
             }
             Phase::Ready | Phase::Shifting => {
-                if let Some(gate) = obstacle(&seen.gates) {
+                if let Some(lack) = lack(&seen.gates) {
                     return Err(Refusal {
                         kind: RefusalKind::Gate,
-                        message: format!("a gate does not pass, nothing has moved: {gate}"),
+                        message: format!("a gate does not pass, nothing has moved: {lack}"),
                         evidence: seen.gates.clone(),
                     });
                 }

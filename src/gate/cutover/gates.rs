@@ -2,6 +2,7 @@
 //!
 //! Argo Rollouts takes a run that ended early for a success, and Flagger judges without traffic; here what was not shown is not passed.
 
+use std::cmp::Reverse;
 use std::fmt;
 
 /// What a gate says.
@@ -73,12 +74,18 @@ pub fn worst(gates: &[Gate]) -> Verdict {
     gates.iter().map(|gate| gate.verdict).max().unwrap_or_default()
 }
 
-/// The first gate that does not pass.
+/// The gate that does not pass; of several the first of the worst.
 pub fn obstacle(gates: &[Gate]) -> Option<&Gate> {
     gates
         .iter()
         .filter(|gate| gate.verdict != Verdict::Pass)
-        .max_by_key(|gate| gate.verdict)
+        .min_by_key(|gate| Reverse(gate.verdict))
+}
+
+/// What keeps a pool from taking users, in words: the obstacle, or that nothing was measured, for then nothing was shown.
+pub fn lack(gates: &[Gate]) -> Option<String> {
+    let unmeasured = gates.is_empty().then(|| "nothing was measured".to_owned());
+    unmeasured.or_else(|| obstacle(gates).map(ToString::to_string))
 }
 
 /// What is known of one endpoint of the new pool.
@@ -216,5 +223,18 @@ mod tests {
         assert_eq!(worst(&gates), Verdict::Fail);
         assert_eq!(obstacle(&gates).map(|gate| gate.name.as_str()), Some("c"));
         assert_eq!(obstacle(gates.get(..1).unwrap_or_default()), None);
+        let both = [
+            Gate::new("first", Verdict::Fail, ""),
+            Gate::new("second", Verdict::Fail, ""),
+        ];
+        assert_eq!(obstacle(&both).map(|gate| gate.name.as_str()), Some("first"));
+    }
+
+    #[test]
+    fn where_nothing_was_measured_something_is_lacking() {
+        assert_eq!(lack(&[]).as_deref(), Some("nothing was measured"));
+        assert_eq!(lack(&[Gate::new("a", Verdict::Pass, "")]), None);
+        let gates = [Gate::new("a", Verdict::Fail, "down")];
+        assert_eq!(lack(&gates).as_deref(), Some("a: fail (down)"));
     }
 }
