@@ -318,9 +318,9 @@ impl Record {
 impl Cutover {
     /// Enters a phase, and remembers why.
     fn enter(mut self, phase: Phase, by: &str, why: impl Into<String>, evidence: Vec<Gate>, now: Instant) -> Self {
+        self.let_go(now);
         self.phase = phase;
         self.entered = now;
-        self.paused = None;
         self.note(by, why, evidence, now)
     }
 
@@ -348,6 +348,16 @@ impl Cutover {
             _ => None,
         };
         self
+    }
+
+    /// Nobody holds it any more: its clocks go on from where they stood.
+    fn let_go(&mut self, now: Instant) {
+        let Some(since) = self.paused.take() else { return };
+        let held = now.saturating_duration_since(since);
+        let clocks = [Some(&mut self.entered), self.verifying.as_mut(), self.flipped.as_mut()];
+        for clock in clocks.into_iter().flatten().filter(|clock| **clock <= since) {
+            *clock += held;
+        }
     }
 
     /// How long it has been in its phase; while a person holds it, no time passes.

@@ -261,12 +261,8 @@ impl Said<'_> {
             cutover.extensions = 0;
             return Some(cutover.enter(back, self.by, self.why("resumed"), Vec::new(), self.now));
         }
-        let since = cutover.paused.take()?;
-        // The clocks stood still.
-        let held = self.now.saturating_duration_since(since);
-        cutover.entered += held;
-        cutover.verifying = cutover.verifying.map(|since| since + held);
-        cutover.flipped = cutover.flipped.map(|flipped| flipped + held);
+        cutover.paused?;
+        cutover.let_go(self.now);
         Some(cutover.note(self.by, self.why("resumed"), Vec::new(), self.now))
     }
 
