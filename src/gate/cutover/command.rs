@@ -202,19 +202,13 @@ impl Said<'_> {
                 cutover.plan.auto = true;
                 cutover.note(self.by, self.why("it is to go on by itself"), Vec::new(), now)
             }
-            Phase::Ready | Phase::Shifting => {
-                if let Some(lack) = lack(&seen.gates) {
-                    return Err(Refusal {
-                        kind: RefusalKind::Gate,
-                        message: format!("a gate does not pass, nothing has moved: {lack}"),
-                        evidence: seen.gates.clone(),
-                    });
-                }
-                if cutover.phase == Phase::Ready {
-                    cutover.flip(self.by, &why, seen, now)
-                } else {
-                    cutover.next_step(self.by, &why, seen, now)
-                }
+            Phase::Ready => {
+                self.ask()?;
+                cutover.flip(self.by, &why, seen, now)
+            }
+            Phase::Shifting => {
+                self.ask()?;
+                cutover.next_step(self.by, &why, seen, now)
             }
             Phase::Baking => cutover.enter(Phase::Committed, self.by, why, seen.triggers.clone(), now),
             Phase::Committed if cutover.released => return Ok(None),
@@ -225,9 +219,11 @@ impl Said<'_> {
             Phase::Frozen if cutover.percent == 100 => {
                 cutover.enter(Phase::Committed, self.by, why, seen.triggers.clone(), now)
             }
-            Phase::Frozen => cutover
-                .share(100, now)
-                .enter(Phase::Baking, self.by, why, seen.gates.clone(), now),
+            Phase::Frozen => {
+                self.ask()?;
+                let whole = cutover.share(100, now);
+                whole.enter(Phase::Baking, self.by, why, seen.gates.clone(), now)
+            }
             Phase::RollingBack | Phase::Steady | Phase::Retired | Phase::Failed | Phase::RolledBack => {
                 return conflict(format!(
                     "cutover {} is {}: there is nothing to promote",
@@ -236,6 +232,18 @@ impl Said<'_> {
             }
         };
         Ok(Some(next))
+    }
+
+    /// Users are moved only where every gate passes at this moment.
+    fn ask(&self) -> Result<(), Refusal> {
+        let Some(lack) = lack(&self.seen.gates) else {
+            return Ok(());
+        };
+        Err(Refusal {
+            kind: RefusalKind::Gate,
+            message: format!("a gate does not pass, nothing has moved: {lack}"),
+            evidence: self.seen.gates.clone(),
+        })
     }
 
     fn pause(&self, mut cutover: Cutover) -> Next {
