@@ -138,23 +138,31 @@ impl Cutover {
             return self.enter(Phase::Baking, GATE, why, seen.triggers.clone(), now);
         }
         let why = "the bake has shown nothing: promote, or roll back".to_owned();
-        self.freeze(why, seen.triggers.clone(), now)
+        self.freeze(GATE, why, seen.triggers.clone(), now)
     }
 
-    pub(super) fn freeze(mut self, why: String, evidence: Vec<Gate>, now: Instant) -> Self {
+    fn freeze(mut self, by: &str, why: String, evidence: Vec<Gate>, now: Instant) -> Self {
         self.frozen_from = Some(self.phase);
-        self.enter(Phase::Frozen, GATE, why, evidence, now)
+        self.enter(Phase::Frozen, by, why, evidence, now)
+    }
+
+    /// What harm it may do to give everything back to the old pool.
+    pub(super) fn harm(&self, seen: &Seen) -> Option<&'static str> {
+        if self.plan.barrier {
+            Some("the old version cannot live with what the new one wrote (migration: barrier)")
+        } else if seen.old_fit == 0 {
+            Some("the old pool has nobody who is fit")
+        } else {
+            None
+        }
     }
 
     /// Gives everything back to the old pool, unless that could do harm: then a person has to say so.
     pub(super) fn go_back(self, by: &str, why: &str, force: bool, seen: &Seen, now: Instant) -> Self {
         let evidence = seen.triggers.clone();
-        if self.plan.barrier && !force {
-            let why = format!("{why}; the old version cannot live with what the new one wrote (migration: barrier)");
-            return self.freeze(why, evidence, now);
-        }
-        if seen.old_fit == 0 && !force {
-            return self.freeze(format!("{why}; the old pool has nobody who is fit"), evidence, now);
+        if let Some(harm) = self.harm(seen).filter(|_| !force) {
+            let why = format!("{why}, but {harm}: promote, or roll back with force");
+            return self.freeze(by, why, evidence, now);
         }
         self.share(0, now).enter(Phase::RollingBack, by, why, evidence, now)
     }

@@ -295,23 +295,28 @@ impl Said<'_> {
         }
     }
 
+    /// What still goes forward stops where going back may do harm. What stands already is left as it is.
+    fn go_back(&self, cutover: Cutover, force: bool) -> Next {
+        let harm = cutover.harm(self.seen).filter(|_| !force);
+        let what = match harm {
+            Some(harm) if !cutover.phase.is_watched() => {
+                return conflict(format!(
+                    "cutover {} is {}, and going back may do harm: {harm}; say it with force",
+                    cutover.id, cutover.phase
+                ));
+            }
+            Some(_) => "to be rolled back",
+            None => "rolled back",
+        };
+        let why = self.why(what);
+        Ok(Some(cutover.go_back(self.by, &why, force, self.seen, self.now)))
+    }
+
     fn rollback(&self, cutover: Cutover, force: bool) -> Next {
         match cutover.phase {
             Phase::RollingBack => Ok(None),
             Phase::Preparing | Phase::Verifying | Phase::Ready => self.abort(cutover),
-            Phase::Frozen if !force && (cutover.plan.barrier || self.seen.old_fit == 0) => conflict(format!(
-                "cutover {} is frozen, and going back may do harm ({}): say it with force",
-                cutover.id,
-                if cutover.plan.barrier {
-                    "migration: barrier"
-                } else {
-                    "the old pool has nobody who is fit"
-                }
-            )),
-            Phase::Shifting | Phase::Baking | Phase::Committed | Phase::Frozen => {
-                let why = self.why("rolled back");
-                Ok(Some(cutover.go_back(self.by, &why, force, self.seen, self.now)))
-            }
+            Phase::Shifting | Phase::Baking | Phase::Committed | Phase::Frozen => self.go_back(cutover, force),
             Phase::Retired => conflict(format!(
                 "cutover {} is retired, its old pool may be gone: `difygate switch NAME --to {}` moves there with every gate",
                 cutover.id, cutover.from
