@@ -99,7 +99,7 @@ impl Record {
     pub fn command(&self, verb: &Verb, by: &str, reason: &str, seen: &Seen, now: Instant) -> Result<Self, Refusal> {
         let said = Said { by, reason, seen, now };
         let next = match (verb, self.cutover.clone()) {
-            (Verb::Start(start), _) => return self.start(start, by, reason, now),
+            (Verb::Start(start), _) => return self.start(start, &said),
             (Verb::Traffic(traffic), _) => return Ok(self.direct(traffic)),
             (Verb::Abort | Verb::Resume, None) => None,
             (Verb::Promote | Verb::Pause | Verb::Rollback { .. }, None) => {
@@ -125,15 +125,18 @@ impl Record {
         }
     }
 
-    fn start(&self, start: &Start, by: &str, reason: &str, now: Instant) -> Result<Self, Refusal> {
-        let phase = self.phase();
+    fn start(&self, start: &Start, said: &Said<'_>) -> Result<Self, Refusal> {
+        let (phase, now) = (self.phase(), said.now);
         let id = self.cutover.as_ref().map(|cutover| cutover.id);
         let gives_way = phase.is_before_the_flip() || phase == Phase::Committed;
         if let Some(id) = id.filter(|_| !(phase.is_over() || start.supersede && gives_way)) {
-            let instead = if gives_way {
-                "abort it, or start with supersede"
-            } else {
-                "let it end, or roll it back"
+            let instead = match phase {
+                Phase::Committed => "promote it to let the old pool go, or start with supersede",
+                Phase::Shifting | Phase::Baking => "let it end, or roll it back",
+                Phase::Frozen => "promote it, or roll it back",
+                Phase::RollingBack => "let it end",
+                Phase::Preparing | Phase::Verifying | Phase::Ready => "abort it, or start with supersede",
+                Phase::Steady | Phase::Retired | Phase::Failed | Phase::RolledBack => "it is over",
             };
             return conflict(format!("cutover {id} is under way ({phase}): {instead}"));
         }
@@ -149,8 +152,8 @@ impl Record {
             from: self.active.clone(),
             to: start.to.clone(),
             plan: start.plan.clone(),
-            by: by.to_owned(),
-            reason: reason.to_owned(),
+            by: said.by.to_owned(),
+            reason: said.reason.to_owned(),
             phase: Phase::Preparing,
             entered: now,
             started: now,
@@ -167,7 +170,12 @@ impl Record {
             frozen_from: None,
             log: std::collections::VecDeque::new(),
         };
-        Ok(self.with(cutover.enter(Phase::Preparing, by, reason, Vec::new(), now)))
+        let what = match id.filter(|_| !phase.is_over()) {
+            Some(id) => format!("started in the place of cutover {id} ({phase})"),
+            None => "started".to_owned(),
+        };
+        let why = said.why(&what);
+        Ok(self.with(cutover.enter(Phase::Preparing, said.by, why, Vec::new(), now)))
     }
 }
 
@@ -274,20 +282,16 @@ impl Said<'_> {
         Some(cutover.note(self.by, self.why("resumed"), Vec::new(), self.now))
     }
 
+    fn fail(&self, cutover: Cutover, what: &str) -> Cutover {
+        let evidence = self.seen.gates.clone();
+        cutover.enter(Phase::Failed, self.by, self.why(what), evidence, self.now)
+    }
+
     fn abort(&self, cutover: Cutover) -> Next {
         match cutover.phase {
             Phase::Steady | Phase::Retired | Phase::Failed | Phase::RolledBack | Phase::RollingBack => Ok(None),
-            Phase::Preparing | Phase::Verifying | Phase::Ready => {
-                let why = self.why("aborted");
-                Ok(Some(cutover.enter(
-                    Phase::Failed,
-                    self.by,
-                    why,
-                    self.seen.gates.clone(),
-                    self.now,
-                )))
-            }
-            Phase::Shifting | Phase::Baking | Phase::Frozen => self.rollback(cutover, false),
+            Phase::Preparing | Phase::Verifying | Phase::Ready => Ok(Some(self.fail(cutover, "aborted"))),
+            Phase::Shifting | Phase::Baking | Phase::Frozen => self.go_back(cutover, "aborted", false),
             Phase::Committed => conflict(format!(
                 "cutover {} is committed: roll it back if the old pool is to take over",
                 cutover.id
@@ -296,33 +300,34 @@ impl Said<'_> {
     }
 
     /// What still goes forward stops where going back may do harm. What stands already is left as it is.
-    fn go_back(&self, cutover: Cutover, force: bool) -> Next {
+    fn go_back(&self, cutover: Cutover, what: &str, force: bool) -> Next {
         let harm = cutover.harm(self.seen).filter(|_| !force);
-        let what = match harm {
+        let why = match harm {
             Some(harm) if !cutover.phase.is_watched() => {
                 return conflict(format!(
                     "cutover {} is {}, and going back may do harm: {harm}; say it with force",
                     cutover.id, cutover.phase
                 ));
             }
-            Some(_) => "to be rolled back",
-            None => "rolled back",
+            Some(_) => self.why(&format!("to be {what}")),
+            None => self.why(what),
         };
-        let why = self.why(what);
         Ok(Some(cutover.go_back(self.by, &why, force, self.seen, self.now)))
     }
 
     fn rollback(&self, cutover: Cutover, force: bool) -> Next {
         match cutover.phase {
             Phase::RollingBack => Ok(None),
-            Phase::Preparing | Phase::Verifying | Phase::Ready => self.abort(cutover),
-            Phase::Shifting | Phase::Baking | Phase::Committed | Phase::Frozen => self.go_back(cutover, force),
+            Phase::Preparing | Phase::Verifying | Phase::Ready => Ok(Some(self.fail(cutover, "rolled back"))),
+            Phase::Shifting | Phase::Baking | Phase::Committed | Phase::Frozen => {
+                self.go_back(cutover, "rolled back", force)
+            }
             Phase::Retired => conflict(format!(
                 "cutover {} is retired, its old pool may be gone: `difygate switch NAME --to {}` moves there with every gate",
                 cutover.id, cutover.from
             )),
             Phase::Steady | Phase::Failed | Phase::RolledBack => conflict(format!(
-                "cutover {} is {}: nothing has moved",
+                "cutover {} is {}: nothing had moved, there is nothing to take back",
                 cutover.id, cutover.phase
             )),
         }
