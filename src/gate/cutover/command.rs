@@ -317,7 +317,7 @@ impl Said<'_> {
 
     fn rollback(&self, cutover: Cutover, force: bool) -> Next {
         match cutover.phase {
-            Phase::RollingBack => Ok(None),
+            Phase::RollingBack | Phase::RolledBack => Ok(None),
             Phase::Preparing | Phase::Verifying | Phase::Ready => Ok(Some(self.fail(cutover, "rolled back"))),
             Phase::Shifting | Phase::Baking | Phase::Committed | Phase::Frozen => {
                 self.go_back(cutover, "rolled back", force)
@@ -326,7 +326,7 @@ impl Said<'_> {
                 "cutover {} is retired, its old pool may be gone: `difygate switch NAME --to {}` moves there with every gate",
                 cutover.id, cutover.from
             )),
-            Phase::Steady | Phase::Failed | Phase::RolledBack => conflict(format!(
+            Phase::Steady | Phase::Failed => conflict(format!(
                 "cutover {} is {}: nothing had moved, there is nothing to take back",
                 cutover.id, cutover.phase
             )),
