@@ -113,14 +113,15 @@ pub(super) async fn one(State(admin): State<Admin>, Path(name): Path<String>) ->
     let standing = admin.cutovers.standings().borrow().get(&name).cloned();
     match standing {
         Some(standing) => tagged(StatusCode::OK, &standing, Json(admin.cutover(&standing))),
-        None => {
-            let names: Vec<String> = admin.cutovers.standings().borrow().keys().cloned().collect();
-            refusal(
-                StatusCode::NOT_FOUND,
-                &format!("nothing is called `{name}` here; there are: {}", names.join(", ")),
-            )
-        }
+        None => unknown(&admin, &name),
     }
+}
+
+/// What is answered where nothing has this name.
+pub(super) fn unknown(admin: &Admin, name: &str) -> Response {
+    let names: Vec<String> = admin.cutovers.standings().borrow().keys().cloned().collect();
+    let message = format!("nothing is called `{name}` here; there are: {}", names.join(", "));
+    refusal(StatusCode::NOT_FOUND, &message)
 }
 
 /// A verb.

@@ -20,6 +20,7 @@
 
 mod config;
 pub mod cutovers;
+pub mod inflight;
 pub mod overrides;
 pub mod terms;
 pub mod view;
@@ -130,6 +131,7 @@ pub fn router(admin: Admin) -> Router {
         )
         .route("/api/v1/cutovers", get(cutovers::list))
         .route("/api/v1/cutovers/{name}", get(cutovers::one).post(cutovers::order))
+        .route("/api/v1/cutovers/{name}/inflight", get(inflight::list))
         .route("/api/v1/alerts", post(cutovers::alert))
         .route("/api/v1/audit", get(cutovers::audit))
         .fallback(|| async {

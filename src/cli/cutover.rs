@@ -8,6 +8,7 @@ use clap::{Subcommand, ValueEnum};
 use super::following::{self, Goal};
 use super::{AdminUrl, Exit, block_on, complain, live, report, say, time};
 use crate::admin::cutovers::{CutoverView, OrderView};
+use crate::admin::inflight::InFlightView;
 use crate::admin::terms::{StepTerms, Terms};
 use crate::admin::view::Status;
 use crate::audit::sha256;
@@ -30,6 +31,8 @@ pub(super) enum CutoverCommand {
     Rollback(RollbackArgs),
     /// Show where a cutover stands, what its gates say, and who is left in the old pool
     Status(StatusArgs),
+    /// List who is left in each pool: since when, from where, and which task
+    Inflight(InflightArgs),
     /// Print what happened, as Markdown or JSON, for the pipeline's artifacts
     Report(ReportArgs),
 }
@@ -157,12 +160,21 @@ pub(super) struct StatusArgs {
 }
 
 #[derive(clap::Args, Debug)]
+pub(super) struct InflightArgs {
+    #[command(flatten)]
+    of: ReportArgs,
+    /// Only those in this pool
+    #[arg(long, value_name = "POOL")]
+    pool: Option<String>,
+}
+
+#[derive(clap::Args, Debug)]
 pub(super) struct ReportArgs {
     /// The deployment, or the upstream that moves alone
     name: String,
     #[command(flatten)]
     admin: AdminUrl,
-    /// Print it as JSON
+    /// Print what the admin API says
     #[arg(long)]
     json: bool,
 }
@@ -248,6 +260,14 @@ impl CutoverCommand {
                 )
             }
             Self::Status(args) => status(&args),
+            Self::Inflight(args) => {
+                let pool = args.pool.map(|pool| format!("?pool={pool}")).unwrap_or_default();
+                let path = format!("/api/v1/cutovers/{}/inflight{pool}", args.of.name);
+                block_on(async {
+                    let (raw, view) = live::ask::<InFlightView>(&args.of.admin.url, &path).await?;
+                    say(&if args.of.json { raw } else { report::left(&view) })
+                })?
+            }
             Self::Report(args) => {
                 let path = format!("/api/v1/cutovers/{}", args.name);
                 block_on(async {

@@ -6,13 +6,13 @@ use comfy_table::presets::NOTHING;
 use crate::admin::overrides::Outcome;
 use crate::admin::view::{EndpointView, Explanation, GuardView, ProbeView, Status, UpstreamView};
 
-fn table(header: &[&str]) -> Table {
+pub(super) fn table(header: &[&str]) -> Table {
     let mut table = Table::new();
     table.load_style(NOTHING).set_header(header);
     table
 }
 
-fn trimmed(table: &Table) -> String {
+pub(super) fn trimmed(table: &Table) -> String {
     table
         .lines()
         .map(|line| line.trim_end().to_owned())
@@ -77,7 +77,7 @@ fn took(probe: &ProbeView) -> String {
     format!("{:.1} ms", probe.took_ms)
 }
 
-fn time_of_day(rfc3339: &str) -> String {
+pub(super) fn time_of_day(rfc3339: &str) -> String {
     rfc3339.get(11..19).unwrap_or(rfc3339).to_owned()
 }
 

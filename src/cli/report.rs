@@ -2,7 +2,9 @@
 
 use std::fmt::Write;
 
+use super::render::{table, time_of_day, trimmed};
 use crate::admin::cutovers::{CutoverView, OrderView};
+use crate::admin::inflight::InFlightView;
 use crate::cutover::document::{CutoverDoc, EntryDoc, GateDoc};
 
 fn weights(view: &CutoverView) -> String {
@@ -23,6 +25,34 @@ pub(super) fn ordered(order: &OrderView) -> String {
         (false, false, false) => "there was nothing to do",
     };
     format!("{head}\n{}", status(&order.cutover))
+}
+
+/// Who is left in each pool.
+pub(super) fn left(view: &InFlightView) -> String {
+    let counts = view
+        .in_flight
+        .iter()
+        .map(|(pool, count)| format!("{pool}: {count} under way"));
+    let counts = counts.collect::<Vec<_>>().join(", ");
+    if view.streams.is_empty() {
+        return counts;
+    }
+    let mut rows = table(&[
+        "POOL", "ENDPOINT", "KIND", "SINCE", "SILENT", "CLIENT", "REQUEST", "TASK",
+    ]);
+    for stream in &view.streams {
+        rows.add_row([
+            stream.pool.clone(),
+            stream.endpoint.clone(),
+            stream.kind.clone(),
+            time_of_day(&stream.since),
+            format!("{:.1} s", stream.silent_ms as f64 / 1e3),
+            stream.client.clone().unwrap_or_default(),
+            format!("{} {}", stream.method, stream.path),
+            stream.task.clone().unwrap_or_default(),
+        ]);
+    }
+    format!("{counts}\n{}", trimmed(&rows))
 }
 
 /// Where a name stands.

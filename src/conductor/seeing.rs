@@ -1,7 +1,10 @@
 //! What is seen of the pools that a cutover is about.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+use tracing::warn;
 
 use super::mover::Mover;
 use super::trials::Scene;
@@ -9,6 +12,7 @@ use crate::gate::cutover::triggers::{self, Tally};
 use crate::gate::cutover::{Cutover, EndpointSeen, Gate, Phase, Seen, Verdict, gates};
 use crate::gate::names::{PoolName, UpstreamName};
 use crate::mailbox::Looked;
+use crate::upstream::{Roster, Severed, Upstream};
 
 /// A stream that had a byte within this time delivers.
 const ALIVE: Duration = Duration::from_secs(15);
@@ -120,11 +124,17 @@ impl Mover {
     /// Counts what each pool serves. Tells whether that has changed.
     pub(super) fn note_in_flight(&mut self) -> bool {
         let roster = self.tools.roster.borrow().clone();
-        let mut counts: BTreeMap<PoolName, u32> = BTreeMap::new();
+        let pools = self.members(&roster).flat_map(|upstream| &upstream.settings.pools);
+        let mut counts: BTreeMap<PoolName, u32> = pools.map(|pool| (pool.name.clone(), 0)).collect();
         for endpoint in roster.endpoints.iter() {
             if self.deployment.upstreams.contains(&endpoint.id.upstream) {
                 *counts.entry(endpoint.id.pool.clone()).or_default() += endpoint.in_flight.get();
             }
+        }
+        // Streams of endpoints that have left their pool meanwhile are known as streams alone.
+        for (pool, count) in &mut counts {
+            let streams = self.members(&roster).map(|upstream| upstream.flow.streams.count(pool));
+            *count = (*count).max(u32::try_from(streams.sum::<usize>()).unwrap_or(u32::MAX));
         }
         let changed = counts != self.in_flight;
         self.in_flight = counts;
@@ -138,7 +148,7 @@ impl Mover {
         for endpoint in roster.endpoints.iter() {
             if self.deployment.upstreams.contains(&endpoint.id.upstream) {
                 let sum = sums.entry(endpoint.id.pool.clone()).or_default();
-                *sum = sum.and(&Tally::default());
+                *sum = sum.and(&endpoint.sums.read());
             }
         }
         let (window, now) = (self.settings.limits.window, self.tools.clock.now());
@@ -147,29 +157,31 @@ impl Mover {
 
     /// Whether a stream of a pool had a byte a moment ago.
     fn is_alive(&self, pool: &PoolName) -> bool {
-        let _ = (pool, ALIVE);
-        false
+        let roster = self.tools.roster.borrow().clone();
+        let mut members = self.members(&roster);
+        members.any(|upstream| upstream.flow.streams.alive_within(pool, ALIVE))
     }
 
     /// Ends what the old pool still serves.
     pub(super) fn sever(&self) {
         let Some(cutover) = &self.record.cutover else { return };
-        let told: usize = self.flows(|_| 0).sum();
-        tracing::warn!(name = self.deployment.name, pool = %cutover.from, requests = told, "the drain is over: what is left is cut");
-    }
-}
-
-impl Mover {
-    fn flows<'a, T: 'a>(&self, of: impl Fn(&crate::upstream::Flow) -> T + 'a) -> impl Iterator<Item = T> + 'a {
         let roster = self.tools.roster.borrow().clone();
-        let names = self.deployment.upstreams.clone();
-        let members: Vec<_> = roster
+        let mut all = Severed::default();
+        for upstream in &self.deployment.upstreams {
+            let told = roster.sever(upstream, &cutover.from);
+            all.streams += told.streams;
+            all.requests += told.requests;
+        }
+        let (name, pool) = (self.deployment.name.as_str(), &cutover.from);
+        warn!(name, %pool, streams = all.streams, requests = all.requests, "the drain is over: what is left is cut");
+    }
+
+    fn members<'a>(&'a self, roster: &'a Roster) -> impl Iterator<Item = &'a Arc<Upstream>> {
+        let names = &self.deployment.upstreams;
+        roster
             .upstreams
             .iter()
             .filter(|upstream| names.contains(&upstream.settings.name))
-            .cloned()
-            .collect();
-        members.into_iter().map(move |upstream| of(&upstream.flow))
     }
 }
 

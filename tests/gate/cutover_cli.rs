@@ -159,6 +159,9 @@ async fn who_waits_hears_of_a_way_back_and_of_time_that_is_over() {
     let (code, out, _) = run(&gate, &["cutover", "rollback", "dify", "--reason", "slow"]).await;
     assert!(code == 0 && out.contains("rolled back: slow"), "{out}");
     assert!(stream.event().await.is_some(), "its stream goes on");
+    let (code, out, _) = run(&gate, &["cutover", "inflight", "dify", "--pool", "green"]).await;
+    assert!(code == 0 && out.starts_with("green: 1 under way"), "{out}");
+    assert!(out.contains("sse") && out.contains("POST /v1/chat-messages"), "{out}");
     let waiting = [
         "switch",
         "dify",
