@@ -268,12 +268,11 @@ impl Record {
         self.cutover.as_ref().map_or(Phase::Steady, |cutover| cutover.phase)
     }
 
-    /// Where requests go.
+    /// Where requests go. While the new pool is watched the old one stands by, unless it cannot live with what the new one wrote.
     pub fn direction(&self) -> Direction {
-        let shares = self
-            .cutover
-            .as_ref()
-            .filter(|cutover| (1..100).contains(&cutover.percent));
+        let cutover = self.cutover.as_ref();
+        let shares = cutover.filter(|cutover| (1..100).contains(&cutover.percent));
+        let spare = cutover.filter(|cutover| cutover.phase.is_watched() && !cutover.plan.barrier);
         Direction {
             active: self.active.clone(),
             share: shares.map(|cutover| Share {
@@ -282,6 +281,7 @@ impl Record {
                 split: cutover.plan.split.clone(),
                 cutover: cutover.id,
             }),
+            spare: spare.map(|cutover| cutover.from.clone()),
             traffic: self.traffic.clone(),
         }
     }

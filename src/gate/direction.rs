@@ -11,6 +11,8 @@ pub struct Direction {
     pub active: PoolName,
     /// A pool that takes a share of the requests, while one does.
     pub share: Option<Share>,
+    /// The pool that stands by while another one is watched: it takes what that one has failed and may be sent again.
+    pub spare: Option<PoolName>,
     /// Whether requests are sent on at all.
     pub traffic: Traffic,
 }
@@ -71,8 +73,15 @@ impl Direction {
         Self {
             active,
             share: None,
+            spare: None,
             traffic: Traffic::Run,
         }
+    }
+
+    /// The pool that stands by for a request to `pool`, or to the active one where none is named.
+    pub fn stands_by(&self, pool: Option<&PoolName>) -> Option<&PoolName> {
+        let own = pool.unwrap_or(&self.active);
+        self.spare.as_ref().filter(|spare| *spare != own)
     }
 
     /// The percentage of new requests that a pool takes.
@@ -124,6 +133,18 @@ mod tests {
             let first = (0..=100).find(|percent| share(*percent).takes(number)).unwrap();
             assert!((first..=100).all(|percent| share(percent).takes(number)));
         }
+    }
+
+    #[test]
+    fn a_pool_stands_by_for_the_others_and_not_for_itself() {
+        let (blue, green) = (PoolName::new("blue"), PoolName::new("green"));
+        let direction = Direction {
+            spare: Some(blue.clone()),
+            ..Direction::to(green)
+        };
+        assert_eq!(direction.stands_by(None), Some(&blue));
+        assert_eq!(direction.stands_by(Some(&blue)), None);
+        assert_eq!(Direction::to(blue).stands_by(None), None);
     }
 
     #[test]

@@ -15,7 +15,7 @@ use crate::gate::ring;
 use crate::gate::selection::{Balance, HashKey};
 use crate::proxy::Gateway;
 use crate::proxy::answer::Answer;
-use crate::proxy::context::{Attempt, Exchange};
+use crate::proxy::context::{Attempt, Course, Exchange};
 use crate::proxy::stream::Streaming;
 use crate::proxy::witness;
 use crate::upstream::snapshot::{Draw, Picked};
@@ -55,6 +55,10 @@ impl Gateway {
     pub(super) async fn choose(&self, exchange: &mut Exchange) -> pingora::Result<SocketAddr> {
         match self.look(exchange)? {
             Choice::Made(socket) => Ok(socket),
+            Choice::Nobody if exchange.course.as_mut().is_some_and(Course::stand_by) => match self.look(exchange)? {
+                Choice::Made(socket) => Ok(socket),
+                Choice::Nobody | Choice::Full => Err(self.nobody(exchange)),
+            },
             Choice::Nobody => Err(self.nobody(exchange)),
             Choice::Full => self.queue(exchange).await,
         }
@@ -95,6 +99,8 @@ impl Gateway {
         // A retry must see who may serve by then; the verdict that caused it is younger than the request.
         if course.made > 0 {
             course.look_again();
+            // What a pool that is watched has failed is not tried on its neighbours: they may all be of the same release.
+            course.stand_by();
         }
         let upstream = course.upstream.owner();
         let now = if course.made == 0 {
@@ -220,8 +226,11 @@ impl Gateway {
     pub(super) fn is_elsewhere(&self, exchange: &Exchange) -> bool {
         exchange.attempt().is_some_and(|(course, attempt)| {
             let world = course.upstream.owner().flow.world.load();
-            let mut others = world.side(course.pool.as_ref()).routable.all();
+            let pool = course.pool.as_ref();
+            let mut others = world.side(pool).routable.all();
+            let stands_by = world.direction.stands_by(pool);
             others.any(|other| !Arc::ptr_eq(&other.endpoint, attempt.endpoint.owner()))
+                || stands_by.is_some_and(|spare| !world.side(Some(spare)).routable.candidates.is_empty())
         })
     }
 }

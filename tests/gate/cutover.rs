@@ -11,7 +11,7 @@ use crate::support::{QUICK, edge, instances, ready, settings, until};
 use crate::wire::{Answer, Wire, ask, chat_request};
 
 /// Terms under which a cutover takes a moment.
-const FAST: &str = "rise: 1, prepare: 20s, verify: 20s, bake: 200ms, hold: 1h, min_samples: 0";
+pub(crate) const FAST: &str = "rise: 1, prepare: 20s, verify: 20s, bake: 200ms, hold: 1h, min_samples: 0";
 
 /// A gate before two pools of one instance each, which keeps its state in `folder`.
 pub(crate) fn text(folder: &Path, [blue, green]: [&SimulatedDify; 2], keys: &str) -> String {
@@ -23,8 +23,18 @@ pub(crate) fn text(folder: &Path, [blue, green]: [&SimulatedDify; 2], keys: &str
     )
 }
 
-async fn started(folder: &Path, pools: [&SimulatedDify; 2], keys: &str) -> Gate {
-    ready(Gate::start(settings(&text(folder, pools, keys))).unwrap()).await
+pub(crate) async fn started(folder: &Path, pools: [&SimulatedDify; 2], keys: &str) -> Gate {
+    serving(&text(folder, pools, keys)).await
+}
+
+/// A gate that serves: on a starved machine the first probes may come too late to count.
+pub(crate) async fn serving(text: &str) -> Gate {
+    let gate = ready(Gate::start(settings(text)).unwrap()).await;
+    until("the gate to serve", async || {
+        ask(edge(&gate), "GET /v1/info").await.status == 200
+    })
+    .await;
+    gate
 }
 
 /// Sends a verb with further header lines.
@@ -39,7 +49,7 @@ async fn say_with(gate: &Gate, target: &str, headers: &str, body: &Value) -> Ans
     wire.answer().await
 }
 
-async fn say(gate: &Gate, target: &str, body: Value) -> Answer {
+pub(crate) async fn say(gate: &Gate, target: &str, body: Value) -> Answer {
     say_with(gate, target, "", &body).await
 }
 
@@ -50,11 +60,11 @@ async fn refused(gate: &Gate, target: &str, headers: &str, body: Value) -> (u16,
     (answer.status, said["error"].as_str().unwrap().to_owned())
 }
 
-async fn cutover(gate: &Gate) -> Value {
+pub(crate) async fn cutover(gate: &Gate) -> Value {
     admin(gate, "/api/v1/cutovers/dify").await.json()
 }
 
-async fn until_phase(gate: &Gate, phase: &str) -> Value {
+pub(crate) async fn until_phase(gate: &Gate, phase: &str) -> Value {
     let mut last = Value::Null;
     let what = format!("the cutover to be {phase}");
     until(&what, async || {
@@ -65,7 +75,7 @@ async fn until_phase(gate: &Gate, phase: &str) -> Value {
     last
 }
 
-async fn served_by(gate: &Gate) -> String {
+pub(crate) async fn served_by(gate: &Gate) -> String {
     ask(edge(gate), "GET /v1/info").await.instance().to_owned()
 }
 
@@ -131,7 +141,7 @@ async fn nothing_moves_while_a_gate_does_not_pass() {
     let keys = FAST.replace("verify: 20s", "verify: 1s");
     let of_health = QUICK.replace("probe: {", "probe: {path: /health, ");
     let text = text(folder.path(), [&blue, &green], &keys).replace(QUICK, &of_health);
-    let gate = ready(Gate::start(settings(&text)).unwrap()).await;
+    let gate = serving(&text).await;
     for (version, phase) in [("9.9.9", "failed"), ("1.14.2", "committed")] {
         let start = json!({"to": "green", "auto": true, "expect_version": version});
         assert_eq!(say(&gate, "dify", start).await.status, 200);
@@ -308,7 +318,7 @@ async fn upstreams_of_a_deployment_move_as_one() {
         upstream("web", [&blue_web, &green_web])
     );
     green_web.set(|switches| switches.health = Health::Status(503));
-    let gate = ready(Gate::start(settings(&text)).unwrap()).await;
+    let gate = serving(&text).await;
     let (code, error) = refused(&gate, "api", "", json!({"to": "green"})).await;
     assert!(code == 404 && error.contains("moves with deployment `dify`"), "{error}");
     assert_eq!(

@@ -9,8 +9,8 @@ use difygate::simulated_dify::{Health, SimulatedDify};
 use serde_json::Value;
 
 use crate::cli::difygate;
-use crate::cutover::text;
-use crate::support::{QUICK, edge, instances, ready, settings, soon, until, until_state};
+use crate::cutover::{serving, text};
+use crate::support::{QUICK, edge, instances, soon, until, until_state};
 use crate::wire::{Wire, ask, chat_request};
 
 const FAST: &str = "rise: 1, prepare: 2s, verify: 1s, bake: 200ms, min_samples: 0";
@@ -19,7 +19,7 @@ const FAST: &str = "rise: 1, prepare: 2s, verify: 1s, bake: 200ms, min_samples: 
 async fn started(folder: &Path, pools: [&SimulatedDify; 2], path: &str, keys: &str) -> Gate {
     let probing = QUICK.replace("probe: {", &format!("probe: {{path: {path}, "));
     let text = text(folder, pools, keys).replace(QUICK, &probing);
-    ready(Gate::start(settings(&text)).unwrap()).await
+    serving(&text).await
 }
 
 /// Runs the command against a gate: its code, its output, and what it complained.

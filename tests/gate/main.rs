@@ -10,6 +10,7 @@ mod balance;
 mod cli;
 mod cutover;
 mod cutover_cli;
+mod cutover_judging;
 mod cutover_state;
 mod databases;
 mod discovery;

@@ -226,7 +226,7 @@ pub(crate) struct Arrived {
 }
 
 impl Arrived {
-    async fn read(stream: TcpStream) -> Option<Self> {
+    async fn from(stream: TcpStream) -> Option<Self> {
         let mut stream = BufReader::new(stream);
         let mut head = Vec::new();
         while !head.ends_with(b"\r\n\r\n") {
@@ -252,6 +252,13 @@ impl Arrived {
             "HTTP/1.1 200 OK\r\n{headers}Content-Length: {length}\r\n\r\n{body}"
         ))
         .await;
+    }
+
+    /// Reads so many bytes of the body.
+    pub(crate) async fn read(&mut self, length: usize) -> Vec<u8> {
+        let mut body = vec![0; length];
+        soon("a body", self.stream.read_exact(&mut body)).await.unwrap();
+        body
     }
 
     /// Reads until the peer closes.
@@ -282,7 +289,7 @@ impl Upstream {
             while let Ok((stream, _)) = listener.accept().await {
                 let (count, script) = (count.clone(), script.clone());
                 tokio::spawn(async move {
-                    let Some(mut arrived) = Arrived::read(stream).await else {
+                    let Some(mut arrived) = Arrived::from(stream).await else {
                         return;
                     };
                     if arrived.head.starts_with("GET /healthz ") {

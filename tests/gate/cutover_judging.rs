@@ -1,0 +1,250 @@
+//! What a cutover is judged by: traffic, smoke requests, hooks, alerts; and what becomes of streams when a drain is over.
+
+use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
+use std::sync::{Arc, Mutex};
+
+use difygate::simulated_dify::Traffic;
+use serde_json::{Value, json};
+
+use crate::admin::metric;
+use crate::cutover::{FAST, cutover, say, served_by, started, until_phase};
+use crate::overrides::send;
+use crate::support::{Arrived, Upstream, edge, instances, until, until_idle};
+use crate::wire::{Wire, ask, ask_with, chat, chat_request};
+
+fn why(view: &Value) -> String {
+    let log = view["cutover"]["log"].as_array().unwrap();
+    log.iter()
+        .map(|entry| format!("{}\n", entry["why"].as_str().unwrap()))
+        .collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_pool_that_fails_requests_is_left_again_and_nobody_notices() {
+    let folder = tempfile::tempdir().unwrap();
+    let [blue, green] = instances().await;
+    let keys = "rise: 1, bake: 1h, min_samples: 5, triggers: {window: 200ms}";
+    let gate = started(folder.path(), [&blue, &green], keys).await;
+    for _ in 0..20 {
+        let answer = ask(edge(&gate), "GET /v1/info").await;
+        assert_eq!(answer.status, 200, "{}", answer.text());
+    }
+    say(&gate, "dify", json!({"to": "green", "auto": true})).await;
+    until_phase(&gate, "baking").await;
+    assert_eq!(served_by(&gate).await, "dify-1");
+    green.set(|switches| switches.traffic = Traffic::Status(503));
+    let executed = blue.tally().executed() + green.tally().executed();
+    let mut prompts = 0;
+    until("the gate to go back", async || {
+        assert_eq!(
+            ask(edge(&gate), "GET /v1/info").await.status,
+            200,
+            "the old pool stands by"
+        );
+        let prompt = ask_with(
+            edge(&gate),
+            "POST /v1/chat-messages",
+            "Content-Type: application/json\r\nAuthorization: Bearer app-x\r\n",
+            &chat("blocking", 1, 1),
+        )
+        .await;
+        assert_eq!(prompt.status, 200, "{}", prompt.text());
+        prompts += 1;
+        cutover(&gate).await["phase"] == "rolled_back"
+    })
+    .await;
+    let back = cutover(&gate).await;
+    assert!(
+        why(&back).contains("errors: fail (100.0 %, at most 2.0 %)"),
+        "{}",
+        why(&back)
+    );
+    assert_eq!(served_by(&gate).await, "dify-0");
+    let ran = blue.tally().executed() + green.tally().executed() - executed;
+    assert_eq!(ran, prompts, "no prompt ran twice");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn over_a_migration_barrier_nothing_goes_back_by_itself() {
+    let folder = tempfile::tempdir().unwrap();
+    let [blue, green] = instances().await;
+    let keys = "rise: 1, bake: 1h, min_samples: 5, triggers: {window: 200ms}";
+    let gate = started(folder.path(), [&blue, &green], keys).await;
+    let start = json!({"to": "green", "auto": true, "migration": "barrier"});
+    assert_eq!(say(&gate, "dify", start).await.status, 200);
+    until_phase(&gate, "baking").await;
+    green.set(|switches| switches.traffic = Traffic::Status(503));
+    until("it to freeze", async || {
+        assert_eq!(served_by(&gate).await, "dify-1", "the old one must not serve");
+        cutover(&gate).await["phase"] == "frozen"
+    })
+    .await;
+    let refused = say(&gate, "dify:rollback", json!({})).await;
+    assert_eq!(refused.status, 409);
+    assert!(refused.text().contains("force"), "{}", refused.text());
+    assert_eq!(say(&gate, "dify:rollback", json!({"force": true})).await.status, 200);
+    assert_eq!(served_by(&gate).await, "dify-0");
+}
+
+/// Somebody who is asked: answers with a status that can be changed, and remembers what was posted.
+async fn hook(status: &Arc<AtomicU16>, heard: &Arc<Mutex<Vec<Value>>>) -> Upstream {
+    let (status, heard) = (status.clone(), heard.clone());
+    Upstream::start(move |mut arrived: Arrived| {
+        let (status, heard) = (status.clone(), heard.clone());
+        async move {
+            let length = arrived
+                .head
+                .lines()
+                .find_map(|line| line.strip_prefix("Content-Length: "));
+            let body = arrived.read(length.unwrap().parse().unwrap()).await;
+            heard.lock().unwrap().push(serde_json::from_slice(&body).unwrap());
+            let status = status.load(Ordering::SeqCst);
+            arrived
+                .send(format!(
+                    "HTTP/1.1 {status} So\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+                ))
+                .await;
+        }
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn smoke_requests_and_hooks_hold_a_cutover_and_take_it_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let [blue, green] = instances().await;
+    let (confirmed, bad) = (Arc::new(AtomicU16::new(403)), Arc::new(AtomicU16::new(404)));
+    let heard = Arc::new(Mutex::new(Vec::new()));
+    let (confirm, rollback) = (hook(&confirmed, &heard).await, hook(&bad, &heard).await);
+    let event = hook(&Arc::new(AtomicU16::new(204)), &heard).await;
+    let keys = format!(
+        "rise: 1, bake: 1h, min_samples: 0, triggers: {{window: 100ms}}, smoke: [{{path: /v1/info}}], hooks: [{{when: confirm, webhook: \"http://{}/a\"}}, {{when: rollback, webhook: \"http://{}/b\"}}, {{when: event, webhook: \"http://{}/c\"}}]",
+        confirm.address, rollback.address, event.address
+    );
+    green.set(|switches| switches.traffic = Traffic::Status(500));
+    let gate = started(folder.path(), [&blue, &green], &keys).await;
+    say(&gate, "dify", json!({"to": "green", "auto": true, "by": "ann"})).await;
+    let gate_says = async |name: &str, words: &str| {
+        let words = words.to_owned();
+        until(&words, async || {
+            let view = cutover(&gate).await;
+            let gates = view["gates"].as_array().unwrap();
+            let found = gates.iter().find(|gate| gate["name"] == name);
+            found.is_some_and(|gate| gate.to_string().contains(&words))
+        })
+        .await;
+    };
+    gate_says("smoke", "GET /v1/info on dify/").await;
+    gate_says("confirm", "it answered 403").await;
+    green.set(|switches| switches.traffic = Traffic::Normal);
+    gate_says("smoke", "1 requests were answered as expected").await;
+    assert_eq!(served_by(&gate).await, "dify-0");
+    confirmed.store(200, Ordering::SeqCst);
+    until_phase(&gate, "baking").await;
+    assert_eq!(served_by(&gate).await, "dify-1");
+    bad.store(200, Ordering::SeqCst);
+    let back = until_phase(&gate, "rolled_back").await;
+    assert!(
+        why(&back).contains("rollback: fail (hook 1 wants it taken back)"),
+        "{}",
+        why(&back)
+    );
+    until("every step to be told", async || {
+        let heard = heard.lock().unwrap();
+        let phases = [
+            "preparing",
+            "verifying",
+            "ready",
+            "baking",
+            "rolling_back",
+            "rolled_back",
+        ];
+        phases.iter().all(|phase| {
+            let mut told = heard.iter().filter(|told| told["event"] == "event");
+            told.any(|told| told["phase"] == *phase && told["by"] == "ann" && told["to"] == "green")
+        })
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_alert_takes_a_watched_cutover_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let [blue, green] = instances().await;
+    let gate = started(folder.path(), [&blue, &green], &FAST.replace("bake: 200ms", "bake: 1h")).await;
+    let alert = |status: &str, name: &str| {
+        let labels = json!({"alertname": "DifySlow", "cutover": name});
+        json!({"version": "4", "status": status, "alerts": [{"status": status, "labels": labels}]}).to_string()
+    };
+    let early = send(&gate, "POST", "/api/v1/alerts", &alert("firing", "dify"))
+        .await
+        .json();
+    assert_eq!(early["heeded"], json!([]));
+    assert!(
+        early["ignored"][0]
+            .as_str()
+            .unwrap()
+            .contains("nothing is watched here"),
+        "{early}"
+    );
+    say(&gate, "dify", json!({"to": "green", "auto": true})).await;
+    until_phase(&gate, "baking").await;
+    for (status, name) in [("resolved", "dify"), ("firing", "other")] {
+        let answer = send(&gate, "POST", "/api/v1/alerts", &alert(status, name)).await;
+        assert_eq!((answer.status, &answer.json()["heeded"]), (200, &json!([])));
+    }
+    assert_eq!(send(&gate, "POST", "/api/v1/alerts", "fire!").await.status, 400);
+    assert_eq!(cutover(&gate).await["phase"], "baking");
+    let answer = send(&gate, "POST", "/api/v1/alerts", &alert("firing", "dify"))
+        .await
+        .json();
+    assert_eq!(answer["heeded"], json!(["dify"]));
+    let back = until_phase(&gate, "rolled_back").await;
+    assert!(
+        why(&back).contains("alarm: fail (alertmanager: DifySlow)"),
+        "{}",
+        why(&back)
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_left_when_the_drain_is_over_ends_in_the_words_of_dify() {
+    let folder = tempfile::tempdir().unwrap();
+    let [blue, green] = instances().await;
+    let gate = started(folder.path(), [&blue, &green], FAST).await;
+    let mut stream = Wire::to(edge(&gate)).await;
+    stream.send(chat_request("streaming", 100_000, 20)).await;
+    assert_eq!(stream.head().await.status, 200);
+    let task = loop {
+        let event: Value = serde_json::from_str(&stream.event().await.unwrap()).unwrap_or_default();
+        if let Some(task) = event["task_id"].as_str() {
+            break task.to_owned();
+        }
+    };
+    let is_drained = AtomicBool::new(false);
+    let start = json!({"to": "green", "auto": true, "drain": "1s"});
+    assert_eq!(say(&gate, "dify", start).await.status, 200);
+    let mut last = Value::Null;
+    while let Some(event) = stream.event().await {
+        last = serde_json::from_str(&event).unwrap_or_default();
+        is_drained.store(last["code"] == "gateway_drained", Ordering::SeqCst);
+    }
+    assert!(is_drained.load(Ordering::SeqCst), "{last}");
+    assert_eq!(
+        (&last["event"], &last["task_id"], &last["status"]),
+        (&json!("error"), &json!(task), &json!(503))
+    );
+    until_idle(&gate).await;
+    until("it to be drained", async || {
+        !cutover(&gate).await["cutover"]["drained"].is_null()
+    })
+    .await;
+    let view = cutover(&gate).await;
+    assert!(
+        why(&view).contains("still deliver: a quarter of the drain more"),
+        "{}",
+        why(&view)
+    );
+    assert!(!view["cutover"]["cut"].is_null());
+    assert_eq!(metric(&gate, "difygate_streams_cut_total", "pool=\"blue\"").await, 1.0);
+}
