@@ -14,17 +14,25 @@
 
 mod answer;
 mod check;
+mod connection;
+mod files;
+mod mysql;
+mod postgres;
+mod redis;
 mod rounds;
 mod server;
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::gate::cidr::CidrSet;
 use crate::gate::names::Address;
 use crate::probe::spec::ProbeSpec;
 
+pub use files::{Needed, Sha256};
+pub use mysql::Mysql;
+pub use postgres::Postgres;
+pub use redis::{Login, Redis, Sentinels, Whereabouts};
 pub use server::{Service, ServiceError};
 
 /// What the service does.
@@ -59,20 +67,19 @@ pub struct Check {
     pub timeout: Duration,
     /// It fails when it passes, but takes longer than this.
     pub slow: Option<Duration>,
+    /// How long what it found serves; rounds meanwhile do not ask again.
+    pub interval: Duration,
 }
 
 /// What is asked.
 #[derive(Clone, Debug)]
 pub enum Kind {
     /// A connection, a login and `SELECT 1`.
-    Postgres(Box<tokio_postgres::Config>),
+    Postgres(Box<Postgres>),
+    /// The same, of MySQL and MariaDB.
+    Mysql(Box<Mysql>),
     /// A connection, a login and PING, and where asked for a value that is written and read again.
-    Redis {
-        /// Where, and as whom.
-        client: Box<redis::Client>,
-        /// Whether a value is written.
-        write: bool,
-    },
+    Redis(Box<Redis>),
     /// One request and what its answer looks like.
     Http {
         /// Whom.
@@ -93,20 +100,12 @@ impl Kind {
     pub fn as_str(&self) -> &'static str {
         match self {
             Self::Postgres(_) => "postgres",
-            Self::Redis { .. } => "redis",
+            Self::Mysql(_) => "mysql",
+            Self::Redis(_) => "redis",
             Self::Http { .. } => "http",
             Self::Tcp(_) => "tcp",
             Self::Files(_) => "files",
             Self::Exec(_) => "exec",
         }
     }
-}
-
-/// A file that must be there.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Needed {
-    /// Where.
-    pub path: PathBuf,
-    /// At least so many bytes.
-    pub min_size: u64,
 }

@@ -155,11 +155,18 @@ impl Authorities {
         host: &str,
         terms: &TlsTerms,
     ) -> Result<TlsStream<TcpStream>, Unsecured> {
-        let loaded = self.of(&terms.files)?;
-        let name = terms.name(host);
-        let name = ServerName::try_from(name.to_owned()).map_err(|_| TlsError::Name(name.to_owned()))?;
-        let connector = TlsConnector::from(loaded.config.clone());
-        Ok(connector.connect(name, stream).await?)
+        let connector = TlsConnector::from(self.of(&terms.files)?.config.clone());
+        Ok(connector.connect(server_name(host, terms)?, stream).await?)
+    }
+
+    /// What shakes hands with `host` to speak something else than HTTP: it offers no protocol by name (RFC 7301), which databases may refuse.
+    ///
+    /// # Errors
+    /// The files cannot be used, or nobody could be called by the name.
+    pub fn connector(&self, host: &str, terms: &TlsTerms) -> Result<(TlsConnector, ServerName<'static>), TlsError> {
+        let mut config = ClientConfig::clone(&self.of(&terms.files)?.config);
+        config.alpn_protocols.clear();
+        Ok((TlsConnector::from(Arc::new(config)), server_name(host, terms)?))
     }
 }
 
@@ -197,6 +204,11 @@ impl Loaded {
             identity,
         })
     }
+}
+
+fn server_name(host: &str, terms: &TlsTerms) -> Result<ServerName<'static>, TlsError> {
+    let name = terms.name(host);
+    ServerName::try_from(name.to_owned()).map_err(|_| TlsError::Name(name.to_owned()))
 }
 
 /// Whether a certificate could be for `name`: a host or an address.
@@ -257,6 +269,19 @@ fn trusting(path: &Path, authorities: &[CertificateDer<'static>]) -> Result<Root
 fn wrapped(authorities: &[CertificateDer<'static>]) -> Arc<CaType> {
     let wrap = |one: &CertificateDer<'_>| WrappedX509::new(one.as_ref().to_vec(), parse_x509);
     authorities.iter().map(wrap).collect()
+}
+
+/// The authorities to trust, each as it stands in a certificate: those of a PEM file, or the system's.
+///
+/// # Errors
+/// There are none, or the file cannot be read or holds something else.
+pub fn authorities(ca: Option<&Path>) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    match ca {
+        Some(path) => certificates(path),
+        None => Some(rustls_native_certs::load_native_certs().certs)
+            .filter(|found| !found.is_empty())
+            .ok_or(TlsError::NoAuthorities),
+    }
 }
 
 fn system_roots() -> Result<RootCertStore, TlsError> {

@@ -65,6 +65,42 @@ fn invalid_files_are_refused_in_these_very_words() {
     }
 }
 
+/// A service starts without them, for they may arrive later; whoever checks a configuration hears of them.
+#[test]
+fn files_that_a_healthz_needs_are_looked_for_where_it_is_checked() {
+    let folder = tempfile::tempdir().unwrap();
+    let there = folder.path().join("model.bin");
+    std::fs::write(&there, "no certificate").unwrap();
+    let there = there.display();
+    let text = format!(
+        "checks:\n  model_loaded: {{files: [{there}, /nowhere/a.bin, {{path: /nowhere/b.bin, min_size: 1}}]}}\n  database: {{mysql: {{host: db, user: root, tls: {{ca: /nowhere/ca.pem}}}}}}\n  pgvector: {{postgres: {{host: db, user: dify, tls: {{ca: {there}}}}}}}\n  cache: {{redis: {{sentinel: {{service: dify, addresses: [\"s:26379\"], tls: {{ca: /nowhere/ca.pem}}}}}}}}\nlive: {{http: {{url: \"https://127.0.0.1:5001/health\", ca: /nowhere/ca.pem}}}}\n"
+    );
+    let path = Path::new("healthz.yaml");
+    assert!(healthz::parse(&text, path, &environment).is_ok());
+    let missing = healthz::inspect(&text, path, &environment).unwrap_err().to_string();
+    let missing: Vec<&str> = missing.lines().collect();
+    let column = there.to_string().len();
+    let ca = "/nowhere/ca.pem: I/O error: No such file or directory (os error 2)";
+    assert_eq!(
+        missing,
+        [
+            &format!(
+                "healthz.yaml:2:{}: checks.model_loaded.files[1]: /nowhere/a.bin: No such file or directory (os error 2)",
+                28 + column
+            ),
+            &format!(
+                "healthz.yaml:2:{}: checks.model_loaded.files[2]: /nowhere/b.bin: No such file or directory (os error 2)",
+                44 + column
+            ),
+            &format!("healthz.yaml:3:50: checks.database.mysql.tls.ca: {ca}"),
+            &format!("healthz.yaml:4:53: checks.pgvector.postgres.tls.ca: {there}: it holds no certificate"),
+            &format!("healthz.yaml:5:75: checks.cache.redis.sentinel.tls.ca: {ca}"),
+            &format!("healthz.yaml:6:53: live.http.ca: {ca}"),
+            "6 errors",
+        ]
+    );
+}
+
 #[test]
 fn shipped_files_are_valid() {
     let files = files("conf", "yaml");

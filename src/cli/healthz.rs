@@ -4,17 +4,27 @@ use std::ffi::OsString;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
+use anyhow::bail;
+use bytes::Bytes;
+use http::Method;
 use tokio::signal::unix::{SignalKind, signal};
-use tracing::info;
+use tokio::sync::oneshot;
+use tracing::{info, warn};
 
 use super::{Exit, block_on, refuse, run, say};
-use crate::config::{self, ConfigErrors, LogFormat, LogSettings, healthz};
+use crate::client::{self, ClientError};
+use crate::config::healthz::{self, FromEnvironment};
+use crate::config::{self, ConfigErrors, LogFormat, LogSettings};
 use crate::healthz::{Service, Settings};
 
 /// What `difygate healthz` is given.
 #[derive(clap::Args, Debug)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(super) struct HealthzArgs {
+    #[command(subcommand)]
+    command: Option<HealthzCommand>,
     /// Its configuration, see docs/healthz.md
     #[arg(short, long = "config", value_name = "FILE", required_unless_present = "from_env")]
     config: Option<PathBuf>,
@@ -24,6 +34,25 @@ pub(super) struct HealthzArgs {
     /// Print the configuration that --from-env comes to, without its secrets, and end
     #[arg(long, requires = "from_env")]
     print: bool,
+}
+
+#[derive(clap::Subcommand, Debug)]
+enum HealthzCommand {
+    /// Say to the service of this instance that the instance is about to stop: /healthz is 503 from then on, and the gate sends nothing new
+    Drain(DrainArgs),
+}
+
+#[derive(clap::Args, Debug)]
+struct DrainArgs {
+    /// Take it back
+    #[arg(long)]
+    undo: bool,
+    /// Where the service listens; it heeds loopback alone
+    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:9901")]
+    url: String,
+    /// End only after so long, as a `preStop` wants it: the gate has noticed by then
+    #[arg(long, value_name = "TIME", value_parser = config::duration, conflicts_with = "undo")]
+    wait: Option<Duration>,
 }
 
 /// Tells the allocator that huge pages are not worth their room.
@@ -46,48 +75,96 @@ pub(super) fn spare_memory() {
     }
 }
 
-fn environment_text() -> Result<String, ConfigErrors> {
+fn from_environment() -> Result<FromEnvironment, ConfigErrors> {
     healthz::of_environment(&|name| std::env::var(name).ok())
 }
 
-fn settings(config: Option<&Path>) -> Result<Settings, ConfigErrors> {
-    match config {
-        Some(path) => healthz::load(path, &config::environment),
-        None => healthz::parse(&environment_text()?, Path::new("environment"), &config::environment),
+/// The settings, and what of Dify's environment nobody asks.
+fn settings(config: Option<&Path>) -> Result<(Settings, Vec<String>), ConfigErrors> {
+    let Some(path) = config else {
+        let FromEnvironment { text, unasked } = from_environment()?;
+        return Ok((
+            healthz::parse(&text, Path::new("environment"), &config::environment)?,
+            unasked,
+        ));
+    };
+    Ok((healthz::load(path, &config::environment)?, Vec::new()))
+}
+
+fn print() -> anyhow::Result<Exit> {
+    match from_environment() {
+        Ok(FromEnvironment { text, unasked }) => {
+            let remarks: String = unasked.iter().map(|why| format!("# {why}\n")).collect();
+            say((remarks + &text).trim_end())
+        }
+        Err(errors) => refuse(&errors),
     }
 }
 
-/// Serves until a signal ends it.
+/// Runs the service, or says to a running one that the instance is about to stop.
 pub(super) fn healthz(args: &HealthzArgs) -> anyhow::Result<Exit> {
-    if args.print {
-        return match environment_text() {
-            Ok(text) => say(text.trim_end()),
+    match &args.command {
+        Some(HealthzCommand::Drain(drain)) => drain.run(),
+        None if args.print => print(),
+        None => match settings(args.config.as_deref()) {
+            Ok((settings, unasked)) => serve(settings, &unasked),
             Err(errors) => refuse(&errors),
-        };
+        },
     }
-    let settings = match settings(args.config.as_deref()) {
-        Ok(settings) => settings,
-        Err(errors) => return refuse(&errors),
-    };
+}
+
+/// Serves until a signal ends it; a second one ends it at once.
+fn serve(settings: Settings, unasked: &[String]) -> anyhow::Result<Exit> {
     run::start_log(&LogSettings {
         level: tracing::level_filters::LevelFilter::INFO,
         format: LogFormat::Json,
         access: config::AccessSink::Off,
         sample: 0.0,
     });
+    for why in unasked {
+        warn!(why, "not asked");
+    }
     block_on(async {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
         let checks = settings.checks.len();
         let service = Service::bind(settings).await?;
         info!(listen = %service.address()?, checks, version = env!("CARGO_PKG_VERSION"), "answering /healthz");
-        let served = service.serve(async move {
+        let (stop, stopped) = oneshot::channel::<()>();
+        let served = service.serve(async move { drop(stopped.await) });
+        let told_twice = async move {
             terminate.recv().await;
-        });
+            drop(stop);
+            terminate.recv().await;
+        };
         tokio::select! {
             served = served => served?,
+            () = told_twice => info!("told twice: ending at once"),
             _ = interrupt.recv() => {}
         }
         Ok(Exit::Done)
     })?
+}
+
+impl DrainArgs {
+    fn run(&self) -> anyhow::Result<Exit> {
+        let method = if self.undo { Method::DELETE } else { Method::POST };
+        let asked = block_on(client::send(method, &self.url, "/drain", Bytes::new()))?;
+        let (status, body) = match asked {
+            // What it would say is about gates.
+            Err(ClientError::Connect { url, source }) => bail!("no /healthz service listens at {url}: {source}"),
+            asked => asked?,
+        };
+        if !status.is_success() {
+            bail!(
+                "{} answered {status}: {}",
+                self.url,
+                String::from_utf8_lossy(&body).trim()
+            );
+        }
+        if let Some(pause) = self.wait {
+            block_on(async { tokio::time::sleep(pause).await })?;
+        }
+        Ok(Exit::Done)
+    }
 }

@@ -33,7 +33,7 @@ pub(super) fn check(path: &Path) -> anyhow::Result<Exit> {
         Err(errors) => return refuse(&errors),
     };
     if config::healthz::is_meant(&text) {
-        return match config::healthz::parse(&text, path, &config::environment) {
+        return match config::healthz::inspect(&text, path, &config::environment) {
             Ok(settings) => say(&format!("{}: valid; {} checks", path.display(), settings.checks.len())),
             Err(errors) => refuse(&errors),
         };

@@ -18,7 +18,8 @@ pub(super) struct Answer {
 
 impl Answer {
     /// The answer to what was found of each check, in their order.
-    pub(super) fn of(found: &[(&Check, Finding)], draining: bool) -> Self {
+    pub(super) fn of<'a>(found: impl IntoIterator<Item = (&'a Check, &'a Finding)>, draining: bool) -> Self {
+        let found: Vec<_> = found.into_iter().collect();
         let failing = || found.iter().filter(|(_, finding)| finding.failure.is_some());
         let critical: Vec<&str> = failing()
             .filter(|(check, _)| check.critical)
@@ -69,20 +70,17 @@ mod tests {
             critical,
             timeout: Duration::from_secs(1),
             slow: None,
+            interval: Duration::ZERO,
         }
     }
 
     fn answer(failing: &[&str], draining: bool) -> (bool, String, String) {
         let checks = [check("database", true), check("cache", true), check("search", false)];
-        let found: Vec<(&Check, Finding)> = checks
-            .iter()
-            .map(|check| {
-                let failure = failing.contains(&check.name.as_str()).then(|| "refused".to_owned());
-                let took = Duration::ZERO;
-                (check, Finding { failure, took })
-            })
-            .collect();
-        let answer = Answer::of(&found, draining);
+        let found = checks.each_ref().map(|check| Finding {
+            failure: failing.contains(&check.name.as_str()).then(|| "refused".to_owned()),
+            took: Duration::ZERO,
+        });
+        let answer = Answer::of(checks.iter().zip(&found), draining);
         let text = |body: &Bytes| String::from_utf8(body.to_vec()).unwrap();
         (answer.healthy, text(&answer.public), text(&answer.internal))
     }

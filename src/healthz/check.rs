@@ -9,7 +9,8 @@ use tokio::net::TcpStream;
 use tokio::process::Command;
 use tokio::time::timeout;
 
-use super::{Check, Kind, Needed};
+use super::files::{Checksums, files};
+use super::{Check, Kind};
 use crate::clock::Clock;
 use crate::gate::health::Outcome;
 use crate::gate::names::Address;
@@ -31,6 +32,7 @@ pub(super) struct Finding {
 pub(super) struct Tools {
     pub(super) clock: Clock,
     pub(super) authorities: Arc<Authorities>,
+    pub(super) checksums: Arc<Checksums>,
 }
 
 impl Check {
@@ -50,18 +52,19 @@ impl Check {
 
     async fn ask(&self, tools: &Tools) -> Result<(), String> {
         match &self.kind {
-            Kind::Postgres(config) => postgres(config).await.map_err(|e| told(&e)),
-            Kind::Redis { client, write } => redis(client, *write).await,
+            Kind::Postgres(postgres) => postgres.ask(tools).await,
+            Kind::Mysql(mysql) => mysql.ask().await,
+            Kind::Redis(redis) => redis.ask(tools).await,
             Kind::Http { address, spec } => http(address, spec, tools).await,
             Kind::Tcp(address) => tcp(address).await.map_err(|e| e.to_string()),
-            Kind::Files(needed) => files(needed.clone()).await,
+            Kind::Files(needed) => files(needed, tools).await,
             Kind::Exec(words) => exec(words).await,
         }
     }
 }
 
 /// What an error says, with what is behind it.
-fn told(e: &dyn Error) -> String {
+pub(super) fn told(e: &dyn Error) -> String {
     let mut text = e.to_string();
     let mut source = e.source();
     while let Some(cause) = source {
@@ -72,44 +75,6 @@ fn told(e: &dyn Error) -> String {
         source = cause.source();
     }
     text
-}
-
-/// A new connection each time: one that is kept would not notice that no further one can be had.
-async fn postgres(config: &tokio_postgres::Config) -> Result<(), tokio_postgres::Error> {
-    let (client, connection) = config.connect(tokio_postgres::NoTls).await?;
-    // It ends with the client.
-    let driven = tokio::spawn(connection);
-    let asked = client.simple_query("SELECT 1").await;
-    drop(client);
-    if asked.is_ok() {
-        // The server is told that this was all, and need not find out.
-        drop(driven.await);
-    }
-    asked.map(drop)
-}
-
-async fn redis(client: &redis::Client, write: bool) -> Result<(), String> {
-    const KEY: &str = "difygate:healthz";
-    let failed = |e: redis::RedisError| e.to_string();
-    let mut connection = client.get_multiplexed_async_connection().await.map_err(failed)?;
-    redis::cmd("PING")
-        .query_async::<()>(&mut connection)
-        .await
-        .map_err(failed)?;
-    if write {
-        let value = fastrand::u64(..).to_string();
-        // It goes by itself, should nobody ask again.
-        let set = redis::cmd("SET").arg(KEY).arg(&value).arg("EX").arg(60).to_owned();
-        set.query_async::<()>(&mut connection).await.map_err(failed)?;
-        let read: Option<String> = redis::cmd("GET")
-            .arg(KEY)
-            .query_async(&mut connection)
-            .await
-            .map_err(failed)?;
-        // Another instance may have written its own meanwhile.
-        read.ok_or("what was written is not there")?;
-    }
-    Ok(())
 }
 
 async fn http(address: &Address, spec: &ProbeSpec, tools: &Tools) -> Result<(), String> {
@@ -125,24 +90,6 @@ async fn http(address: &Address, spec: &ProbeSpec, tools: &Tools) -> Result<(), 
 
 async fn tcp(address: &Address) -> std::io::Result<()> {
     TcpStream::connect((address.host(), address.port())).await.map(drop)
-}
-
-/// A disk that hangs holds a thread of its own, and not the answer.
-async fn files(needed: Vec<Needed>) -> Result<(), String> {
-    let looked = tokio::task::spawn_blocking(move || {
-        for Needed { path, min_size } in &needed {
-            let found = std::fs::metadata(path).map_err(|e| format!("{}: {e}", path.display()))?;
-            if found.len() < *min_size {
-                return Err(format!(
-                    "{}: {} bytes, fewer than {min_size}",
-                    path.display(),
-                    found.len()
-                ));
-            }
-        }
-        Ok(())
-    });
-    looked.await.map_err(|e| e.to_string())?
 }
 
 /// What it prints is its own affair, and may hold secrets; its exit code decides.

@@ -1,4 +1,5 @@
-//! Rounds of checks: all at once, one round at a time, and what it found serves everybody for a moment.
+//! Rounds of checks: all at once, one round at a time, and what it found serves everybody for a moment. A check with an interval of its own sits
+//! rounds out until that is over, and counts with what it found last.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -63,11 +64,29 @@ pub(super) struct Rounds {
     tools: Tools,
     figures: Figures,
     cache: Duration,
-    last: ArcSwapOption<(Instant, Answer)>,
-    /// What failed in the last round, so that only news is told. Held while a round is under way.
-    failing: Mutex<BTreeMap<String, String>>,
+    last: ArcSwapOption<Round>,
+    /// Held while a round is under way.
+    memory: Mutex<Memory>,
     draining: AtomicBool,
     passed_once: AtomicBool,
+}
+
+/// A round that is over.
+#[derive(Debug)]
+struct Round {
+    start: Instant,
+    end: Instant,
+    draining: bool,
+    answer: Answer,
+}
+
+/// What one round leaves to the next.
+#[derive(Debug, Default)]
+struct Memory {
+    /// What failed, so that only news is told.
+    failing: BTreeMap<String, String>,
+    /// When each check was asked last, and what it found; the order of the checks.
+    found: Vec<(Instant, Finding)>,
 }
 
 impl Rounds {
@@ -78,7 +97,7 @@ impl Rounds {
             figures,
             cache,
             last: ArcSwapOption::empty(),
-            failing: Mutex::default(),
+            memory: Mutex::default(),
             draining: AtomicBool::new(false),
             passed_once: AtomicBool::new(false),
         }
@@ -93,7 +112,7 @@ impl Rounds {
         let round = tokio::spawn(self.clone().round());
         match round.await {
             Ok(answer) => answer,
-            Err(_) => Answer::of(&[], true),
+            Err(_) => Answer::of([], true),
         }
     }
 
@@ -105,43 +124,77 @@ impl Rounds {
     /// Says from now on that the instance is about to stop, or no longer.
     pub(super) fn drain(&self, draining: bool) {
         self.draining.store(draining, Ordering::Relaxed);
-        self.last.store(None);
+    }
+
+    /// The last round, unless it has something else to say of the end than is true by now.
+    fn last(&self) -> Option<Arc<Round>> {
+        let last = self.last.load_full();
+        last.filter(|round| round.draining == self.draining.load(Ordering::Relaxed))
     }
 
     fn young(&self) -> Option<Answer> {
-        let last = self.last.load();
-        let (at, answer) = &**last.as_ref()?;
-        (self.tools.clock.now() < *at + self.cache).then(|| answer.clone())
+        let round = self.last()?;
+        (self.tools.clock.now() < round.start + self.cache).then(|| round.answer.clone())
+    }
+
+    /// The answer of a round that ended while somebody waited from `since` on: to begin another one would make them wait twice.
+    fn awaited(&self, since: Instant) -> Option<Answer> {
+        let round = self.last()?;
+        (since < round.end).then(|| round.answer.clone())
     }
 
     async fn round(self: Arc<Self>) -> Answer {
-        let mut failing = self.failing.lock().await;
-        if let Some(answer) = self.young() {
+        let since = self.tools.clock.now();
+        let mut memory = self.memory.lock().await;
+        if let Some(answer) = self.young().or_else(|| self.awaited(since)) {
             return answer;
         }
         let start = self.tools.clock.now();
         let running: Vec<_> = (0..self.checks.len())
             .map(|index| {
                 let this = self.clone();
-                tokio::spawn(async move { Some(this.checks.get(index)?.run(&this.tools).await) })
+                let rests = memory.rests(index, &self.checks, start);
+                (!rests).then(|| tokio::spawn(async move { Some(this.checks.get(index)?.run(&this.tools).await) }))
             })
             .collect();
         let mut found = Vec::new();
-        for (check, run) in self.checks.iter().zip(running) {
+        for ((index, check), run) in self.checks.iter().enumerate().zip(running) {
+            let Some(run) = run else {
+                found.extend(memory.found.get(index).cloned());
+                continue;
+            };
             let finding = run.await.ok().flatten().unwrap_or_else(|| Finding {
                 failure: Some("it could not be run".to_owned()),
                 took: Duration::ZERO,
             });
             self.figures.note(&check.name, &finding);
-            tell(&mut failing, &check.name, &finding);
-            found.push((check, finding));
+            tell(&mut memory.failing, &check.name, &finding);
+            found.push((start, finding));
         }
-        let answer = Answer::of(&found, self.draining.load(Ordering::Relaxed));
+        let findings = found.iter().map(|(_, finding)| finding);
+        let draining = self.draining.load(Ordering::Relaxed);
+        let answer = Answer::of(self.checks.iter().zip(findings), draining);
         if answer.healthy {
             self.passed_once.store(true, Ordering::Relaxed);
         }
-        self.last.store(Some(Arc::new((start, answer.clone()))));
+        memory.found = found;
+        let end = self.tools.clock.now();
+        let round = Arc::new(Round {
+            start,
+            end,
+            draining,
+            answer: answer.clone(),
+        });
+        self.last.store(Some(round));
         answer
+    }
+}
+
+impl Memory {
+    /// Whether a check sits out a round that begins at `now`.
+    fn rests(&self, index: usize, checks: &[Check], now: Instant) -> bool {
+        let asked = self.found.get(index).zip(checks.get(index));
+        asked.is_some_and(|((at, _), check)| now < *at + check.interval)
     }
 }
 

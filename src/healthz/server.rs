@@ -16,10 +16,10 @@ use thiserror::Error;
 use tokio::net::TcpListener;
 use tracing::info;
 
-use super::Settings;
 use super::answer::Answer;
 use super::check::Tools;
 use super::rounds::{Figures, Rounds};
+use super::{Kind, Settings};
 use crate::clock::Clock;
 use crate::gate::cidr::CidrSet;
 use crate::tls::Authorities;
@@ -74,7 +74,13 @@ impl Service {
         let tools = Tools {
             clock,
             authorities: Arc::new(Authorities::default()),
+            checksums: Arc::default(),
         };
+        for check in &settings.checks {
+            if let Kind::Files(needed) = &check.kind {
+                needed.iter().for_each(|file| file.begin(&tools.checksums));
+            }
+        }
         let rounds = |checks| Arc::new(Rounds::new(checks, tools.clone(), figures.clone(), settings.cache));
         Ok(Self {
             listener,

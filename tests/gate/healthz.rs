@@ -1,4 +1,4 @@
-//! The /healthz service before real databases: what it says while they are stopped, frozen, full or refuse, and that it comes back by itself.
+//! The /healthz service: what it asks, whom it answers what, and what the gate makes of it.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -17,7 +17,7 @@ use tokio::sync::oneshot;
 
 use crate::admin::admin;
 use crate::cli::{difygate, file, run};
-use crate::databases::{Server, postgres, redis, start_postgres, start_redis};
+use crate::databases::{Kind, PASSWORD, Server};
 use crate::support::{QUICK, edge, gate, instances, known, nobody, soon, until};
 use crate::wire::{Answer, ask};
 
@@ -39,16 +39,6 @@ async fn start(text: &str) -> Running {
     Running { address, _stop: stop }
 }
 
-fn database(server: &Server, password: &str) -> String {
-    let port = server.address.port();
-    format!("database: {{postgres: {{host: 127.0.0.1, port: {port}, user: postgres, password: {password}}}}}")
-}
-
-fn cache(server: &Server, password: &str) -> String {
-    let port = server.address.port();
-    format!("cache: {{redis: {{host: 127.0.0.1, port: {port}, password: {password}, write: true}}}}")
-}
-
 async fn healthz(service: &Running) -> Answer {
     ask(service.address, "GET /healthz").await
 }
@@ -66,97 +56,6 @@ async fn until_failing(service: &Running, names: &[&str]) -> Value {
     })
     .await;
     last
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn every_fault_of_postgres_is_named_and_forgotten_when_it_is_over() {
-    let mut server = postgres().await;
-    let service = start(&format!("cache: 50ms\nchecks:\n  {}\n", database(&server, "secret"))).await;
-    let whole = until_failing(&service, &[]).await;
-    assert_eq!(whole, json!({"status": "healthy", "details": {"database": true}}));
-    server.signal(Signal::SIGSTOP);
-    let frozen = until_failing(&service, &["database"]).await;
-    assert_eq!(frozen["reasons"]["database"], "no answer within 800ms");
-    server.signal(Signal::SIGCONT);
-    until_failing(&service, &[]).await;
-    server.stop().await;
-    let stopped = until_failing(&service, &["database"]).await;
-    assert!(
-        stopped["reasons"]["database"].as_str().unwrap().contains("refused"),
-        "{stopped}"
-    );
-    start_postgres(&mut server).await;
-    until_failing(&service, &[]).await;
-    let wrong = start(&format!("checks:\n  {}\n", database(&server, "hunter2"))).await;
-    let refused = until_failing(&wrong, &["database"]).await;
-    assert!(
-        refused["reasons"]["database"]
-            .as_str()
-            .unwrap()
-            .contains("password authentication failed"),
-        "{refused}"
-    );
-    assert!(!refused.to_string().contains("hunter2"), "{refused}");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_database_without_room_for_another_connection_fails() {
-    let server = postgres().await;
-    let connect = |user: &str| {
-        let mut config = tokio_postgres::Config::new();
-        config
-            .host("127.0.0.1")
-            .port(server.address.port())
-            .user(user)
-            .password("secret")
-            .dbname("postgres");
-        async move { config.connect(tokio_postgres::NoTls).await.unwrap() }
-    };
-    let (admin, connection) = connect("postgres").await;
-    tokio::spawn(connection);
-    let role = "CREATE ROLE dify LOGIN PASSWORD 'secret' CONNECTION LIMIT 1";
-    admin.batch_execute(role).await.unwrap();
-    let text = database(&server, "secret").replace("user: postgres", "user: dify, database: postgres");
-    let service = start(&format!("cache: 50ms\nchecks:\n  {text}\n")).await;
-    until_failing(&service, &[]).await;
-    let (holder, connection) = connect("dify").await;
-    let held = tokio::spawn(connection);
-    let full = until_failing(&service, &["database"]).await;
-    assert!(
-        full["reasons"]["database"]
-            .as_str()
-            .unwrap()
-            .contains("too many connections"),
-        "{full}"
-    );
-    drop(holder);
-    held.await.unwrap().unwrap();
-    until_failing(&service, &[]).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn every_fault_of_redis_is_named_and_forgotten_when_it_is_over() {
-    let mut server = redis().await;
-    let service = start(&format!("cache: 50ms\nchecks:\n  {}\n", cache(&server, "secret"))).await;
-    until_failing(&service, &[]).await;
-    server.signal(Signal::SIGSTOP);
-    until_failing(&service, &["cache"]).await;
-    server.signal(Signal::SIGCONT);
-    until_failing(&service, &[]).await;
-    server.stop().await;
-    until_failing(&service, &["cache"]).await;
-    start_redis(&mut server).await;
-    until_failing(&service, &[]).await;
-    let wrong = start(&format!("checks:\n  {}\n", cache(&server, "hunter2"))).await;
-    let refused = until_failing(&wrong, &["cache"]).await;
-    assert!(
-        refused["reasons"]["cache"]
-            .as_str()
-            .unwrap()
-            .contains("Password authentication failed"),
-        "{refused}"
-    );
-    assert!(!refused.to_string().contains("hunter2"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -209,18 +108,7 @@ async fn the_other_kinds_tell_what_is_missing_and_what_is_not_critical_fails_not
 
 #[tokio::test(flavor = "multi_thread")]
 async fn many_who_ask_at_once_cost_one_run_and_a_hung_check_holds_nobody_for_long() {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    let runs = Arc::new(AtomicUsize::new(0));
-    let count = runs.clone();
-    let mut kept = Vec::new();
-    tokio::spawn(async move {
-        // It takes connections and says nothing.
-        while let Ok((stream, _)) = listener.accept().await {
-            count.fetch_add(1, Ordering::SeqCst);
-            kept.push(stream);
-        }
-    });
+    let (address, runs) = counted().await;
     let text = format!("cache: 1h\nchecks:\n  hung: {{http: {{url: \"http://{address}/\"}}, timeout: 300ms}}\n");
     let service = start(&text).await;
     let asking: Vec<_> = (0..50)
@@ -233,6 +121,70 @@ async fn many_who_ask_at_once_cost_one_run_and_a_hung_check_holds_nobody_for_lon
         assert_eq!(soon("an answer", asked).await.unwrap(), 503);
     }
     assert_eq!(runs.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_check_with_an_interval_sits_rounds_out_and_nobody_waits_for_two() {
+    let (seldom, often, slow) = (counted().await, counted().await, counted().await);
+    let text = format!(
+        "cache: 50ms\nchecks:\n  seldom: {{tcp: \"{}\", interval: 1h}}\n  often: {{tcp: \"{}\"}}\n",
+        seldom.0, often.0
+    );
+    let service = start(&text).await;
+    until("the other one to be asked again", async || {
+        assert_eq!(healthz(&service).await.status, 200);
+        often.1.load(Ordering::SeqCst) >= 4
+    })
+    .await;
+    assert_eq!(seldom.1.load(Ordering::SeqCst), 1);
+    // Who asks while a round is under way that takes longer than it serves gets its answer, and begins no further one.
+    let text = format!(
+        "cache: 10ms\nchecks:\n  hung: {{http: {{url: \"http://{}/\"}}, timeout: 600ms}}\n",
+        slow.0
+    );
+    let service = start(&text).await;
+    let first = tokio::spawn(ask(service.address, "GET /healthz"));
+    until("the round to begin", async || slow.1.load(Ordering::SeqCst) == 1).await;
+    assert_eq!(healthz(&service).await.status, 503);
+    assert_eq!(soon("the first answer", first).await.unwrap().status, 503);
+    assert_eq!(slow.1.load(Ordering::SeqCst), 1);
+}
+
+/// Somebody who takes connections and says nothing, and how many came.
+async fn counted() -> (SocketAddr, Arc<AtomicUsize>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (address, runs) = (listener.local_addr().unwrap(), Arc::new(AtomicUsize::new(0)));
+    let count = runs.clone();
+    tokio::spawn(async move {
+        let mut kept = Vec::new();
+        while let Ok((stream, _)) = listener.accept().await {
+            count.fetch_add(1, Ordering::SeqCst);
+            kept.push(stream);
+        }
+    });
+    (address, runs)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_model_is_there_only_with_the_checksum_that_it_should_have() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = folder.path().join("model.bin");
+    let abc = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+    let text = format!(
+        "cache: 10ms\nchecks:\n  model_loaded: {{files: [{{path: {}, sha256: {abc}}}]}}\n",
+        model.display()
+    );
+    let service = start(&text).await;
+    until_failing(&service, &["model_loaded"]).await;
+    std::fs::write(&model, "abd").unwrap();
+    until("its checksum to be wrong", async || {
+        let told = healthz(&service).await.json();
+        let why = told["reasons"]["model_loaded"].as_str().unwrap().to_owned();
+        why.ends_with("its SHA-256 is another one")
+    })
+    .await;
+    std::fs::write(&model, "abc").unwrap();
+    until_failing(&service, &[]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -279,23 +231,24 @@ async fn reasons_are_for_the_internal_network_alone() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn difys_own_environment_is_enough_and_sigterm_announces_the_end() {
-    let (database, cache) = (postgres().await, redis().await);
+    let database = Server::start(Kind::Postgres).await;
+    let cache = Server::start(Kind::Redis).await;
     let environment = [
         ("DB_HOST", "127.0.0.1".to_owned()),
         ("DB_PORT", database.address.port().to_string()),
         ("DB_USERNAME", "postgres".to_owned()),
         ("DB_DATABASE", "postgres".to_owned()),
-        ("DB_PASSWORD", "secret".to_owned()),
+        ("DB_PASSWORD", PASSWORD.to_owned()),
         ("REDIS_HOST", "127.0.0.1".to_owned()),
         ("REDIS_PORT", cache.address.port().to_string()),
-        ("REDIS_PASSWORD", "secret".to_owned()),
+        ("REDIS_PASSWORD", PASSWORD.to_owned()),
     ];
     let printed = difygate(&["healthz", "--from-env", "--print"])
         .envs(environment.clone())
         .output();
     let printed = String::from_utf8(soon("the text", printed).await.unwrap().stdout).unwrap();
     assert!(
-        printed.contains("${DB_PASSWORD}") && !printed.contains("secret"),
+        printed.contains("${DB_PASSWORD}") && !printed.contains(PASSWORD),
         "{printed}"
     );
     let folder = tempfile::tempdir().unwrap();
@@ -321,16 +274,51 @@ async fn difys_own_environment_is_enough_and_sigterm_announces_the_end() {
     })
     .await;
     assert!(soon("it to end", child.wait()).await.unwrap().success());
+    let (code, _, err) = run(&["healthz", "drain", "--url", &format!("http://{address}")]).await;
+    assert_eq!(code, 1);
+    assert!(err.contains("no /healthz service listens at"), "{err}");
     let (code, _, err) = run(&["healthz", "--from-env"]).await;
     assert_eq!(code, 1);
     assert!(err.contains("DB_HOST"), "{err}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_command_announces_the_end_and_takes_it_back_and_a_second_signal_is_heeded_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let (address, [dify]) = (nobody(), instances::<1>().await);
+    let text = format!(
+        "listen: \"{address}\"\ndrain: 1h\nchecks:\n  api: {{tcp: \"{}\"}}\n",
+        dify.address()
+    );
+    let mut child = difygate(&["healthz", "-c", &file(&folder, &text)])
+        .stderr(std::process::Stdio::null())
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    until("it to listen", async || {
+        tokio::net::TcpStream::connect(address).await.is_ok()
+    })
+    .await;
+    let url = format!("http://{address}");
+    let status = async || ask(address, "GET /healthz").await.json()["status"].clone();
+    assert_eq!(status().await, "healthy");
+    assert_eq!(run(&["healthz", "drain", "--url", &url, "--wait", "10ms"]).await.0, 0);
+    assert_eq!(status().await, "draining");
+    assert_eq!(run(&["healthz", "drain", "--undo", "--url", &url]).await.0, 0);
+    assert_eq!(status().await, "healthy");
+    let pid = Pid::from_raw(child.id().unwrap().try_into().unwrap());
+    kill(pid, Signal::SIGTERM).unwrap();
+    until("it to announce its end", async || status().await == "draining").await;
+    kill(pid, Signal::SIGTERM).unwrap();
+    assert!(soon("it to end", child.wait()).await.unwrap().success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_gate_names_a_database_that_instances_share_and_goes_on_when_it_is_back() {
-    let mut server = postgres().await;
+    let mut server = Server::start(Kind::Postgres).await;
     let difys = instances::<2>().await;
-    let text = format!("cache: 50ms\nchecks:\n  {}\n", database(&server, "secret"));
+    let check = server.kind.check(server.address, PASSWORD, "");
+    let text = format!("cache: 50ms\nchecks:\n  database: {{{check}}}\n");
     let services = [start(&text).await, start(&text).await];
     let endpoints = difys.iter().zip(&services).map(|(dify, service)| {
         format!(
@@ -345,14 +333,15 @@ async fn the_gate_names_a_database_that_instances_share_and_goes_on_when_it_is_b
         endpoints.join(", ")
     ).replace("timeout: 100ms", "timeout: 100ms, path: /healthz"))
     .await;
-    assert_eq!(ask(edge(&gate), "GET /v1/info").await.status, 200);
+    let serves = async || ask(edge(&gate), "GET /v1/info").await.status == 200;
+    until("the gate to serve", serves).await;
     server.stop().await;
     until("the gate to name it", async || {
         let status = admin(&gate, "/api/v1/status").await.json();
         status["upstreams"][0]["shared_failure"] == "database"
     })
     .await;
-    start_postgres(&mut server).await;
+    server.go_on().await;
     until("both to be well again", async || {
         let status = admin(&gate, "/api/v1/status").await.json();
         let endpoints = &status["upstreams"][0]["pools"][0]["endpoints"];
@@ -360,7 +349,7 @@ async fn the_gate_names_a_database_that_instances_share_and_goes_on_when_it_is_b
         status["upstreams"][0]["shared_failure"].is_null() && endpoints.as_array().unwrap().iter().all(is_well)
     })
     .await;
-    assert_eq!(ask(edge(&gate), "GET /v1/info").await.status, 200);
+    until("the gate to serve again", serves).await;
     // It says that it is about to stop before it does.
     let drained = ask(services[0].address, "POST /drain").await;
     assert_eq!(drained.status, 204);

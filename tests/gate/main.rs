@@ -18,6 +18,8 @@ mod endpoints_http2;
 mod endpoints_tls;
 mod failover;
 mod healthz;
+mod healthz_faults;
+mod healthz_presets;
 mod limits;
 mod liveness;
 mod overrides;

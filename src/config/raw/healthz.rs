@@ -4,8 +4,8 @@ use indexmap::IndexMap;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::super::scalars::{Cidr, Method, Size, Socket, Time};
-use super::Expect;
+use super::super::scalars::{Cidr, Method, Size, Socket, Time, UrlPath};
+use super::{ClientTls, Expect};
 
 /// The configuration of `difygate healthz`.
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -33,6 +33,8 @@ pub(in crate::config) struct Healthz {
 pub(in crate::config) struct Check {
     /// PostgreSQL: a connection, a login and SELECT 1.
     pub(in crate::config) postgres: Option<Postgres>,
+    /// MySQL, MariaDB and what speaks as they do: a connection, a login and SELECT 1.
+    pub(in crate::config) mysql: Option<Mysql>,
     /// Redis: a connection, a login and PING.
     pub(in crate::config) redis: Option<Redis>,
     /// One request, and what its answer looks like.
@@ -47,6 +49,9 @@ pub(in crate::config) struct Check {
     pub(in crate::config) timeout: Option<Time>,
     /// It fails when it passes, but takes longer than this. Default: no bound.
     pub(in crate::config) slow: Option<Time>,
+    /// How long what it found serves; rounds meanwhile do not ask again. Default: every round asks, and 30s for the presets pinecone and openai, which
+    /// others run and count.
+    pub(in crate::config) interval: Option<Time>,
     /// Whether the instance cannot do without it. Default: true.
     pub(in crate::config) critical: Option<bool>,
 }
@@ -61,35 +66,90 @@ pub(in crate::config) struct Postgres {
     pub(in crate::config) password: Option<String>,
     /// Default: the user's name.
     pub(in crate::config) database: Option<String>,
+    /// TLS, always verified. Default: false.
+    pub(in crate::config) tls: Option<ClientTls>,
+}
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(in crate::config) struct Mysql {
+    pub(in crate::config) host: String,
+    /// Default: 3306.
+    pub(in crate::config) port: Option<u16>,
+    pub(in crate::config) user: String,
+    pub(in crate::config) password: Option<String>,
+    /// Default: none is chosen.
+    pub(in crate::config) database: Option<String>,
+    /// TLS, always verified. Default: false.
+    pub(in crate::config) tls: Option<ClientTls>,
 }
 
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(in crate::config) struct Redis {
-    pub(in crate::config) host: String,
+    /// The one that is asked, where no Sentinel tells.
+    pub(in crate::config) host: Option<String>,
     /// Default: 6379.
     pub(in crate::config) port: Option<u16>,
+    /// Who knows the master, instead of a host.
+    pub(in crate::config) sentinel: Option<Sentinel>,
     pub(in crate::config) user: Option<String>,
     pub(in crate::config) password: Option<String>,
     /// The number of the database. Default: 0.
     pub(in crate::config) database: Option<u32>,
+    /// TLS, always verified. Default: false.
+    pub(in crate::config) tls: Option<ClientTls>,
     /// Whether a value is written and read again. Default: false.
     pub(in crate::config) write: Option<bool>,
 }
 
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+pub(in crate::config) struct Sentinel {
+    /// The name that the Sentinels know the master by.
+    pub(in crate::config) service: String,
+    /// Where they are, host:port; whoever answers first is believed.
+    pub(in crate::config) addresses: Vec<String>,
+    pub(in crate::config) user: Option<String>,
+    pub(in crate::config) password: Option<String>,
+    /// TLS to the Sentinels, always verified. Default: false.
+    pub(in crate::config) tls: Option<ClientTls>,
+}
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
 pub(in crate::config) struct Http {
-    /// What to ask, an http or https URL.
-    pub(in crate::config) url: String,
+    /// What is known of a service: the path, the answer, and how a key is shown. Every other key goes before it.
+    pub(in crate::config) preset: Option<Preset>,
+    /// What to ask, an http or https URL; the path comes after it. Default: none, and that of the service for the preset pinecone.
+    pub(in crate::config) url: Option<String>,
+    /// What comes after the URL. Default: the preset's, or nothing.
+    pub(in crate::config) path: Option<UrlPath>,
+    /// A key, in the header that the preset has for it: weaviate, qdrant, pinecone and openai.
+    pub(in crate::config) api_key: Option<String>,
     /// Default: GET.
     pub(in crate::config) method: Option<Method>,
     /// Further request headers.
     pub(in crate::config) headers: Option<IndexMap<String, String>>,
-    /// What a passing answer looks like. Default: status 200.
+    /// What a passing answer looks like. Default: the preset's, or status 200.
     pub(in crate::config) expect: Option<Expect>,
     /// A PEM file with the authorities to trust. Default: the system's.
     pub(in crate::config) ca: Option<String>,
+}
+
+/// The services around Dify.
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema, PartialEq, Eq)]
+#[serde(rename_all = "kebab-case")]
+pub(in crate::config) enum Preset {
+    DifyApi,
+    DifyWeb,
+    PluginDaemon,
+    Sandbox,
+    Weaviate,
+    Qdrant,
+    Milvus,
+    Pinecone,
+    Openai,
 }
 
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -105,4 +165,6 @@ pub(in crate::config) struct FileTerms {
     pub(in crate::config) path: String,
     /// At least so many bytes. Default: 1.
     pub(in crate::config) min_size: Option<Size>,
+    /// What `sha256sum` prints for it. It is read once, from the start on, and again after the file has changed. Default: anything.
+    pub(in crate::config) sha256: Option<String>,
 }
