@@ -1,7 +1,7 @@
 //! Files that must be there: not smaller than they should be, and where asked for with the checksum that they should have. A checksum is read once,
 //! from the start on, and again only after the file has changed: a model of ten gigabytes is not read by every probe.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::fs::{File, Metadata};
 use std::io;
@@ -76,12 +76,23 @@ fn stamp(found: &Metadata) -> Stamp {
 }
 
 /// The checksums of files as they were when they were read; none while one is being read.
+type Known = BTreeMap<PathBuf, Option<(Stamp, Sha256)>>;
+
+/// What is known of files.
 #[derive(Debug, Default)]
-pub(super) struct Checksums(Mutex<BTreeMap<PathBuf, Option<(Stamp, Sha256)>>>);
+pub(super) struct Checksums {
+    known: Mutex<Known>,
+    /// The checks whose files are being looked at, by where each keeps its list.
+    looking: Mutex<BTreeSet<usize>>,
+}
 
 impl Checksums {
-    fn known(&self) -> MutexGuard<'_, BTreeMap<PathBuf, Option<(Stamp, Sha256)>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn looking(&self) -> MutexGuard<'_, BTreeSet<usize>> {
+        self.looking.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The checksum of a file. It takes as long as the file is long, and goes on where nobody waits any more.
@@ -108,10 +119,18 @@ fn look(path: &Path) -> Result<Metadata, String> {
     std::fs::metadata(path).map_err(|e| format!("{}: {e}", path.display()))
 }
 
-/// A disk that hangs holds a thread of its own, and not the answer.
+/// A disk that hangs holds a thread of its own, and not the answer; and one thread, however often somebody asks.
 pub(super) async fn files(needed: &[Needed], tools: &Tools) -> Result<(), String> {
+    let own = needed.as_ptr().addr();
+    if !tools.checksums.looking().insert(own) {
+        return Err("the last look at them has not come back".to_owned());
+    }
     let (needed, checksums) = (needed.to_vec(), tools.checksums.clone());
-    let looked = spawn_blocking(move || needed.iter().try_for_each(|file| file.look(&checksums)));
+    let looked = spawn_blocking(move || {
+        let found = needed.iter().try_for_each(|file| file.look(&checksums));
+        checksums.looking().remove(&own);
+        found
+    });
     looked.await.map_err(|e| e.to_string())?
 }
 
