@@ -24,8 +24,8 @@ lint: deps ## Format, clippy and documentation, all of them strict
 bench: deps ## Decisions in nanoseconds, proxy CPU beside a bare Pingora proxy, thousands of endpoints
 	$(CARGO) bench --locked --bench guard --bench selection --bench proxy --bench scale
 
-lab: deps ## Faults under load: 3 instances, 200 requests a second; half an hour with its peers, which `make peers` installs
-	$(CARGO) bench --locked --bench faults --bench catalogue --bench peers
+lab: deps tools ## Faults under load: 3 instances, 200 requests a second; half an hour with its peers, which `make peers` installs
+	$(CARGO) bench --locked --bench faults --bench catalogue --bench outage --bench peers
 
 peers: ## The proxies to compare with: nginx, HAProxy, Envoy, Caddy
 	@python3 -c 'import venv, ensurepip' 2>/dev/null || { $(SUDO) apt-get update -qq && $(SUDO) apt-get install -y -qq python3-venv; }
@@ -55,9 +55,12 @@ tools:
 	fi
 
 # Real Python servers and Dify's own clients, which some tests put behind and before the gate.
-NODE_CLIENT := target/origins/node/node_modules/socket.io/package.json
+NODE := target/origins/node/node_modules
+NODE_CLIENT := $(NODE)/socket.io/package.json
+# The JSON Schema of the Compose Specification, as a linter for compose files ships it.
+COMPOSE_SCHEMA := $(NODE)/dclint/schemas/compose.schema.json
 
-origins: target/origins/.ready $(NODE_CLIENT)
+origins: target/origins/.ready $(NODE_CLIENT) $(COMPOSE_SCHEMA)
 
 target/origins/.ready: tests/origins/requirements.txt
 	@python3 -c 'import venv, ensurepip' 2>/dev/null || { $(SUDO) apt-get update -qq && $(SUDO) apt-get install -y -qq python3-venv; }
@@ -68,3 +71,6 @@ target/origins/.ready: tests/origins/requirements.txt
 $(NODE_CLIENT):
 	@command -v npm >/dev/null || { $(SUDO) apt-get update -qq && $(SUDO) apt-get install -y -qq nodejs npm; }
 	npm install --silent --no-fund --no-audit --prefix target/origins/node dify-client@2.3.2 socket.io@4.8.4 socket.io-client@4.8.4
+
+$(COMPOSE_SCHEMA): $(NODE_CLIENT)
+	npm install --silent --no-fund --no-audit --ignore-scripts --prefix target/origins/node dclint@3.1.0

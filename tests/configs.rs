@@ -111,24 +111,27 @@ fn shipped_files_are_valid() {
     }
 }
 
-#[test]
-fn examples_in_the_documents_are_valid() {
+/// Every piece of YAML in the documents, with the document that shows it.
+fn fences() -> Vec<(String, String)> {
     let mut documents = files("docs", "md");
     documents.push(root().join("README.md"));
-    let mut checked = 0;
+    let mut fences = Vec::new();
     for document in documents {
         let text = std::fs::read_to_string(&document).unwrap();
-        let fences = text
-            .split("```yaml\n")
-            .skip(1)
-            .map(|rest| rest.split("```").next().unwrap());
-        for fence in fences.filter(|fence| {
-            fence
-                .lines()
-                .any(|line| line.starts_with("listeners:") || line.starts_with("checks:"))
-        }) {
-            let wrong = errors(fence, &document.display().to_string());
-            assert_eq!(wrong, None, "{fence}");
+        let shown = text.split("```yaml\n").skip(1);
+        let shown = shown.map(|rest| rest.split("```").next().unwrap().to_owned());
+        fences.extend(shown.map(|fence| (document.display().to_string(), fence)));
+    }
+    fences
+}
+
+#[test]
+fn examples_in_the_documents_are_valid() {
+    let mut checked = 0;
+    for (document, fence) in fences() {
+        let is_ours = |line: &str| line.starts_with("listeners:") || line.starts_with("checks:");
+        if fence.lines().any(is_ours) {
+            assert_eq!(errors(&fence, &document), None, "{fence}");
             checked += 1;
         }
     }
@@ -189,32 +192,83 @@ fn the_unit_gives_a_drain_its_time_and_systemd_finds_nothing_wrong_with_it() {
     assert!(ours.is_empty(), "{ours:?}");
 }
 
-/// The manifests are read by the schemas of Kubernetes itself.
+/// Whether a validator of `make origins` takes a file, and what it says.
+fn taken(program: &str, arguments: &[&str], path: &Path) -> (bool, String) {
+    let program = root().join("target/origins/bin").join(program);
+    let output = std::process::Command::new(&program).args(arguments).arg(path).output();
+    let output = output.unwrap_or_else(|e| panic!("{}, which `make origins` installs: {e}", program.display()));
+    let said = [output.stdout, output.stderr].concat();
+    (output.status.success(), String::from_utf8_lossy(&said).into_owned())
+}
+
+/// Holds `text` against a validator, and sees that it would refuse the text with this word misspelt.
+fn is_taken_but_for(word: &str, text: &str, validate: impl Fn(&Path) -> (bool, String)) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("text.yaml");
+    std::fs::write(&path, text).unwrap();
+    let (valid, said) = validate(&path);
+    assert!(valid, "{said}");
+    assert!(text.contains(word), "{text}");
+    std::fs::write(&path, text.replace(word, &word[1..])).unwrap();
+    assert!(!validate(&path).0, "the test can fail");
+}
+
+/// The manifests are read by the schemas of Kubernetes itself, and ask as often as the probes should.
 #[test]
 fn kubernetes_takes_the_manifests() {
-    let validator = root().join("target/origins/bin/kubernetes-validate");
-    let validate = |path: &Path| {
-        let output = std::process::Command::new(&validator)
-            .arg("--strict")
-            .arg(path)
-            .output();
-        let output = output.unwrap_or_else(|e| panic!("{}, which `make origins` installs: {e}", validator.display()));
-        (
-            output.status.success(),
-            String::from_utf8_lossy(&output.stdout).into_owned(),
-        )
-    };
     let manifests = files("conf/kubernetes", "yaml");
     assert!(!manifests.is_empty());
-    let folder = tempfile::tempdir().unwrap();
     for manifest in manifests {
-        let (valid, said) = validate(&manifest);
-        assert!(valid, "{said}");
-        let broken = folder.path().join("broken.yaml");
         let text = std::fs::read_to_string(&manifest).unwrap();
-        std::fs::write(&broken, text.replace("periodSeconds: 5", "periodSecond: 5")).unwrap();
-        assert!(!validate(&broken).0, "the test can fail");
+        is_taken_but_for("replicas", &text, |path| {
+            taken("kubernetes-validate", &["--strict"], path)
+        });
     }
+    let gate = std::fs::read_to_string(root().join("conf/kubernetes/difygate.yaml")).unwrap();
+    let own = gate.split("difygate.yaml: |\n").nth(1).unwrap();
+    let own = own.split("\n---").next().unwrap().replace("\n    ", "\n");
+    assert_eq!(errors(own.trim_start(), "difygate.yaml"), None);
+    let api = std::fs::read_to_string(root().join("conf/kubernetes/dify-api.yaml")).unwrap();
+    for (probe, terms) in [
+        (
+            "livenessProbe",
+            "path: /livez, port: 9901}, initialDelaySeconds: 30, periodSeconds: 10",
+        ),
+        (
+            "readinessProbe",
+            "path: /readyz, port: 9901}, initialDelaySeconds: 10, periodSeconds: 5",
+        ),
+        ("startupProbe", "path: /startupz, port: 9901}, periodSeconds: 5"),
+    ] {
+        assert!(api.contains(&format!("{probe}: {{httpGet: {{{terms}")), "{probe}");
+    }
+    assert!(api.contains("kind: NetworkPolicy"));
+}
+
+/// What is for docker compose is read by the schema of the Compose Specification; the gate's file beside it by the gate.
+#[test]
+fn compose_takes_its_files() {
+    let schema = "target/origins/node/node_modules/dclint/schemas/compose.schema.json";
+    let script = root().join("tests/origins/compose_schema.py").display().to_string();
+    let schema = root().join(schema).display().to_string();
+    let validate = |path: &Path| taken("python", &[&script, &schema], path);
+    let mut checked = 0;
+    for file in files("conf/compose", "yaml") {
+        let text = std::fs::read_to_string(&file).unwrap();
+        if text.lines().any(|line| line == "services:") {
+            is_taken_but_for("healthcheck:", &text, validate);
+            checked += 1;
+        } else {
+            assert_eq!(errors(&text, &file.display().to_string()), None);
+        }
+    }
+    for (_, fence) in fences() {
+        if fence.lines().any(|line| line == "services:") {
+            is_taken_but_for("healthcheck:", &fence, validate);
+            checked += 1;
+        }
+    }
+    assert!(checked >= 2, "only {checked} files were found");
 }
 
 #[test]
