@@ -44,9 +44,13 @@ async fn asked(keys: &str, answer: &'static str, body: &'static str) -> (bool, S
     let service = Service::bind(settings).await.unwrap();
     let at = service.address().unwrap();
     let served = tokio::spawn(service.serve(std::future::pending()));
-    let passes = ask(at, "GET /healthz").await.status == 200;
+    let answer = ask(at, "GET /healthz").await;
     served.abort();
-    (passes, soon("a request", told.recv()).await.unwrap().to_lowercase())
+    assert!(!answer.text().contains("hush"), "{}", answer.text());
+    (
+        answer.status == 200,
+        soon("a request", told.recv()).await.unwrap().to_lowercase(),
+    )
 }
 
 const OK: &str = "200 OK";

@@ -13,7 +13,7 @@ use crate::healthz::{Login, Mysql, Postgres, Redis, Sentinels, Whereabouts};
 /// What a server that shows its sessions calls this one.
 const NAME: &str = "difygate healthz";
 
-pub(super) fn postgres(key: &str, raw: raw::Postgres, timeout: Duration, findings: &mut Findings<'_>) -> Postgres {
+pub(super) fn postgres(key: &str, raw: raw::Database, timeout: Duration, findings: &mut Findings<'_>) -> Postgres {
     let mut login = tokio_postgres::Config::new();
     login
         .host(&raw.host)
@@ -34,7 +34,7 @@ pub(super) fn postgres(key: &str, raw: raw::Postgres, timeout: Duration, finding
     }
 }
 
-pub(super) fn mysql(key: &str, raw: raw::Mysql, findings: &mut Findings<'_>) -> Mysql {
+pub(super) fn mysql(key: &str, raw: raw::Database, findings: &mut Findings<'_>) -> Mysql {
     let login = mysql_async::OptsBuilder::default()
         .ip_or_hostname(raw.host)
         .tcp_port(raw.port.unwrap_or(3306))

@@ -32,9 +32,9 @@ pub(in crate::config) struct Healthz {
 #[serde(deny_unknown_fields)]
 pub(in crate::config) struct Check {
     /// PostgreSQL: a connection, a login and SELECT 1.
-    pub(in crate::config) postgres: Option<Postgres>,
+    pub(in crate::config) postgres: Option<Database>,
     /// MySQL, MariaDB and what speaks as they do: a connection, a login and SELECT 1.
-    pub(in crate::config) mysql: Option<Mysql>,
+    pub(in crate::config) mysql: Option<Database>,
     /// Redis: a connection, a login and PING.
     pub(in crate::config) redis: Option<Redis>,
     /// One request, and what its answer looks like.
@@ -56,29 +56,16 @@ pub(in crate::config) struct Check {
     pub(in crate::config) critical: Option<bool>,
 }
 
+/// A database and who asks it.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub(in crate::config) struct Postgres {
+pub(in crate::config) struct Database {
     pub(in crate::config) host: String,
-    /// Default: 5432.
+    /// Default: 5432 for PostgreSQL, 3306 for MySQL.
     pub(in crate::config) port: Option<u16>,
     pub(in crate::config) user: String,
     pub(in crate::config) password: Option<String>,
-    /// Default: the user's name.
-    pub(in crate::config) database: Option<String>,
-    /// TLS, always verified. Default: false.
-    pub(in crate::config) tls: Option<ClientTls>,
-}
-
-#[derive(Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub(in crate::config) struct Mysql {
-    pub(in crate::config) host: String,
-    /// Default: 3306.
-    pub(in crate::config) port: Option<u16>,
-    pub(in crate::config) user: String,
-    pub(in crate::config) password: Option<String>,
-    /// Default: none is chosen.
+    /// Default: the user's name for PostgreSQL, none for MySQL.
     pub(in crate::config) database: Option<String>,
     /// TLS, always verified. Default: false.
     pub(in crate::config) tls: Option<ClientTls>,
