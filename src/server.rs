@@ -42,7 +42,7 @@ use crate::driver::{Driver, Handle};
 use crate::edge::{Door, Ending, Listener};
 use crate::gate::alarm::Alarm;
 use crate::metrics::Metrics;
-use crate::proxy::{Gateway, Rates, Site};
+use crate::proxy::{Gateway, Rates, Site, SplitKey};
 use crate::reload::{Applied, Loader};
 use crate::server::binding::Bound;
 use crate::server::handover::Handover;
@@ -65,6 +65,7 @@ struct Parts {
     lifecycle: Arc<Lifecycle>,
     handle: Handle,
     authorities: Arc<Authorities>,
+    split_key: Arc<SplitKey>,
     metrics: Metrics,
     clock: Clock,
     /// What authorities ask for that issue certificates to this gate.
@@ -98,6 +99,7 @@ impl Parts {
             lifecycle: Arc::default(),
             handle,
             authorities,
+            split_key: Arc::new(SplitKey::random().map_err(StartError::Key)?),
             metrics,
             clock,
             challenges: Challenges::default(),
@@ -147,6 +149,7 @@ impl Parts {
                 access: self.access.clone(),
                 challenges: self.challenges.clone(),
                 authorities: self.authorities.clone(),
+                split_key: self.split_key.clone(),
                 metrics: self.metrics.clone(),
                 clock: self.clock,
             };

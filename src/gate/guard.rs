@@ -186,6 +186,11 @@ impl Guard {
         }
     }
 
+    /// Whether a client is internal: it may reach what is guarded.
+    pub fn is_internal(&self, client: &Client) -> bool {
+        self.objection(client).is_none()
+    }
+
     fn objection(&self, client: &Client) -> Option<DenyReason> {
         match client.address {
             None => Some(DenyReason::Unidentified),

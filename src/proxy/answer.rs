@@ -17,6 +17,8 @@ pub(crate) struct Answer {
     code: &'static str,
     message: String,
     retry_after: Option<u32>,
+    /// Whether it is a page for people rather than data.
+    as_page: bool,
 }
 
 /// The code of what was cut when its pool had drained for long enough.
@@ -34,6 +36,9 @@ pub(crate) fn last_event(task: Option<&str>) -> Bytes {
     Bytes::from(format!("data: {event}\n\n"))
 }
 
+/// After this many seconds whoever met a maintenance may look again.
+const MAINTENANCE: u32 = 30;
+
 /// After this many seconds a client may ask again: a confirmed recovery takes an interval and a confirm, about that long.
 const RETRY_AFTER: u32 = 2;
 
@@ -44,6 +49,7 @@ impl Answer {
             code,
             message: message.into(),
             retry_after: None,
+            as_page: false,
         }
     }
 
@@ -102,6 +108,42 @@ impl Answer {
         )
     }
 
+    /// Traffic was paused for longer than a request may wait.
+    pub(crate) fn paused() -> Self {
+        Self {
+            retry_after: Some(RETRY_AFTER),
+            ..Self::new(
+                503,
+                "paused",
+                "Requests are held back at the moment. Try again shortly.",
+            )
+        }
+    }
+
+    /// Traffic is stopped; the operator may have said why. As a page where a browser asks for one.
+    pub(crate) fn maintenance(message: &str, as_page: bool) -> Self {
+        let message = if message.is_empty() {
+            "The service is in maintenance. Try again later."
+        } else {
+            message
+        };
+        Self {
+            retry_after: Some(MAINTENANCE),
+            as_page,
+            ..Self::new(503, "maintenance", message)
+        }
+    }
+
+    /// An operator asks for a pool that there is not.
+    pub(crate) fn no_pool<'p>(upstream: &str, pools: impl Iterator<Item = &'p str>) -> Self {
+        let pools = pools.collect::<Vec<_>>().join(", ");
+        Self::new(
+            404,
+            "no_pool",
+            format!("{upstream} has no pool of this name; it has: {pools}."),
+        )
+    }
+
     /// The pool that served the request has had its time to drain.
     pub(crate) fn drained() -> Self {
         Self::new(
@@ -149,6 +191,9 @@ impl Answer {
     }
 
     fn body(&self) -> String {
+        if self.as_page {
+            return page(&self.message);
+        }
         serde_json::json!({"code": self.code, "message": self.message, "status": self.status}).to_string()
     }
 
@@ -159,7 +204,16 @@ impl Answer {
         request_id: &RequestId,
         cors: Option<&Cors>,
     ) -> pingora::Result<()> {
-        respond(session, self.status, self.body(), self.retry_after, request_id, cors).await
+        let kind = if self.as_page { HTML } else { JSON };
+        send(
+            session,
+            self.status,
+            (kind, self.body()),
+            self.retry_after,
+            request_id,
+            cors,
+        )
+        .await
     }
 }
 
@@ -228,11 +282,32 @@ pub(crate) fn share(request: &RequestHeader, header: &mut ResponseHeader, cors: 
     Ok(())
 }
 
-/// Sends a JSON body, which the pages that `cors` names may read, or those of every origin where it is an error.
+const JSON: &str = "application/json";
+const HTML: &str = "text/html; charset=utf-8";
+
+/// A page that says one thing.
+fn page(message: &str) -> String {
+    let text = message.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
+    format!(
+        "<!doctype html>\n<html>\n<meta charset=\"utf-8\">\n<meta name=\"viewport\" content=\"width=device-width\">\n<title>Maintenance</title>\n<p>{text}\n</html>\n"
+    )
+}
+
+/// Sends a JSON body.
 pub(crate) async fn respond(
     session: &mut Session,
     status: u16,
     body: String,
+    request_id: &RequestId,
+) -> pingora::Result<()> {
+    send(session, status, (JSON, body), None, request_id, None).await
+}
+
+/// Sends a body, which the pages that `cors` names may read, or those of every origin where it is an error.
+async fn send(
+    session: &mut Session,
+    status: u16,
+    (kind, body): (&'static str, String),
     retry_after: Option<u32>,
     request_id: &RequestId,
     cors: Option<&Cors>,
@@ -241,7 +316,7 @@ pub(crate) async fn respond(
         session.set_keepalive(None);
     }
     let mut header = ResponseHeader::build(status, Some(6))?;
-    header.insert_header("Content-Type", "application/json")?;
+    header.insert_header("Content-Type", kind)?;
     header.insert_header("Content-Length", body.len().to_string())?;
     header.insert_header("Cache-Control", "no-store")?;
     if !request_id.as_str().is_empty() {

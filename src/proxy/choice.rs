@@ -104,7 +104,7 @@ impl Gateway {
         }
         let upstream = course.upstream.owner();
         let now = if course.made == 0 {
-            exchange.start
+            exchange.start + exchange.held
         } else {
             self.clock.now()
         };
@@ -170,6 +170,8 @@ impl Gateway {
     pub(super) fn begun(&self, session: &Session, exchange: &mut Exchange, streams: Option<Streaming>) {
         let after = self.clock.now() - exchange.start;
         exchange.first_byte.get_or_insert(after);
+        // An endpoint is not slow because the gate held the request back.
+        let after = after.saturating_sub(exchange.held);
         let group = exchange.to.as_ref().map(|to| to.position);
         if let Some(course) = &mut exchange.course {
             course.retrying = None;
@@ -177,7 +179,7 @@ impl Gateway {
             if let Some(attempt) = course.attempt.as_ref().filter(|_| course.made == 1) {
                 attempt.endpoint.owner().sums.first_byte(after);
                 let pulse = &attempt.endpoint.owner().pulse;
-                pulse.feel_first_byte(after, self.clock.millis(exchange.start + after));
+                pulse.feel_first_byte(after, self.clock.millis(exchange.start + exchange.held + after));
                 let compares = course.upstream.owner().settings.terms.outlier.latency.is_some();
                 if let Some(group) = group.filter(|_| compares) {
                     pulse.feel_group(group, after);

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use http::HeaderValue;
+
 use crate::config::RouteSettings;
 use crate::gate::client::Client;
 use crate::gate::names::PoolName;
@@ -37,6 +39,10 @@ pub(crate) struct Exchange {
     /// Since the request until the first byte of its answer.
     pub(crate) first_byte: Option<Duration>,
     pub(crate) stream: Option<Box<OpenStream>>,
+    /// The cookie that its answer is to bring.
+    pub(crate) cookie: Option<HeaderValue>,
+    /// How long it waited because traffic was paused.
+    pub(crate) held: Duration,
     /// Why the gate cut it short.
     pub(crate) cut: Option<Why>,
     /// Whether the endpoint kept it waiting for too long.
@@ -54,6 +60,8 @@ pub(crate) struct Course {
     pub(crate) world: Arc<World>,
     /// The pool that it goes to; the one that serves where none is named.
     pub(crate) pool: Option<PoolName>,
+    /// Whether an operator asked for that pool, and no other one will do.
+    pub(crate) is_preview: bool,
     pub(crate) timeouts: Timeouts,
     pub(crate) body_limit: u64,
     pub(crate) class: RetryClass,
@@ -82,9 +90,15 @@ impl Course {
         stands_by
     }
 
-    /// Looks anew at who may serve.
+    /// Looks anew at who may serve. It stays in the pool where it began, unless nobody is left there.
     pub(crate) fn look_again(&mut self) {
-        self.world = self.upstream.owner().flow.world.load_full();
+        let now = self.upstream.owner().flow.world.load_full();
+        let before = std::mem::replace(&mut self.world, now);
+        if Arc::ptr_eq(&before, &self.world) || self.is_preview {
+            return;
+        }
+        let began = self.pool.take().unwrap_or_else(|| before.main.pool.clone());
+        self.pool = Some(began).filter(|pool| self.world.lives(pool));
     }
 }
 
@@ -127,6 +141,8 @@ impl Exchange {
             taking: Pace::default(),
             first_byte: None,
             stream: None,
+            cookie: None,
+            held: Duration::ZERO,
             cut: None,
             overdue: false,
             answer: None,

@@ -91,6 +91,9 @@ impl Gateway {
         } else {
             self.receive(session, exchange, &mut request).await?;
         }
+        // What a client sends ahead through a tunnel must not be read yet.
+        let listens = !tunnel::is_asked_for(session.req_header());
+        self.hold(session, exchange, listens).await?;
         loop {
             let attempt = self.attempt(session, exchange, &request).await;
             if let Ok(answered) = &attempt {
@@ -247,7 +250,8 @@ impl Gateway {
             return false;
         };
         let world = course.upstream.owner().flow.world.load();
-        let mut all = world.side(course.pool.as_ref()).routable.all();
+        // New requests may go to another pool by now; this one stays where it is.
+        let mut all = world.sides().flat_map(|side| side.routable.all());
         Arc::ptr_eq(&world, &course.world) || all.any(|candidate| Arc::ptr_eq(&candidate.endpoint, endpoint))
     }
 }

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use http::StatusCode;
 use http::header::{
-    CACHE_CONTROL, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue,
+    CACHE_CONTROL, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, HeaderName, HeaderValue,
     TRANSFER_ENCODING,
 };
 use pingora::http::{RequestHeader, ResponseHeader};
@@ -16,6 +16,7 @@ use crate::gate::hygiene;
 use crate::gate::path::{Form, OriginForm};
 use crate::gate::route::without_port;
 use crate::http1::{Head, members};
+use crate::proxy::split;
 use crate::proxy::tunnel;
 
 /// Who a request is from and where it came in.
@@ -26,6 +27,8 @@ pub(crate) struct Origin<'a> {
     /// Whether it came within TLS.
     pub(crate) secure: bool,
     pub(crate) request_id: &'a RequestId,
+    /// By what internal clients choose a pool, which is nobody else's business.
+    pub(crate) preview_header: &'a HeaderName,
     /// What the route changes.
     pub(crate) route: Option<&'a RouteSettings>,
 }
@@ -109,8 +112,15 @@ fn onward(
             || edits.is_some_and(|edits| edits.replaces(name))
             || hygiene::is_dropped(text)
             || (!trusted && hygiene::is_claim(text))
+            || *name == *origin.preview_header
             || stays_here(text)
         {
+            continue;
+        }
+        if *name == COOKIE
+            && let Some(rest) = split::without_own(value)
+        {
+            rest.into_iter().for_each(|rest| send(name, spelled, &rest));
             continue;
         }
         has_host |= *name == FORWARDED_HOST;
@@ -144,6 +154,12 @@ fn onward(
     if let Some(prefix) = origin.route.and_then(cut_off) {
         own(&FORWARDED_PREFIX, "X-Forwarded-Prefix", &prefix);
     }
+    set(request, origin, send);
+}
+
+/// Shows `send` what the route sets.
+fn set(request: &RequestHeader, origin: &Origin<'_>, mut send: impl FnMut(&HeaderName, &[u8], &HeaderValue)) {
+    let edits = origin.route.map(|route| &route.request);
     for (name, template) in edits.into_iter().flat_map(|edits| &edits.set) {
         // A value that the client has made impossible is not sent, and neither is what came under its name.
         if let Ok(value) =

@@ -15,7 +15,9 @@ mod reach;
 mod record;
 mod relay;
 mod request;
+mod side;
 mod site;
+mod split;
 mod stream;
 mod tunnel;
 mod witness;
@@ -47,6 +49,7 @@ use crate::proxy::context::Exchange;
 pub(crate) use crate::proxy::rate::Rates;
 use crate::proxy::request::conn;
 pub(crate) use crate::proxy::site::Site;
+pub(crate) use crate::proxy::split::SplitKey;
 use crate::proxy::stream::Streaming;
 use crate::tls::Authorities;
 use crate::upstream::streams::Why;
@@ -66,6 +69,8 @@ pub(crate) struct Gateway {
     pub(crate) access: AccessLog,
     /// What authorities ask for.
     pub(crate) challenges: Challenges,
+    /// What the cookies are signed with that keep browsers in their pool.
+    pub(crate) split_key: Arc<SplitKey>,
     /// Whom endpoints must be vouched for by.
     pub(crate) authorities: Arc<Authorities>,
     /// Where they are counted.
@@ -105,6 +110,7 @@ impl ProxyHttp for Gateway {
                 Ok(true)
             }
             request::Admitted::Forward => {
+                self.hold(session, exchange, false).await?;
                 if session.is_body_empty() {
                     pacing::whole(session);
                 } else {
@@ -123,7 +129,7 @@ impl ProxyHttp for Gateway {
             }
             request::Admitted::Health => {
                 let (status, body) = exchange.site.summary();
-                answer::respond(session, status, body, None, &exchange.request_id, None).await?;
+                answer::respond(session, status, body, &exchange.request_id).await?;
                 Ok(true)
             }
         }

@@ -5,12 +5,12 @@ use std::net::IpAddr;
 use std::sync::PoisonError;
 
 use http::HeaderValue;
+use http::header::SET_COOKIE;
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::proxy::Session;
 use pingora::{Error, ErrorType};
 use tracing::warn;
 
-use crate::config::RouteSettings;
 use crate::edge::conn::Conn;
 use crate::gate::alarm::AlarmVerdict;
 use crate::gate::cidr::CidrSet;
@@ -201,6 +201,7 @@ impl Gateway {
             key: choice::key(&upstream.settings.balance, request, &client),
             world: upstream.flow.world.load_full(),
             pool: None,
+            is_preview: false,
             upstream: Held::new(upstream),
             timeouts: route.timeouts,
             body_limit,
@@ -209,6 +210,9 @@ impl Gateway {
             made: 0,
             retrying: None,
         });
+        if let Some((answer, reason)) = self.steer(session, exchange) {
+            return Admitted::Answer(exchange.refuse(answer, reason));
+        }
         Admitted::Forward
     }
 
@@ -225,8 +229,7 @@ impl Gateway {
             request.set_raw_path(target.as_bytes())?;
         }
         let client = exchange.client.unwrap_or(Client::UNKNOWN);
-        let route = exchange.route();
-        headers::forward(request, &self.origin(session, &client, &exchange.request_id, route))
+        headers::forward(request, &self.origin(session, &client, exchange))
     }
 
     /// The head of a request that is whole with it, after the guard has seen it once more.
@@ -234,7 +237,7 @@ impl Gateway {
         let request = session.req_header();
         let target = self.final_target(request, exchange)?;
         let client = exchange.client.unwrap_or(Client::UNKNOWN);
-        let origin = self.origin(session, &client, &exchange.request_id, exchange.route());
+        let origin = self.origin(session, &client, exchange);
         Ok(headers::write_head(request, &target, &origin))
     }
 
@@ -288,6 +291,9 @@ impl Gateway {
         response: &mut ResponseHeader,
         exchange: &Exchange,
     ) -> pingora::Result<()> {
+        if let Some(cookie) = &exchange.cookie {
+            response.append_header(SET_COOKIE, cookie.clone())?;
+        }
         let Some(route) = exchange.route() else {
             return Ok(());
         };
@@ -320,20 +326,15 @@ fn behind<'t>(prefix: &str, target: &'t str) -> Option<&'t str> {
 }
 
 impl Gateway {
-    fn origin<'a>(
-        &self,
-        session: &Session,
-        client: &'a Client,
-        request_id: &'a RequestId,
-        route: Option<&'a RouteSettings>,
-    ) -> Origin<'a> {
+    fn origin<'a>(&self, session: &Session, client: &'a Client, exchange: &'a Exchange) -> Origin<'a> {
         Origin {
-            route,
+            route: exchange.route(),
+            preview_header: &exchange.site.overlap.preview_header,
             client,
             peer: peer(session).map(|peer| peer.to_canonical()),
             port: self.door.port.clone(),
             secure: self.door.is_secure(),
-            request_id,
+            request_id: &exchange.request_id,
         }
     }
 }

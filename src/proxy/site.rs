@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use serde_json::json;
 
 use crate::config::{Config, Rate, RouteSettings, Target};
+use crate::cutover::Overlap;
 use crate::gate::alarm::Alarm;
 use crate::gate::cidr::CidrSet;
 use crate::gate::guard::Guard;
@@ -25,6 +26,8 @@ pub(crate) struct Site {
     pub(crate) alarm: Arc<Mutex<Alarm>>,
     /// What goes where; its indices are those of `targets`.
     routes: RouteTable,
+    /// What requests need to know while two pools live.
+    pub(crate) overlap: Overlap,
     targets: Vec<Destination>,
     upstreams: Arc<[Arc<Upstream>]>,
 }
@@ -76,6 +79,7 @@ impl Site {
             trusted: config.trusted_proxies.clone(),
             alarm,
             routes: RouteTable::new(rows),
+            overlap: config.cutover.overlap.clone(),
             targets: targets.collect(),
             upstreams,
         }

@@ -65,6 +65,9 @@ pub enum StartError {
     /// Nobody could take over from this process.
     #[error(transparent)]
     Upgrade(#[from] UpgradeError),
+    /// There is no key to sign cookies with.
+    #[error("cannot make a key")]
+    Key(io::Error),
     /// No thread can be started.
     #[error("cannot start threads")]
     Threads(#[from] io::Error),

@@ -76,6 +76,17 @@ impl World {
         other.unwrap_or(&self.main)
     }
 
+    /// Its pools, the one that serves first.
+    pub fn sides(&self) -> impl Iterator<Item = &Side> {
+        std::iter::once(&self.main).chain(&self.others)
+    }
+
+    /// Whether somebody may serve in a pool other than the one that serves.
+    pub fn lives(&self, pool: &PoolName) -> bool {
+        let others = self.others.iter().find(|side| side.pool == *pool);
+        others.is_some_and(|side| side.routable.all().next().is_some())
+    }
+
     /// Whether requests are sent on.
     pub fn traffic(&self) -> &Traffic {
         &self.direction.traffic
