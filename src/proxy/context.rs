@@ -60,8 +60,8 @@ pub(crate) struct Course {
     pub(crate) world: Arc<World>,
     /// The pool that it goes to; the one that serves where none is named.
     pub(crate) pool: Option<PoolName>,
-    /// Whether an operator asked for that pool, and no other one will do.
-    pub(crate) is_preview: bool,
+    /// Whether it is for that pool and no other one, whatever becomes of traffic.
+    pub(crate) is_bound: bool,
     pub(crate) timeouts: Timeouts,
     pub(crate) body_limit: u64,
     pub(crate) class: RetryClass,
@@ -94,7 +94,7 @@ impl Course {
     pub(crate) fn look_again(&mut self) {
         let now = self.upstream.owner().flow.world.load_full();
         let before = std::mem::replace(&mut self.world, now);
-        if Arc::ptr_eq(&before, &self.world) || self.is_preview {
+        if Arc::ptr_eq(&before, &self.world) || self.is_bound {
             return;
         }
         let began = self.pool.take().unwrap_or_else(|| before.main.pool.clone());

@@ -51,7 +51,7 @@ pub(super) fn is_for(session: &mut Session, exchange: &Exchange) -> bool {
 }
 
 /// Why an attempt came to nothing.
-enum Lost {
+pub(super) enum Lost {
     /// The endpoint failed it.
     Endpoint(AttemptFailure, Box<Error>),
     /// The client went away, or the gate has nowhere to send it.
@@ -101,6 +101,7 @@ impl Gateway {
             }
             let (failure, e) = match attempt {
                 Ok(answered) if answered.head.status != StatusCode::SERVICE_UNAVAILABLE => {
+                    let answered = self.seek(session, exchange, &request, answered).await?;
                     return self.relay(session, exchange, answered).await;
                 }
                 Ok(refused) => {
@@ -125,7 +126,12 @@ impl Gateway {
     }
 
     /// One attempt, until the head of its answer.
-    async fn attempt(&self, session: &mut Session, exchange: &mut Exchange, request: &[u8]) -> Result<Answered, Lost> {
+    pub(super) async fn attempt(
+        &self,
+        session: &mut Session,
+        exchange: &mut Exchange,
+        request: &[u8],
+    ) -> Result<Answered, Lost> {
         let socket = self.choose(exchange).await?;
         let Some((course, attempt)) = exchange.attempt() else {
             return Err(Error::explain(ErrorType::InternalError, "no attempt was made").into());

@@ -8,6 +8,7 @@ mod choice;
 mod context;
 mod direct;
 mod headers;
+mod overlap;
 mod own_answers;
 mod pacing;
 mod rate;

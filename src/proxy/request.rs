@@ -201,7 +201,7 @@ impl Gateway {
             key: choice::key(&upstream.settings.balance, request, &client),
             world: upstream.flow.world.load_full(),
             pool: None,
-            is_preview: false,
+            is_bound: false,
             upstream: Held::new(upstream),
             timeouts: route.timeouts,
             body_limit,

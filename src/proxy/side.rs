@@ -36,13 +36,15 @@ impl Gateway {
         if let Some(pool) = wanted {
             return preview(course, pool);
         }
+        // A run that goes on can be stopped.
+        if let Some(pool) = running(request, course) {
+            course.go_to(pool);
+            course.is_bound = true;
+            return None;
+        }
         if let Traffic::Stop { message } = course.world.traffic() {
             let answer = Answer::maintenance(message, prefers_html(request));
             return Some((answer, "maintenance"));
-        }
-        if let Some(pool) = running(request, course) {
-            course.go_to(pool);
-            return None;
         }
         let direction = course.world.direction.clone();
         let share = direction.share.as_ref()?;
@@ -150,7 +152,7 @@ fn preview(course: &mut Course, pool: PoolName) -> Option<(Answer, &'static str)
             "no_pool",
         ));
     }
-    (course.pool, course.is_preview) = (Some(pool), true);
+    (course.pool, course.is_bound) = (Some(pool), true);
     None
 }
 
@@ -185,6 +187,6 @@ impl Course {
 
     /// Whether it waits until traffic goes on.
     fn is_paused(&self) -> bool {
-        !self.is_preview && *self.world.traffic() == Traffic::Pause
+        !self.is_bound && *self.world.traffic() == Traffic::Pause
     }
 }

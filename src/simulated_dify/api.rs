@@ -9,7 +9,7 @@ use hyper::header::{CACHE_CONTROL, CONNECTION, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
 use serde_json::{Value, json};
 
-use super::body::{Body, Cut, failure, file, object, page};
+use super::body::{Body, Cut, failure, file, object, page, whole};
 use super::connection::Connection;
 use super::instance::App;
 use super::run::Kind;
@@ -103,9 +103,22 @@ async fn route(connection: &Connection, request: Request<Incoming>, path: &str) 
         ["console", "api", "setup"] => object(StatusCode::OK, &json!({"step": "finished", "setup_at": null})),
         ["console", "api", "system-features"] => object(StatusCode::OK, &json!({"branding": {"enabled": false}})),
         ["files", "size", size] => size.parse().map_or_else(|_| not_found(), file),
+        ["_next", "static", build, ..] => asset(app, build),
         ["console", "api", ..] | ["files" | "triggers" | "mcp", ..] => not_found(),
         _ => page(StatusCode::OK, "Dify"),
     })
+}
+
+/// A file of a release.
+fn asset(app: &App, build: &str) -> Response<Body> {
+    let has_it = app
+        .board
+        .read(|switches| switches.build.as_deref().is_none_or(|own| own == build));
+    if has_it {
+        whole(StatusCode::OK, "text/javascript", format!("// of {build}"))
+    } else {
+        page(StatusCode::NOT_FOUND, "404")
+    }
 }
 
 fn kind_of(segments: &[&str]) -> Option<Kind> {

@@ -78,6 +78,8 @@ pub struct Switches {
     pub ping_every: Duration,
     /// Whether upgrades are answered 101 and echoed, as by `api_websocket`; a plain api answers 500.
     pub websocket: bool,
+    /// The release whose files under `/_next/static/` there are, as `/_next/static/{build}/...`; of every release where absent.
+    pub build: Option<String>,
     /// How long the next boot accepts connections in silence. A real one takes 20 to 60 s.
     pub boot: Duration,
     /// How long after a stop connections are still accepted. 1 s on Dify.
@@ -99,6 +101,7 @@ impl Default for Switches {
             keep_alive: Duration::from_secs(2),
             ping_every: Duration::from_secs(10),
             websocket: false,
+            build: None,
             boot: Duration::ZERO,
             last_call: Duration::from_secs(1),
             grace: Duration::from_secs(30),

@@ -22,6 +22,7 @@ mod healthz_faults;
 mod healthz_presets;
 mod limits;
 mod liveness;
+mod overlap;
 mod overrides;
 mod own_faults;
 mod pausing;
