@@ -268,11 +268,14 @@ impl Record {
         self.cutover.as_ref().map_or(Phase::Steady, |cutover| cutover.phase)
     }
 
-    /// Where requests go. While the new pool is watched the old one stands by, unless it cannot live with what the new one wrote.
+    /// Where requests go. While the new pool is watched, and for what it began before it was left again, the old one stands by, unless it cannot live
+    /// with what the new one wrote.
     pub fn direction(&self) -> Direction {
         let cutover = self.cutover.as_ref();
         let shares = cutover.filter(|cutover| (1..100).contains(&cutover.percent));
-        let spare = cutover.filter(|cutover| cutover.phase.is_watched() && !cutover.plan.barrier);
+        let is_left = |phase| matches!(phase, Phase::RollingBack | Phase::RolledBack);
+        let stands_by = |cutover: &&Cutover| cutover.phase.is_watched() || is_left(cutover.phase);
+        let spare = cutover.filter(stands_by).filter(|cutover| !cutover.plan.barrier);
         Direction {
             active: self.active.clone(),
             share: shares.map(|cutover| Share {
