@@ -149,7 +149,7 @@ fn serve(settings: Settings, unasked: &[String]) -> anyhow::Result<Exit> {
 impl DrainArgs {
     fn run(&self) -> anyhow::Result<Exit> {
         let method = if self.undo { Method::DELETE } else { Method::POST };
-        let asked = block_on(client::send(method, &self.url, "/drain", Bytes::new()))?;
+        let asked = block_on(client::send(method, &self.url, "/drain", &[], Bytes::new()))?;
         let (status, body) = match asked {
             // What it would say is about gates.
             Err(ClientError::Connect { url, source }) => bail!("no /healthz service listens at {url}: {source}"),

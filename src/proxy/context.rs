@@ -83,7 +83,9 @@ impl Course {
     /// Goes to the pool that stands by for its own, if one does and somebody may serve there.
     pub(crate) fn stand_by(&mut self) -> bool {
         let spare = self.world.direction.stands_by(self.pool.as_ref());
-        let spare = spare.filter(|_| !self.is_preview).filter(|spare| !self.world.side(Some(*spare)).routable.candidates.is_empty());
+        let spare = spare
+            .filter(|_| !self.is_bound)
+            .filter(|spare| !self.world.side(Some(*spare)).routable.candidates.is_empty());
         let found = spare.cloned();
         let stands_by = found.is_some();
         self.pool = found.or(self.pool.take());
