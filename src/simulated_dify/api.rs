@@ -3,23 +3,21 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http_body_util::{BodyExt, Limited};
+use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::header::{CACHE_CONTROL, CONNECTION, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
 use serde_json::{Value, json};
 
-use super::body::{Body, Cut, failure, file, object, page, whole};
+use super::body::{Body, Cut, failure, file, object, page, received, whole};
 use super::connection::Connection;
 use super::instance::App;
 use super::run::Kind;
 use super::switches::Traffic;
-use super::{probe, stream, websocket};
+use super::{console, probe, stream, websocket};
 
 /// Dify's limit for documents; its api checks it when the whole body has arrived.
 const UPLOAD_LIMIT: u64 = 15 * 1024 * 1024;
-/// A JSON body may be this long.
-const JSON_LIMIT: usize = 1024 * 1024;
 /// How long a failed query takes on an instance without its database.
 const DATABASE_ERROR_AFTER: Duration = Duration::from_millis(20);
 
@@ -102,6 +100,8 @@ async fn route(connection: &Connection, request: Request<Incoming>, path: &str) 
         ["console", "api", "ping"] => object(StatusCode::OK, &json!({"result": "pong"})),
         ["console", "api", "setup"] => object(StatusCode::OK, &json!({"step": "finished", "setup_at": null})),
         ["console", "api", "system-features"] => object(StatusCode::OK, &json!({"branding": {"enabled": false}})),
+        ["console", "api", "login"] if method == Method::POST => console::login(app, request).await?,
+        ["console", "api", "apps", rest @ ..] => console::apps(app, request, rest).await?,
         ["files", "size", size] => size.parse().map_or_else(|_| not_found(), file),
         ["_next", "static", build, ..] => asset(app, build),
         ["console", "api", ..] | ["files" | "triggers" | "mcp", ..] => not_found(),
@@ -172,12 +172,7 @@ async fn api(
 /// Starts a run and answers in the mode that the request asks for.
 async fn start(connection: &Connection, request: Request<Incoming>, kind: Kind) -> Result<Response<Body>, Cut> {
     let app = &*connection.app;
-    let body = Limited::new(request.into_body(), JSON_LIMIT)
-        .collect()
-        .await
-        .map_err(|_| Cut)?
-        .to_bytes();
-    let Some(body) = serde_json::from_slice::<Value>(&body).ok().filter(Value::is_object) else {
+    let Some(body) = received(request).await? else {
         return Ok(failure(
             StatusCode::BAD_REQUEST,
             "invalid_param",
@@ -257,7 +252,7 @@ fn success() -> Response<Body> {
     object(StatusCode::OK, &json!({"result": "success"}))
 }
 
-fn not_found() -> Response<Body> {
+pub(crate) fn not_found() -> Response<Body> {
     failure(
         StatusCode::NOT_FOUND,
         "not_found",

@@ -5,12 +5,15 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http_body_util::combinators::UnsyncBoxBody;
-use http_body_util::{BodyExt, Full};
-use hyper::body::{Frame, SizeHint};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::{Frame, Incoming, SizeHint};
 use hyper::header::CONTENT_TYPE;
-use hyper::{Response, StatusCode};
+use hyper::{Request, Response, StatusCode};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
+
+/// A JSON body may be this long.
+const JSON_LIMIT: usize = 1024 * 1024;
 
 /// What ends a connection, or a body, without an orderly end.
 #[derive(Debug, thiserror::Error)]
@@ -19,6 +22,13 @@ pub(crate) struct Cut;
 
 /// Any body; an error in it cuts the connection.
 pub(crate) type Body = UnsyncBoxBody<Bytes, Cut>;
+
+/// The JSON object that a request carries.
+pub(crate) async fn received(request: Request<Incoming>) -> Result<Option<Value>, Cut> {
+    let body = Limited::new(request.into_body(), JSON_LIMIT).collect().await;
+    let body = body.map_err(|_| Cut)?.to_bytes();
+    Ok(serde_json::from_slice::<Value>(&body).ok().filter(Value::is_object))
+}
 
 /// A whole answer of this content type.
 pub(crate) fn whole(status: StatusCode, content_type: &'static str, content: impl Into<Bytes>) -> Response<Body> {

@@ -1,8 +1,8 @@
 //! A Dify that behaves, and misbehaves, on command: the real gate is shown, tested and measured before it.
 //!
 //! Each [`SimulatedDify`] listens on a real socket and answers as Dify 1.14 does: health, chat, workflow runs over
-//! server-sent events, uploads, webhooks, WebSockets. Instances of one [`Cluster`] share their runs, as real
-//! ones share PostgreSQL and Redis. [`Switches`] change the behaviour while requests wait;
+//! server-sent events, uploads, webhooks, WebSockets, and the console's login and apps. Instances of one [`Cluster`]
+//! share their runs and their apps, as real ones share PostgreSQL and Redis. [`Switches`] change the behaviour while requests wait;
 //! the [`Tally`] counts what arrived, so that a test can prove what did not.
 //!
 //! ```no_run
@@ -21,6 +21,7 @@ mod api;
 mod body;
 mod broken;
 mod connection;
+mod console;
 mod instance;
 mod probe;
 mod process;
@@ -33,6 +34,7 @@ mod tests;
 mod websocket;
 
 pub use broken::BrokenAnswer;
+pub use console::{ADMIN_KEY, ConsoleApp, EMAIL, PASSWORD, WORKSPACE};
 pub use instance::SimulatedDify;
 pub use run::Cluster;
 pub use switches::{Health, Switches, Traffic};

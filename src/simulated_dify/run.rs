@@ -2,7 +2,7 @@
 //! through Redis, so any instance can stop a run, or show it to a client that lost its connection.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
+use super::console::{Console, ConsoleApp};
 use super::instance::locked;
 
 /// So many runs can be stopped or shown again; older ones are forgotten.
@@ -19,7 +20,13 @@ const MAX_EVENTS: u64 = 100_000;
 
 /// What instances share: as one PostgreSQL and one Redis. Clones are the same cluster.
 #[derive(Clone, Default)]
-pub struct Cluster(Arc<Mutex<Runs>>);
+pub struct Cluster(Arc<Shared>);
+
+#[derive(Default)]
+struct Shared {
+    runs: Mutex<Runs>,
+    console: Mutex<Console>,
+}
 
 #[derive(Default)]
 struct Runs {
@@ -35,11 +42,20 @@ impl Cluster {
 
     /// Runs that any of its instances has started so far.
     pub fn started(&self) -> u64 {
-        locked(&self.0).started
+        locked(&self.0.runs).started
+    }
+
+    /// The apps that were created over the console API of any of its instances and are still there, the oldest first.
+    pub fn apps(&self) -> Vec<ConsoleApp> {
+        self.console().apps.clone()
+    }
+
+    pub(crate) fn console(&self) -> MutexGuard<'_, Console> {
+        locked(&self.0.console)
     }
 
     pub(crate) fn start(&self, kind: Kind, request: &Value) -> Arc<Run> {
-        let mut runs = locked(&self.0);
+        let mut runs = locked(&self.0.runs);
         runs.started += 1;
         let run = Arc::new(Run::new(runs.started, kind, request));
         runs.runs.insert(run.number, run.clone());
@@ -53,7 +69,7 @@ impl Cluster {
     /// The run that a task, run or message id belongs to.
     pub(crate) fn find(&self, id: &str) -> Option<Arc<Run>> {
         let number = u64::from_str_radix(id.rsplit('-').next()?, 16).ok()?;
-        locked(&self.0).runs.get(&number).cloned()
+        locked(&self.0.runs).runs.get(&number).cloned()
     }
 }
 

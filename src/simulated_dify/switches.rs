@@ -80,6 +80,8 @@ pub struct Switches {
     pub websocket: bool,
     /// The release whose files under `/_next/static/` there are, as `/_next/static/{build}/...`; of every release where absent.
     pub build: Option<String>,
+    /// What signs the tokens of the console: an instance with another one takes none of those that this one gave.
+    pub secret_key: String,
     /// How long the next boot accepts connections in silence. A real one takes 20 to 60 s.
     pub boot: Duration,
     /// How long after a stop connections are still accepted. 1 s on Dify.
@@ -102,6 +104,7 @@ impl Default for Switches {
             ping_every: Duration::from_secs(10),
             websocket: false,
             build: None,
+            secret_key: "sk".to_owned(),
             boot: Duration::ZERO,
             last_call: Duration::from_secs(1),
             grace: Duration::from_secs(30),

@@ -1,6 +1,7 @@
 //! Each behaviour, asked for over a bare socket as a gate or a client would.
 
 mod api;
+mod console;
 mod faults;
 mod probes;
 
