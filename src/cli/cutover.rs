@@ -5,13 +5,11 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::{Subcommand, ValueEnum};
 
-use super::following::{self, Goal};
+use super::following::{self, Followed, Goal};
 use super::{AdminUrl, Exit, block_on, complain, live, report, say, time};
 use crate::admin::cutovers::{CutoverView, OrderView};
 use crate::admin::inflight::InFlightView;
 use crate::admin::terms::{StepTerms, Terms};
-use crate::admin::view::Status;
-use crate::audit::sha256;
 use crate::client;
 
 /// `difygate cutover ...`.
@@ -41,7 +39,7 @@ pub(super) enum CutoverCommand {
 #[derive(clap::Args, Debug)]
 pub(super) struct VerbArgs {
     /// The deployment, or the upstream that moves alone
-    name: String,
+    pub(super) name: String,
     /// Why, for the others who look
     #[arg(long, value_name = "TEXT", default_value = "")]
     reason: String,
@@ -53,26 +51,26 @@ pub(super) struct VerbArgs {
     if_epoch: Option<u64>,
     /// The same key again is answered and not carried out again
     #[arg(long, value_name = "KEY")]
-    key: Option<String>,
+    pub(super) key: Option<String>,
     /// Only tell what would happen
     #[arg(long)]
-    dry_run: bool,
+    pub(super) dry_run: bool,
     #[command(flatten)]
-    admin: AdminUrl,
+    pub(super) admin: AdminUrl,
     /// Print what the admin API says
     #[arg(long)]
-    json: bool,
+    pub(super) json: bool,
 }
 
 /// How a cutover goes; what is left out is as the configuration says.
 #[derive(clap::Args, Debug)]
-struct PlanArgs {
+pub(super) struct PlanArgs {
     /// The pool to move to
     #[arg(long, value_name = "POOL")]
-    to: String,
+    pub(super) to: String,
     /// The version that every endpoint must name, in its probe's body or in X-Version
     #[arg(long, value_name = "VERSION")]
-    expect_version: Option<String>,
+    pub(super) expect_version: Option<String>,
     /// Shares on the way and how long each, such as 10%:60s,50%:5m
     #[arg(long, value_name = "STEPS", value_delimiter = ',', value_parser = step)]
     steps: Option<Vec<StepTerms>>,
@@ -128,24 +126,13 @@ pub(super) struct RollbackArgs {
 }
 
 #[derive(clap::Args, Debug)]
-struct WaitArgs {
+pub(super) struct WaitArgs {
     /// Return once it has come so far, and show the way on standard error
     #[arg(long, value_enum, value_name = "PHASE")]
-    wait: Option<Goal>,
+    pub(super) wait: Option<Goal>,
     /// Wait for so long at the most; the cutover goes on by itself
     #[arg(long, value_name = "TIME", value_parser = patience, default_value = "45m")]
-    timeout: Duration,
-}
-
-/// `difygate switch`.
-#[derive(clap::Args, Debug)]
-pub(super) struct SwitchArgs {
-    #[command(flatten)]
-    verb: VerbArgs,
-    #[command(flatten)]
-    plan: PlanArgs,
-    #[command(flatten)]
-    wait: WaitArgs,
+    pub(super) timeout: Duration,
 }
 
 #[derive(clap::Args, Debug)]
@@ -216,7 +203,7 @@ fn step(text: &str) -> Result<StepTerms, String> {
 }
 
 impl PlanArgs {
-    fn terms(&self, auto: bool) -> Terms {
+    pub(super) fn terms(&self, auto: bool) -> Terms {
         Terms {
             to: self.to.clone(),
             expect_version: self.expect_version.clone(),
@@ -323,74 +310,7 @@ impl StartArgs {
     }
 }
 
-impl SwitchArgs {
-    /// Runs it.
-    pub(super) fn run(mut self) -> anyhow::Result<Exit> {
-        let terms = self.plan.terms(true);
-        // A job that is run again must not move anybody twice.
-        let run = ["GITHUB_RUN_ID", "CI_PIPELINE_ID", "BUILD_TAG"]
-            .iter()
-            .find_map(|name| std::env::var(name).ok());
-        if let (None, Some(run)) = (&self.verb.key, run) {
-            let version = self.plan.expect_version.as_deref().unwrap_or_default();
-            let parts = [self.verb.name.as_str(), &self.plan.to, version, &run];
-            self.verb.key = sha256(parts.join("\n").as_bytes()).get(..32).map(str::to_owned);
-        }
-        if let Some(exit) = self.is_there_already()? {
-            return Ok(exit);
-        }
-        let goal = self.wait.wait.unwrap_or(Goal::Committed);
-        follow(&self.verb, terms, Some(goal), self.wait.timeout)
-    }
-
-    /// What it comes to where users are in the pool already and nothing is under way: done, if it is the expected version.
-    fn is_there_already(&self) -> anyhow::Result<Option<Exit>> {
-        let (admin, pool) = (&self.verb.admin.url, &self.plan.to);
-        let path = format!("/api/v1/cutovers/{}", self.verb.name);
-        block_on(async {
-            let Ok((raw, view)) = live::ask::<CutoverView>(admin, &path).await else {
-                // The start says what is wrong.
-                return Ok(None);
-            };
-            let steady = ["steady", "committed", "retired", "failed", "rolled_back"].contains(&view.phase.as_str());
-            if view.record.active != *pool || !steady {
-                return Ok(None);
-            }
-            let (_, status) = live::ask::<Status>(admin, "/api/v1/status").await?;
-            if let Some((endpoint, version)) = other_version(&status, &view, pool, self.plan.expect_version.as_deref())
-            {
-                complain(&format!(
-                    "difygate: `{pool}` is active already, but {endpoint} is {version}"
-                ));
-                return Ok(Some(Exit::Gate));
-            }
-            complain(&format!("difygate: `{pool}` is active already"));
-            say(&if self.verb.json { raw } else { report::status(&view) }).map(Some)
-        })?
-    }
-}
-
-/// An endpoint of a pool that is of another version than the expected one.
-fn other_version(status: &Status, view: &CutoverView, pool: &str, expected: Option<&str>) -> Option<(String, String)> {
-    let expected = expected?;
-    let members = status
-        .upstreams
-        .iter()
-        .filter(|upstream| view.upstreams.contains(&upstream.name));
-    let pools = members
-        .flat_map(|upstream| &upstream.pools)
-        .filter(|known| known.name == pool);
-    let mut endpoints = pools.flat_map(|pool| &pool.endpoints).map(|endpoint| {
-        let version = endpoint.last_probe.as_ref().and_then(|probe| probe.version.clone());
-        (
-            endpoint.address.clone(),
-            version.unwrap_or_else(|| "of a version that it does not name".to_owned()),
-        )
-    });
-    endpoints.find(|(_, version)| version != expected)
-}
-
-fn follow(args: &VerbArgs, terms: Terms, goal: Option<Goal>, timeout: Duration) -> anyhow::Result<Exit> {
+pub(super) fn follow(args: &VerbArgs, terms: Terms, goal: Option<Goal>, timeout: Duration) -> anyhow::Result<Exit> {
     block_on(async {
         let (raw, order) = match args.send("start", terms).await? {
             Ok(done) => done,
@@ -400,13 +320,17 @@ fn follow(args: &VerbArgs, terms: Terms, goal: Option<Goal>, timeout: Duration) 
             return say(&if args.json { raw } else { report::ordered(&order) });
         };
         let followed = following::follow(&args.admin.url, &order.cutover, goal, timeout).await?;
-        say(&if args.json {
-            serde_json::to_string(&followed.view)?
-        } else {
-            report::markdown(&followed.view)
-        })?;
-        Ok(followed.exit)
+        told(&followed, args.json)
     })?
+}
+
+pub(super) fn told(followed: &Followed, json: bool) -> anyhow::Result<Exit> {
+    say(&if json {
+        serde_json::to_string(&followed.view)?
+    } else {
+        report::markdown(&followed.view)
+    })?;
+    Ok(followed.exit)
 }
 
 impl VerbArgs {

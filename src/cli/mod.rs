@@ -8,6 +8,7 @@ mod render;
 mod report;
 mod run;
 mod single;
+mod switch;
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -108,7 +109,7 @@ enum Command {
     #[command(subcommand)]
     Cutover(cutover::CutoverCommand),
     /// Move users to another pool in one go: start, verify, flip, watch; for release pipelines
-    Switch(cutover::SwitchArgs),
+    Switch(switch::SwitchArgs),
     /// Let requests wait, answer that the service is in maintenance, or let them go on
     #[command(subcommand)]
     Traffic(cutover::TrafficCommand),
