@@ -45,7 +45,7 @@ deps:
 
 # Real clients, attackers and databases, which some tests put around the gate, and the packages that have them. RUNLEVEL keeps the databases from
 # being started as services.
-TOOLS := curl openssl slowhttptest h2load:nghttp2-client pebble chromium redis-server pg_ctlcluster:postgresql mariadb-install-db:mariadb-server
+TOOLS := curl openssl slowhttptest h2load:nghttp2-client pebble chromium redis-server pg_ctlcluster:postgresql mariadb-install-db:mariadb-server shellcheck busybox
 
 tools:
 	@missing=; for tool in $(TOOLS); do command -v $${tool%%:*} >/dev/null || missing="$$missing $${tool##*:}"; done; \

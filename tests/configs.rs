@@ -272,6 +272,32 @@ fn compose_takes_its_files() {
 }
 
 #[test]
+fn scripts_of_the_recipes_are_sound_in_any_shell() {
+    let check = |path: &Path| {
+        let output = std::process::Command::new("shellcheck").arg(path).output();
+        let output = output.unwrap_or_else(|e| panic!("shellcheck, which `make tools` installs: {e}"));
+        (
+            output.status.success(),
+            String::from_utf8_lossy(&output.stdout).into_owned(),
+        )
+    };
+    let scripts = files("conf/ci", "sh");
+    assert!(!scripts.is_empty());
+    for script in scripts {
+        let text = std::fs::read_to_string(&script).unwrap();
+        assert!(text.starts_with("#!/bin/sh\n"), "no shell in particular");
+        let (sound, said) = check(&script);
+        assert!(sound, "{said}");
+        let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&script).unwrap().permissions());
+        assert_eq!(mode & 0o111, 0o111, "{} can be run", script.display());
+        let folder = tempfile::tempdir().unwrap();
+        let broken = folder.path().join("broken.sh");
+        std::fs::write(&broken, text + "[[ -n $1 ]]\n").unwrap();
+        assert!(!check(&broken).0, "the test can fail");
+    }
+}
+
+#[test]
 fn a_file_that_cannot_be_read_is_an_error_that_says_so() {
     let errors = config::load(Path::new("/nonexistent/gate.yaml"), &environment).unwrap_err();
     let text = errors.to_string();

@@ -28,6 +28,7 @@ mod own_faults;
 mod pausing;
 mod probes;
 mod proxy_protocol;
+mod release;
 mod reload;
 mod request_path;
 mod routes;
