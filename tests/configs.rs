@@ -271,6 +271,56 @@ fn compose_takes_its_files() {
     assert!(checked >= 2, "only {checked} files were found");
 }
 
+/// The recipes are read by the schemas of the platforms themselves, and what they hand to the scripts is what these take.
+#[test]
+fn pipelines_take_the_recipes() {
+    let validator = root().join("target/origins/bin/check-jsonschema");
+    let validate = |schema: &str, path: &Path| {
+        let output = std::process::Command::new(&validator)
+            .args(["--builtin-schema", schema])
+            .arg(path)
+            .output();
+        let output = output.unwrap_or_else(|e| panic!("{}, which `make origins` installs: {e}", validator.display()));
+        (
+            output.status.success(),
+            String::from_utf8_lossy(&output.stdout).into_owned(),
+        )
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let scripts = files("conf/ci", "sh");
+    let scripts: String = scripts
+        .iter()
+        .map(|path| std::fs::read_to_string(path).unwrap())
+        .collect();
+    for (name, schema, right, wrong) in [
+        ("github-actions.yml", "vendor.github-workflows", "runs-on:", "run-on:"),
+        (
+            "gitlab-ci.yml",
+            "vendor.gitlab-ci",
+            "exit_codes: [8]",
+            "exit_codes: [eight]",
+        ),
+    ] {
+        let recipe = root().join("conf/ci").join(name);
+        let (valid, said) = validate(schema, &recipe);
+        assert!(valid, "{said}");
+        let text = std::fs::read_to_string(&recipe).unwrap();
+        let broken = folder.path().join(name);
+        std::fs::write(&broken, text.replace(right, wrong)).unwrap();
+        assert!(!validate(schema, &broken).0, "the test can fail");
+        let keys = text.lines().filter_map(|line| line.trim().split_once(':'));
+        let variables = keys
+            .map(|(key, _)| key)
+            .filter(|key| key.len() > 2 && key.chars().all(|letter| letter.is_ascii_uppercase() || letter == '_'));
+        for variable in variables.filter(|variable| *variable != "RUN") {
+            assert!(
+                scripts.contains(variable),
+                "{name} sets {variable}, which no script reads"
+            );
+        }
+    }
+}
+
 #[test]
 fn scripts_of_the_recipes_are_sound_in_any_shell() {
     let check = |path: &Path| {

@@ -39,6 +39,7 @@ mod streaming;
 mod support;
 mod tallies;
 mod tls;
+mod tunnel;
 mod upgrade;
 mod verdicts;
 mod wire;
