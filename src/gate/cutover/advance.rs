@@ -1,6 +1,6 @@
 //! The steps that a cutover takes by itself.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::gates::{lack, obstacle};
 use super::{Cutover, EXTENSIONS, GATE, Gate, Phase, Record, Seen, Verdict};
@@ -24,7 +24,7 @@ impl Record {
 
 impl Cutover {
     /// Whether no person holds it and this much time has been spent in its phase.
-    fn is_spent(&self, time: std::time::Duration, now: Instant) -> bool {
+    fn is_spent(&self, time: Duration, now: Instant) -> bool {
         self.paused.is_none() && self.spent(now) >= time
     }
 
@@ -102,11 +102,25 @@ impl Cutover {
         }
         if self.phase == Phase::Shifting {
             let hold = self.plan.steps.get(self.step).map(|step| step.hold).unwrap_or_default();
-            let may = self.is_spent(hold, now) && lack(&seen.gates).is_none();
-            return may.then(|| self.next_step(GATE, "its time is over", seen, now));
+            return match lack(&seen.gates) {
+                _ if !self.is_spent(hold, now) => None,
+                None => Some(self.next_step(GATE, "its time is over", seen, now)),
+                Some(lack) => self.stays(hold, &lack, seen, now),
+            };
         }
         let bake = self.plan.clocks.bake;
         self.is_spent(bake, now).then(|| self.baked(seen, now))
+    }
+
+    /// A share whose time is over waits for its gates, and is watched meanwhile. That is told once.
+    fn stays(self, hold: Duration, lack: &str, seen: &Seen, now: Instant) -> Option<Self> {
+        let over = self.entered + hold;
+        let last = self.log.back().map(|entry| entry.at);
+        let is_news = last.is_none_or(|last| last < over || last == self.entered && now > last);
+        is_news.then(|| {
+            let why = format!("its time is over, but it waits for a gate: {lack}");
+            self.note(GATE, why, seen.gates.clone(), now)
+        })
     }
 
     /// The next share, or all of it.
