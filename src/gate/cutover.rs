@@ -9,7 +9,7 @@
 //!   |                      |                                                |          |  drains and stays ready
 //!   +---- next start ------+-------------- ROLLED_BACK <--------------------+          +-------+
 //!   +----------------------------------------- RETIRED <--- drained, and the hold is over -----+
-//! FROZEN: from SHIFTING, BAKING and ROLLING_BACK where only a person can decide; left by a verb alone.
+//! FROZEN: from SHIFTING and BAKING where only a person can decide; left by a verb alone.
 //! ```
 //!
 //! It performs nothing. A [`Record`] is what is known of one name, an upstream or a deployment. [`Record::advance`] returns the record after the next

@@ -178,7 +178,10 @@ impl Cutover {
             let why = format!("{why}, but {harm}: promote, or roll back with force");
             return self.freeze(by, why, evidence, now);
         }
-        self.share(0, now).enter(Phase::RollingBack, by, why, evidence, now)
+        let mut back = self.share(0, now);
+        // It serves again, and has to.
+        (back.drained, back.released) = (None, false);
+        back.enter(Phase::RollingBack, by, why, evidence, now)
     }
 
     fn arrive_back(self, now: Instant) -> Self {
@@ -201,16 +204,19 @@ impl Cutover {
         if self.drained.is_some() || !is_late || self.cut.is_some() || !self.plan.cut {
             return None;
         }
-        let left = seen.old_in_flight;
+        let left = match seen.old_in_flight {
+            1 => "1 request".to_owned(),
+            left => format!("{left} requests"),
+        };
         if seen.old_alive && !self.drain_extended {
             self.drain_extended = true;
-            let why = format!("{left} requests of the old pool still deliver: a quarter of the drain more");
+            let why = format!("streams of the old pool still deliver: a quarter of the drain more ({left} left)");
             return Some(self.note(GATE, why, Vec::new(), now));
         }
         self.cut = Some(now);
         Some(self.note(
             GATE,
-            format!("the drain is over: {left} requests of the old pool are cut"),
+            format!("the drain is over, and what the old pool still serves is cut: {left}"),
             Vec::new(),
             now,
         ))
