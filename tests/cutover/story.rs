@@ -21,6 +21,7 @@ use difygate::gate::names::PoolName;
 /// More steps than this at one moment would never end.
 const ENDLESS: usize = 16;
 
+#[derive(Clone)]
 pub(crate) struct Story {
     pub(crate) record: Record,
     pub(crate) seen: Seen,
