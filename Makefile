@@ -57,10 +57,8 @@ tools:
 # Real Python servers and Dify's own clients, which some tests put behind and before the gate.
 NODE := target/origins/node/node_modules
 NODE_CLIENT := $(NODE)/socket.io/package.json
-# The JSON Schema of the Compose Specification, as a linter for compose files ships it.
-COMPOSE_SCHEMA := $(NODE)/dclint/schemas/compose.schema.json
 
-origins: target/origins/.ready $(NODE_CLIENT) $(COMPOSE_SCHEMA)
+origins: target/origins/.ready $(NODE_CLIENT)
 
 target/origins/.ready: tests/origins/requirements.txt
 	@python3 -c 'import venv, ensurepip' 2>/dev/null || { $(SUDO) apt-get update -qq && $(SUDO) apt-get install -y -qq python3-venv; }
@@ -71,6 +69,3 @@ target/origins/.ready: tests/origins/requirements.txt
 $(NODE_CLIENT):
 	@command -v npm >/dev/null || { $(SUDO) apt-get update -qq && $(SUDO) apt-get install -y -qq nodejs npm; }
 	npm install --silent --no-fund --no-audit --prefix target/origins/node dify-client@2.3.2 socket.io@4.8.4 socket.io-client@4.8.4
-
-$(COMPOSE_SCHEMA): $(NODE_CLIENT)
-	npm install --silent --no-fund --no-audit --ignore-scripts --prefix target/origins/node dclint@3.1.0

@@ -172,15 +172,22 @@ async fn stream(edge: SocketAddr) -> (bool, u64) {
     let Ok(answer) = exchange(edge, &request).await else {
         return (false, EVENTS);
     };
-    let parts: Vec<&str> = answer
-        .split("\"answer\":\"part ")
-        .skip(1)
-        .map(|rest| rest.split(' ').next().unwrap_or_default())
-        .collect();
+    let events = answer.lines().filter_map(|line| line.strip_prefix("data: "));
+    let events = events.filter_map(|data| serde_json::from_str::<Value>(data).ok());
+    let messages = events.filter(|event| event["event"] == "message");
+    let part = |event: Value| {
+        event["answer"]
+            .as_str()?
+            .strip_prefix("part ")?
+            .trim()
+            .parse::<u64>()
+            .ok()
+    };
+    let parts: Vec<Option<u64>> = messages.map(part).collect();
     let right = parts
         .iter()
         .zip(0_u64..)
-        .filter(|(part, expected)| part.parse() == Ok(*expected));
+        .filter(|(part, expected)| **part == Some(*expected));
     let right = right.count() as u64;
     let whole = answer.contains("\"message_end\"") && answer.ends_with("0\r\n\r\n");
     (

@@ -201,6 +201,11 @@ fn taken(program: &str, arguments: &[&str], path: &Path) -> (bool, String) {
     (output.status.success(), String::from_utf8_lossy(&said).into_owned())
 }
 
+/// Whether a file is what a platform's own JSON Schema says, and what is wrong with it.
+fn by_schema(schema: &str, path: &Path) -> (bool, String) {
+    taken("check-jsonschema", &["--builtin-schema", schema], path)
+}
+
 /// Holds `text` against a validator, and sees that it would refuse the text with this word misspelt.
 fn is_taken_but_for(word: &str, text: &str, validate: impl Fn(&Path) -> (bool, String)) {
     let folder = tempfile::tempdir().unwrap();
@@ -248,10 +253,7 @@ fn kubernetes_takes_the_manifests() {
 /// What is for docker compose is read by the schema of the Compose Specification; the gate's file beside it by the gate.
 #[test]
 fn compose_takes_its_files() {
-    let schema = "target/origins/node/node_modules/dclint/schemas/compose.schema.json";
-    let script = root().join("tests/origins/compose_schema.py").display().to_string();
-    let schema = root().join(schema).display().to_string();
-    let validate = |path: &Path| taken("python", &[&script, &schema], path);
+    let validate = |path: &Path| by_schema("vendor.compose-spec", path);
     let mut checked = 0;
     for file in files("conf/compose", "yaml") {
         let text = std::fs::read_to_string(&file).unwrap();
@@ -274,18 +276,6 @@ fn compose_takes_its_files() {
 /// The recipes are read by the schemas of the platforms themselves, and what they hand to the scripts is what these take.
 #[test]
 fn pipelines_take_the_recipes() {
-    let validator = root().join("target/origins/bin/check-jsonschema");
-    let validate = |schema: &str, path: &Path| {
-        let output = std::process::Command::new(&validator)
-            .args(["--builtin-schema", schema])
-            .arg(path)
-            .output();
-        let output = output.unwrap_or_else(|e| panic!("{}, which `make origins` installs: {e}", validator.display()));
-        (
-            output.status.success(),
-            String::from_utf8_lossy(&output.stdout).into_owned(),
-        )
-    };
     let folder = tempfile::tempdir().unwrap();
     let scripts = files("conf/ci", "sh");
     let scripts: String = scripts
@@ -302,12 +292,12 @@ fn pipelines_take_the_recipes() {
         ),
     ] {
         let recipe = root().join("conf/ci").join(name);
-        let (valid, said) = validate(schema, &recipe);
+        let (valid, said) = by_schema(schema, &recipe);
         assert!(valid, "{said}");
         let text = std::fs::read_to_string(&recipe).unwrap();
         let broken = folder.path().join(name);
         std::fs::write(&broken, text.replace(right, wrong)).unwrap();
-        assert!(!validate(schema, &broken).0, "the test can fail");
+        assert!(!by_schema(schema, &broken).0, "the test can fail");
         let keys = text.lines().filter_map(|line| line.trim().split_once(':'));
         let variables = keys
             .map(|(key, _)| key)

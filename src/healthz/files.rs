@@ -4,13 +4,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::fs::{File, Metadata};
-use std::io;
+use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use sha2::Digest;
+use ring::digest::{Context, SHA256, SHA256_OUTPUT_LEN};
 use tokio::task::spawn_blocking;
 
 use super::check::Tools;
@@ -32,9 +32,19 @@ pub struct Sha256([u8; 32]);
 
 impl Sha256 {
     fn of(path: &Path) -> io::Result<Self> {
-        let mut hash = sha2::Sha256::new();
-        io::copy(&mut File::open(path)?, &mut hash)?;
-        Ok(Self(hash.finalize().into()))
+        let (mut file, mut hash) = (File::open(path)?, Context::new(&SHA256));
+        let mut part = vec![0; 64 * 1024];
+        loop {
+            match file.read(&mut part)? {
+                0 => break,
+                length => hash.update(part.get(..length).unwrap_or_default()),
+            }
+        }
+        let mut sum = [0; SHA256_OUTPUT_LEN];
+        sum.iter_mut()
+            .zip(hash.finish().as_ref())
+            .for_each(|(to, from)| *to = *from);
+        Ok(Self(sum))
     }
 }
 
