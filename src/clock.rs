@@ -5,6 +5,9 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
+/// So many pairs are read.
+const PAIRS: u32 = 5;
+
 /// A pair of clocks read once at the same moment, so that a monotonic time can be told as a time of day.
 #[derive(Clone, Copy, Debug)]
 pub struct Clock {
@@ -13,13 +16,24 @@ pub struct Clock {
 }
 
 impl Clock {
-    /// Reads both clocks.
+    /// Reads both clocks: several times, for another thread may run between the two, and takes the pair that was read closest together.
     #[allow(clippy::disallowed_methods)]
     pub fn start() -> Self {
-        Self {
-            start: tokio::time::Instant::now().into_std(),
-            wall: SystemTime::now(),
+        let read = || {
+            let before = tokio::time::Instant::now().into_std();
+            let wall = SystemTime::now();
+            let gap = tokio::time::Instant::now().into_std() - before;
+            (gap, before + gap / 2, wall)
+        };
+        let mut closest = read();
+        for _ in 1..PAIRS {
+            let next = read();
+            if next.0 < closest.0 {
+                closest = next;
+            }
         }
+        let (_, start, wall) = closest;
+        Self { start, wall }
     }
 
     /// The monotonic time. It follows a paused runtime, so tests can move it.

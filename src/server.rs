@@ -48,6 +48,7 @@ use crate::server::binding::Bound;
 use crate::server::handover::Handover;
 use crate::server::loading::Loading;
 use crate::server::threads::Threads;
+use crate::store::Store;
 use crate::tls::Authorities;
 use crate::upgrade::Predecessor;
 
@@ -78,7 +79,7 @@ struct Parts {
 
 impl Parts {
     /// The parts by `config`, and the driver, which does nothing yet.
-    fn of(config: &Config, metrics: Metrics) -> Result<(Self, Driver), StartError> {
+    fn of(config: &Config, metrics: Metrics, store: Option<&Store>) -> Result<(Self, Driver), StartError> {
         let clock = Clock::start();
         let authorities = Arc::new(Authorities::default());
         config.trust(&authorities)?;
@@ -90,6 +91,8 @@ impl Parts {
             fastrand::u64(..),
         );
         let upstreams = handle.roster.borrow().upstreams.clone();
+        // Where there is one pool nobody is moved.
+        let moves = config.upstreams.iter().any(|upstream| upstream.pools.len() > 1);
         let alarm = Arc::new(Mutex::new(Alarm::new(config.alarm)));
         let site = Site::new(config, upstreams, alarm.clone(), None);
         let parts = Self {
@@ -99,7 +102,7 @@ impl Parts {
             lifecycle: Arc::default(),
             handle,
             authorities,
-            split_key: Arc::new(SplitKey::random().map_err(StartError::Key)?),
+            split_key: Arc::new(remembering::split_key(store.filter(|_| moves)).map_err(StartError::Key)?),
             metrics,
             clock,
             challenges: Challenges::default(),
@@ -224,7 +227,7 @@ impl Gate {
         let edge = Threads::start("edge", threads)?;
         let control = Threads::alone("control")?;
         let bound = Bound::by(&config, &metrics, [&edge, &control], predecessor.as_mut())?;
-        let (parts, mut driver) = Parts::of(&config, metrics)?;
+        let (parts, mut driver) = Parts::of(&config, metrics, bound.store.as_ref())?;
         remembering::begin(&mut driver, predecessor.as_mut(), bound.store.as_ref(), &parts.clock);
         let archive = moving::archive(bound.store.as_ref(), &parts.clock);
         moving::begin(&mut driver, archive.as_ref(), &config)?;

@@ -10,6 +10,7 @@ use tokio::time::MissedTickBehavior;
 
 use super::Tools;
 use super::samples::Samples;
+use super::seeing::SAMPLES;
 use super::trials::Trials;
 use crate::cutover::{CutoverSettings, DeploymentSettings, Done, Order, Standing, Unmoved, Wanted, Wishes};
 use crate::gate::cutover::{Gate, Phase, Record, Refusal, RefusalKind, Seen, Verb, Verdict};
@@ -277,12 +278,21 @@ impl Mover {
     /// Sees what a verb is judged by. Gates are asked anew where it could move users.
     async fn prepare(&mut self, verb: &Verb) {
         self.sample();
-        let moves = matches!(verb, Verb::Promote) && self.record.phase() == Phase::Ready;
-        if moves && let Some(scene) = self.scene().await {
+        let promotes = matches!(verb, Verb::Promote);
+        let moves = matches!(self.record.phase(), Phase::Ready | Phase::Shifting | Phase::Frozen);
+        let asks = !self.trials.gates(&self.settings).is_empty();
+        if promotes
+            && moves
+            && asks
+            && let Some(scene) = self.scene().await
+        {
             let (settings, tools) = (self.settings.clone(), self.tools.clone());
             self.trials.afresh(&scene, &settings, &tools).await;
         }
         let _ = self.look().await;
+        if promotes {
+            self.seen.gates.retain(|gate| gate.name != SAMPLES);
+        }
     }
 
     fn invalid(&self, message: String) -> Unmoved {

@@ -20,6 +20,10 @@ pub(super) struct Samples {
     /// The cutover that is watched, since when its window lasts, and what the new pool had done by then.
     watched: Option<(u64, Instant, Tally)>,
     watch: Watch,
+    /// When the phase or the share began in which the new pool is, and what it had done by then.
+    share: Option<(Instant, Tally)>,
+    /// Requests that it has had since.
+    in_share: u64,
     /// What the old pool did in the hour before users left it.
     baseline: Tally,
 }
@@ -69,6 +73,12 @@ impl Samples {
             return;
         };
         let sum = sums.get(&cutover.to).copied().unwrap_or_default();
+        let (_, at_first) = self
+            .share
+            .filter(|(entered, _)| *entered == cutover.entered)
+            .unwrap_or((cutover.entered, sum));
+        self.share = Some((cutover.entered, at_first));
+        self.in_share = sum.since(&at_first).requests;
         match &mut self.watched {
             Some((id, since, before)) if *id == cutover.id => {
                 if now >= *since + window {
@@ -91,6 +101,11 @@ impl Samples {
     /// The new pool's windows.
     pub(super) fn watch(&self) -> &Watch {
         &self.watch
+    }
+
+    /// Requests that the new pool has had since its present share began.
+    pub(super) fn in_share(&self) -> u64 {
+        self.in_share
     }
 
     /// What the old pool did before.

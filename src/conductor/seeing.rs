@@ -17,6 +17,9 @@ use crate::upstream::{Roster, Severed, Upstream};
 /// A stream that had a byte within this time delivers.
 const ALIVE: Duration = Duration::from_secs(15);
 
+/// The gate of a share that has been seen at work. A person who promotes it needs no such proof.
+pub(super) const SAMPLES: &str = "samples";
+
 /// A pool of each upstream that moves, in their order.
 type Pool = Vec<Vec<Looked>>;
 
@@ -38,6 +41,7 @@ impl Mover {
             .map(|expected| gates::version(&endpoints, expected));
         gates.extend(version.clone());
         gates.extend(self.trials.gates(&self.settings));
+        gates.extend(self.share_gate(&cutover));
         let triggers = if cutover.phase.is_watched() {
             self.triggers(&cutover, &new, version)
         } else {
@@ -55,6 +59,21 @@ impl Mover {
         };
         self.measure();
         Some(())
+    }
+
+    /// A share must have been seen at work before it grows by itself: by users' requests, or by smoke requests.
+    fn share_gate(&self, cutover: &Cutover) -> Option<Gate> {
+        if cutover.phase != Phase::Shifting {
+            return None;
+        }
+        let (had, wanted) = (self.samples.in_share(), cutover.plan.min_samples);
+        let shown = had >= wanted || self.trials.smoke() == Some(Verdict::Pass);
+        let verdict = if shown { Verdict::Pass } else { Verdict::Inconclusive };
+        Some(Gate::new(
+            SAMPLES,
+            verdict,
+            format!("{had} of {wanted} requests in this share"),
+        ))
     }
 
     /// Reasons to go back.

@@ -1,7 +1,7 @@
 //! Event streams (HTML standard, server-sent events) as they pass, part by part: whether one stands between two events, whether its last event
 //! has come, and which task it tells of.
 //!
-//! Nothing is copied but a word of at most [`WORD`] bytes. How a stream is cut into parts makes no difference.
+//! Nothing is copied but a word of at most 64 bytes. How a stream is cut into parts makes no difference.
 //!
 //! Dify names an event within its data, `data: {"event": "message_end", "task_id": "..."}`, at the top of the object and in any place there, so
 //! the object's own keys are followed; what is said inside of an answer, or deeper in the object, counts as nothing.

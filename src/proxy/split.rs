@@ -54,7 +54,6 @@ impl SplitKey {
     }
 
     /// The key, to be kept where nobody else reads it.
-    #[allow(dead_code)] // for whoever keeps it
     pub(crate) fn bytes(&self) -> &[u8; 32] {
         &self.bytes
     }

@@ -15,6 +15,7 @@ use crate::config::StateDir;
 use crate::driver::{Driver, Overrides};
 use crate::gate::overrides::{Override, Wish};
 use crate::metrics::Metrics;
+use crate::proxy::SplitKey;
 use crate::store::Store;
 use crate::upgrade::{Predecessor, Who};
 
@@ -50,6 +51,24 @@ pub(super) fn store(settings: Option<&StateDir>) -> Result<Option<Store>, StartE
             Ok(None)
         }
     }
+}
+
+/// The key that cookies are signed with: a browser stays in its pool when the gate is started again, or upgraded. Without a folder, and where it
+/// cannot be kept, it is of this process alone.
+pub(super) fn split_key(store: Option<&Store>) -> std::io::Result<SplitKey> {
+    const NAME: &str = "cookie.key";
+    let Some(store) = store else {
+        return SplitKey::random();
+    };
+    let kept = store.text(NAME).ok().flatten();
+    if let Some(bytes) = kept.and_then(|kept| kept.try_into().ok()) {
+        return Ok(SplitKey::from_bytes(bytes));
+    }
+    let key = SplitKey::random()?;
+    if let Err(e) = store.keep(NAME, key.bytes()) {
+        warn!(error = %e, "the key of cookies cannot be kept: browsers will be drawn anew after a restart");
+    }
+    Ok(key)
 }
 
 /// Lets what was before this process count: the process that it takes over from knows all of it, else what operators said was kept.

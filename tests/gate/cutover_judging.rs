@@ -248,3 +248,53 @@ async fn what_is_left_when_the_drain_is_over_ends_in_the_words_of_dify() {
     assert!(!view["cutover"]["cut"].is_null());
     assert_eq!(metric(&gate, "difygate_streams_cut_total", "pool=\"blue\"").await, 1.0);
 }
+
+/// The pool that a browser's cookie names, and who answers it.
+async fn browse(gate: &difygate::server::Gate, cookie: Option<&str>) -> (String, String) {
+    let header = cookie.map(|cookie| format!("Cookie: {cookie}\r\n")).unwrap_or_default();
+    let answer = ask_with(edge(gate), "GET /v1/info", &header, "").await;
+    assert_eq!(answer.status, 200);
+    let given = answer.header("set-cookie").and_then(|line| line.split(';').next());
+    (
+        given.or(cookie).unwrap_or_default().to_owned(),
+        answer.instance().to_owned(),
+    )
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_share_keeps_its_browsers_also_through_a_restart_and_grows_once_it_was_seen_at_work() {
+    let folder = tempfile::tempdir().unwrap();
+    let [blue, green] = instances().await;
+    let keys = "rise: 1, bake: 1h, min_samples: 10, steps: [{percent: 50, hold: 100ms}]";
+    let gate = started(folder.path(), [&blue, &green], keys).await;
+    say(&gate, "dify", json!({"to": "green", "auto": true})).await;
+    let shifting = until_phase(&gate, "shifting").await;
+    assert_eq!(shifting["weights"], json!({"blue": 50, "green": 50}));
+    // Nobody goes to green yet, so the share does not grow though its time is over.
+    until("the share to wait", async || {
+        let view = cutover(&gate).await;
+        why(&view).contains("its time is over, but it waits for a gate: samples: inconclusive (0 of 10")
+    })
+    .await;
+    let mut browsers = Vec::new();
+    while !(browsers.iter().any(|(_, who)| who == "dify-0") && browsers.iter().any(|(_, who)| who == "dify-1")) {
+        browsers.push(browse(&gate, None).await);
+        assert!(browsers.len() < 60, "both are met");
+    }
+    drop(gate);
+    let gate = started(folder.path(), [&blue, &green], keys).await;
+    until_phase(&gate, "shifting").await;
+    for (cookie, who) in &browsers {
+        assert!(cookie.starts_with("difygate_pool="), "{cookie}");
+        assert_eq!(browse(&gate, Some(cookie)).await.1, *who, "it stays where it was");
+    }
+    let of_green = browsers.iter().find(|(_, who)| who == "dify-1").unwrap();
+    until("the share to grow", async || {
+        browse(&gate, Some(&of_green.0)).await;
+        cutover(&gate).await["phase"] == "baking"
+    })
+    .await;
+    for (cookie, _) in &browsers {
+        assert_eq!(browse(&gate, Some(cookie)).await.1, "dify-1");
+    }
+}
