@@ -8,7 +8,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use super::{Exit, complain, live};
 use crate::admin::cutovers::CutoverView;
-use crate::cutover::document::CutoverDoc;
+use crate::cutover::document::{CutoverDoc, EntryDoc};
 use crate::gate::cutover::Phase;
 
 /// How often it is looked at.
@@ -143,14 +143,16 @@ fn outcome(view: &CutoverView, id: Option<u64>, goal: Goal) -> Option<Exit> {
 /// What was told already.
 #[derive(Default)]
 struct Telling {
-    entries: usize,
+    /// The last entry of the log; of a long log the oldest are gone.
+    entry: Option<EntryDoc>,
     last: String,
 }
 
 impl Telling {
     fn tell(&mut self, view: &CutoverView) {
         let Some(cutover) = &view.record.cutover else { return };
-        for entry in cutover.log.iter().skip(self.entries) {
+        let told = cutover.log.iter().rposition(|entry| Some(entry) == self.entry.as_ref());
+        for entry in cutover.log.iter().skip(told.map_or(0, |told| told + 1)) {
             let time = entry.at.get(11..19).unwrap_or_default();
             let share = format!("{} % to {}", entry.percent, cutover.to);
             complain(&format!(
@@ -158,7 +160,7 @@ impl Telling {
                 entry.phase, entry.by, entry.why
             ));
         }
-        self.entries = cutover.log.len().max(self.entries);
+        self.entry = cutover.log.last().cloned();
         let line = waiting(view, cutover);
         if !line.is_empty() && line != self.last {
             complain(&format!("         {:<12} {line}", cutover.phase));
