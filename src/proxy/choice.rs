@@ -229,10 +229,14 @@ impl Gateway {
         exchange.attempt().is_some_and(|(course, attempt)| {
             let world = course.upstream.owner().flow.world.load();
             let pool = course.pool.as_ref();
-            let mut others = world.side(pool).routable.all();
-            let stands_by = world.direction.stands_by(pool);
-            others.any(|other| !Arc::ptr_eq(&other.endpoint, attempt.endpoint.owner()))
-                || stands_by.is_some_and(|spare| !world.side(Some(spare)).routable.candidates.is_empty())
+            let own = world.side(pool).routable.all();
+            // Where its pool has nobody else, the one that serves does, or the one that stands by.
+            let main = world.main.routable.all();
+            let spare = world.direction.stands_by(pool).into_iter();
+            let spare = spare.flat_map(|spare| world.side(Some(spare)).routable.all());
+            let others = main.chain(spare).filter(|_| !course.is_bound);
+            own.chain(others)
+                .any(|other| !Arc::ptr_eq(&other.endpoint, attempt.endpoint.owner()))
         })
     }
 }

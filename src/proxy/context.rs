@@ -16,7 +16,7 @@ use crate::proxy::site::{Destination, Site};
 use crate::proxy::stream::OpenStream;
 use crate::upstream::line::Line;
 use crate::upstream::settings::Timeouts;
-use crate::upstream::snapshot::{Routable, World};
+use crate::upstream::snapshot::{Routable, Side, World};
 use crate::upstream::streams::Why;
 use crate::upstream::{Endpoint, Held, OnTrial, Retrying, Upstream};
 
@@ -92,15 +92,21 @@ impl Course {
         stands_by
     }
 
-    /// Looks anew at who may serve. It stays in the pool where it began, unless nobody is left there.
+    /// Looks anew at who may serve. It stays in the pool where it began, unless nobody is left for it there.
     pub(crate) fn look_again(&mut self) {
         let now = self.upstream.owner().flow.world.load_full();
         let before = std::mem::replace(&mut self.world, now);
-        if Arc::ptr_eq(&before, &self.world) || self.is_bound {
+        if self.is_bound || self.pool.is_none() && Arc::ptr_eq(&before, &self.world) {
             return;
         }
         let began = self.pool.take().unwrap_or_else(|| before.main.pool.clone());
-        self.pool = Some(began).filter(|pool| self.world.lives(pool));
+        let is_left = |side: &Side| {
+            let mut all = side.routable.all();
+            all.any(|one| !self.tried.iter().any(|tried| Arc::ptr_eq(tried, &one.endpoint)))
+        };
+        let mut others = self.world.others.iter();
+        let stays = others.any(|side| side.pool == began && is_left(side));
+        self.pool = stays.then_some(began);
     }
 }
 

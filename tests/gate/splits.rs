@@ -241,3 +241,27 @@ async fn a_preview_of_what_is_not_there_is_told() {
     assert_eq!((answer.status, answer.code().as_str()), (503, "no_endpoint"));
     assert_eq!(blue.arrivals(), 0);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_only_endpoint_of_a_share_fails_is_asked_of_who_serves() {
+    let blue = named("blue").await;
+    let green = Upstream::start(async |_: Arrived| {}).await;
+    let gate = gate(&blue_green(
+        &[blue.address],
+        &[green.address],
+        "outlier: {eject: false}",
+    ))
+    .await;
+    direct(&gate, share(100, Split::Request, 1)).await;
+    assert_eq!(pool_of(&gate, "").await, "blue");
+    assert_eq!(green.arrivals(), 1, "it was asked first");
+    let answer = ask_with(edge(&gate), "POST /v1/chat-messages", "", "{}").await;
+    assert_eq!(
+        (answer.status, answer.code().as_str()),
+        (502, "upstream_failed"),
+        "it may be running"
+    );
+    assert_eq!(blue.arrivals(), 1);
+    let preview = ask_with(edge(&gate), "GET /v1/info", "X-Difygate-Pool: green\r\n", "").await;
+    assert_eq!(preview.status, 502, "who asks for a pool gets no other one");
+}
