@@ -16,7 +16,7 @@ use crate::gate::passive::TrafficFailure;
 use crate::http1::{Connection, WireError};
 use crate::proxy::Gateway;
 use crate::proxy::answer::Answer;
-use crate::proxy::context::{Attempt, Exchange};
+use crate::proxy::context::Exchange;
 use crate::proxy::direct::{Answered, gone, upstream_error};
 use crate::proxy::headers;
 use crate::proxy::stream::Streaming;
@@ -24,27 +24,30 @@ use crate::upstream::Endpoint;
 use crate::upstream::streams::{PATIENCE, Stream, Why};
 
 /// An event stream that is silent for so long has missed three of Dify's pings.
-const SILENT: Duration = Duration::from_secs(35);
+pub(super) const SILENT: Duration = Duration::from_secs(35);
 
 /// What tells a request under way that the gate ends it.
-pub(super) enum Teller {
+enum Teller<'e> {
     /// A stream, which may be told alone.
     Stream(Arc<Stream>),
     /// Anything else, with what tells it that all is to end.
-    Endpoint(Arc<Endpoint>, u64),
+    Endpoint(&'e Endpoint, u64),
 }
 
-impl Teller {
-    /// What tells the request of this attempt.
-    pub(super) fn of(exchange: &Exchange, attempt: &Attempt) -> Self {
+impl<'e> Teller<'e> {
+    /// What tells the request that `endpoint` answers.
+    fn of(exchange: &Exchange, endpoint: &'e Endpoint) -> Self {
         match &exchange.stream {
             Some(stream) => Self::Stream(stream.listed.clone()),
-            None => Self::Endpoint(attempt.endpoint.owner().clone(), attempt.cuts),
+            None => {
+                let attempt = exchange.attempt().map(|(_, attempt)| attempt.cuts);
+                Self::Endpoint(endpoint, attempt.unwrap_or_default())
+            }
         }
     }
 
     /// Why it is to end, if it is.
-    pub(super) fn says(&self) -> Option<Why> {
+    fn says(&self) -> Option<Why> {
         match self {
             Self::Stream(stream) => stream.ends(),
             Self::Endpoint(endpoint, cuts) => (endpoint.recall.cuts() != *cuts).then_some(Why::Drained),
@@ -52,7 +55,7 @@ impl Teller {
     }
 
     /// Ready once it is to end.
-    pub(super) async fn told(&self) -> Why {
+    async fn told(&self) -> Why {
         loop {
             if let Some(why) = self.says() {
                 return why;
@@ -119,9 +122,7 @@ impl Gateway {
         connection: &mut Connection,
         idle: Duration,
     ) -> pingora::Result<Ended> {
-        let Some(teller) = exchange.attempt().map(|(_, attempt)| Teller::of(exchange, attempt)) else {
-            return Error::e_explain(ErrorType::InternalError, "an answer without an attempt");
-        };
+        let teller = Teller::of(exchange, endpoint);
         let mut over = false;
         while !over {
             if let Some(why) = teller.says() {
@@ -224,7 +225,7 @@ impl Gateway {
     }
 
     /// Adds a stream that is silent to what its endpoint's traffic came to, once.
-    fn silent(&self, exchange: &mut Exchange) {
+    pub(super) fn silent(&self, exchange: &mut Exchange) {
         let first = exchange
             .stream
             .as_mut()

@@ -210,7 +210,7 @@ impl Gateway {
             made: 0,
             retrying: None,
         });
-        if let Some((answer, reason)) = self.steer(session, exchange) {
+        if let Some((answer, reason)) = self.steer(session, exchange, site) {
             return Admitted::Answer(exchange.refuse(answer, reason));
         }
         Admitted::Forward

@@ -22,12 +22,17 @@ use crate::proxy::context::{Course, Exchange};
 use crate::proxy::direct::gone;
 use crate::proxy::headers;
 use crate::proxy::request::host;
+use crate::proxy::site::Site;
 
 impl Gateway {
     /// Finds the pool of a request; an answer means that it goes nowhere, and why. Where nobody is moved, it costs a look at the direction and one for
     /// a header.
-    pub(super) fn steer(&self, session: &Session, exchange: &mut Exchange) -> Option<(Answer, &'static str)> {
-        let site = exchange.site.clone();
+    pub(super) fn steer(
+        &self,
+        session: &Session,
+        exchange: &mut Exchange,
+        site: &Site,
+    ) -> Option<(Answer, &'static str)> {
         let request = session.req_header();
         let overlap = &site.overlap;
         let names_pool = request.headers.contains_key(&overlap.preview_header) || !overlap.preview_hosts.is_empty();
@@ -107,7 +112,8 @@ impl Gateway {
         if let Some(course) = &mut exchange.course {
             (course.world, course.pool) = (flow.world.load_full(), None);
         }
-        match self.steer(session, exchange) {
+        let site = exchange.site.clone();
+        match self.steer(session, exchange, &site) {
             Some((answer, reason)) => Err(unserved(exchange, answer, reason)),
             None => Ok(()),
         }

