@@ -10,7 +10,7 @@ use http::{StatusCode, Version};
 use pingora::proxy::Session;
 use pingora::{Error, ErrorType};
 use tokio::time::error::Elapsed;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use crate::gate::passive::TrafficFailure;
 use crate::http1::{Connection, WireError};
@@ -27,7 +27,7 @@ use crate::upstream::streams::{PATIENCE, Stream, Why};
 pub(super) const SILENT: Duration = Duration::from_secs(35);
 
 /// What tells a request under way that the gate ends it.
-enum Teller<'e> {
+pub(super) enum Teller<'e> {
     /// A stream, which may be told alone.
     Stream(Arc<Stream>),
     /// Anything else, with what tells it that all is to end.
@@ -126,7 +126,7 @@ impl Gateway {
         let mut over = false;
         while !over {
             if let Some(why) = teller.says() {
-                return self.cut_body(session, exchange, connection, why).await;
+                return self.cut_body(session, exchange, connection, &teller, why).await;
             }
             let part = tokio::select! {
                 biased;
@@ -140,7 +140,7 @@ impl Gateway {
                     endpoint.pulse.deliver();
                     let is_all = read(exchange, &mut part, teller.says().is_some());
                     over = connection.is_over() && is_all;
-                    self.give(session, exchange, part, over).await?;
+                    self.give_unless(session, exchange, part, over, &teller).await?;
                 }
                 Err(e) => {
                     // What did come is the client's. A read sends on what was gathered, and nothing is to be read here.
@@ -159,13 +159,14 @@ impl Gateway {
         session: &mut Session,
         exchange: &mut Exchange,
         connection: &mut Connection,
+        teller: &Teller<'_>,
         why: Why,
     ) -> pingora::Result<Ended> {
         let until = Instant::from_std(self.clock.now()) + PATIENCE;
         while let Some(stream) = exchange.stream.as_mut().filter(|stream| stream.reader.is_some()) {
             if stream.may_end() {
                 let last = stream.last_event();
-                self.give(session, exchange, last, true).await?;
+                self.give_unless(session, exchange, last, true, teller).await?;
                 exchange.cut = Some(why);
                 return Ok(Ended::Cut);
             }
@@ -176,13 +177,39 @@ impl Gateway {
             let Ok(Ok(mut part)) = part else {
                 break;
             };
+            // What comes without a pause would never be late otherwise.
+            if self.clock.now() >= until.into_std() {
+                break;
+            }
             // What its endpoint ends itself by now needs no other end.
             let over = read(exchange, &mut part, true) && connection.is_over();
-            self.give(session, exchange, part, over).await?;
+            self.give_unless(session, exchange, part, over, teller).await?;
             if over {
                 return Ok(Ended::Whole);
             }
         }
+        Err(self.cut(exchange, why))
+    }
+
+    /// Gives a part to the client. Once the request is to end, the client has so long to take it and no longer.
+    pub(super) async fn give_unless(
+        &self,
+        session: &mut Session,
+        exchange: &mut Exchange,
+        part: Option<Bytes>,
+        over: bool,
+        teller: &Teller<'_>,
+    ) -> pingora::Result<()> {
+        let late = async {
+            let why = teller.told().await;
+            sleep(PATIENCE).await;
+            why
+        };
+        let why = tokio::select! {
+            biased;
+            given = self.give(session, exchange, part, over) => return given,
+            why = late => why,
+        };
         Err(self.cut(exchange, why))
     }
 

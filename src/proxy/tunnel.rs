@@ -16,6 +16,7 @@ use crate::http1::{Passed, Tunnel, members};
 use crate::proxy::Gateway;
 use crate::proxy::context::Exchange;
 use crate::proxy::direct::upstream_error;
+use crate::proxy::relay::Teller;
 use crate::upstream::streams::{PATIENCE, Why};
 
 /// Whether a request asks for a WebSocket. Other upgrades are not passed on, and then the request is an ordinary one: `h2c` would open a
@@ -55,6 +56,7 @@ impl Gateway {
         let Some(listed) = exchange.stream.as_ref().map(|stream| stream.listed.clone()) else {
             return Error::e_explain(ErrorType::InternalError, "a tunnel that is not listed");
         };
+        let teller = Teller::Stream(listed.clone());
         let mut passing = Passing {
             tunnel,
             outgoing: Bytes::new(),
@@ -63,7 +65,7 @@ impl Gateway {
         };
         loop {
             if let Some(why) = listed.ends() {
-                return self.hang_up(session, exchange, passing, why).await;
+                return self.hang_up(session, exchange, passing, &teller, why).await;
             }
             let step = tokio::select! {
                 step = timeout(idle, passing.step(session)) => step,
@@ -78,7 +80,7 @@ impl Gateway {
                 Step::Upstream(Ok(Passed::Received(mut part))) => {
                     listed.move_on();
                     passing.read(&mut part, listed.ends().is_some());
-                    self.give(session, exchange, Some(part), false).await?;
+                    self.give_unless(session, exchange, Some(part), false, &teller).await?;
                 }
                 Step::Upstream(Ok(Passed::Ended)) => return Ok(()),
                 Step::Upstream(Err(e)) => return Err(upstream_error(e.into())),
@@ -100,6 +102,7 @@ impl Gateway {
         session: &mut Session,
         exchange: &mut Exchange,
         mut passing: Passing,
+        teller: &Teller<'_>,
         why: Why,
     ) -> pingora::Result<()> {
         let until = Instant::from_std(self.clock.now()) + PATIENCE;
@@ -107,18 +110,23 @@ impl Gateway {
             let Ok(Ok(passed)) = timeout_at(until, passing.tunnel.pass(&mut passing.outgoing)).await else {
                 return Err(self.cut(exchange, why));
             };
+            // What comes without a pause would never be late otherwise.
+            if self.clock.now() >= until.into_std() {
+                return Err(self.cut(exchange, why));
+            }
             match passed {
                 Passed::Sent => {}
                 Passed::Received(mut part) => {
                     passing.read(&mut part, true);
-                    self.give(session, exchange, Some(part), false).await?;
+                    self.give_unless(session, exchange, Some(part), false, teller).await?;
                 }
                 Passed::Ended => return Ok(()),
             }
         }
         exchange.cut = Some(why);
         let goodbye = Bytes::from(websocket::close(websocket::SERVICE_RESTART, "out of service", None));
-        self.give(session, exchange, Some(goodbye), false).await?;
+        self.give_unless(session, exchange, Some(goodbye), false, teller)
+            .await?;
         let farewell = async {
             passing.say_goodbye().await;
             // Bytes that nobody reads would reset the connection, and what was sent be lost with it.

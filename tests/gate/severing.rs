@@ -9,8 +9,9 @@ use difygate::server::Gate;
 use difygate::upstream::Severed;
 use difygate::upstream::streams::Kind;
 use serde_json::Value;
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::{Notify, mpsc};
+use tokio::task::JoinSet;
 
 use crate::admin::admin;
 use crate::authority::Authority;
@@ -420,4 +421,82 @@ async fn a_frame_that_never_ends_is_broken_off() {
     go_on.notify_one();
     let heard = soon("the end upstream", hears.recv()).await.unwrap();
     assert!(b"\x81\x85\x00\x00".starts_with(&heard), "{heard:?}");
+}
+
+/// An endpoint that never stops to send `part`, in chunks, after this head.
+async fn flood(head: &'static str, part: &'static [u8]) -> Upstream {
+    Upstream::start(move |mut arrived: Arrived| async move {
+        arrived.send(head).await;
+        while arrived.stream.write_all(part).await.is_ok() {}
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_never_pauses_and_who_never_reads_are_broken_off_in_time() {
+    // Two chunks of an event that has no end.
+    let sse = flood(
+        "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n",
+        b"data: on and on and on\n",
+    )
+    .await;
+    // A frame of nearly 2^63 bytes.
+    let websocket = flood(
+        "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n\u{2}\u{7f}\u{7f}\u{7f}\u{7f}\u{7f}\u{7f}\u{7f}\u{7f}\u{7f}",
+        &[b'w'; 4096],
+    )
+    .await;
+    for (blue, request) in [(sse, ASK), (websocket, UPGRADE)] {
+        let gate = before(&blue, &Upstream::echo().await).await;
+        // One reads all that comes, the other nothing.
+        let (mut reads, mut idles) = (Wire::to(edge(&gate)).await, Wire::to(edge(&gate)).await);
+        reads.send(request).await;
+        idles.send(request).await;
+        until("both to stream", async || streams(&gate).list().len() == 2).await;
+        assert!(reads.head().await.status < 300);
+        cut(&gate, 2, 0);
+        reads.ended().await;
+        until_cut(&gate, 2).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hundred_streams_are_ended_well_while_others_are_served() {
+    let [blue, green] = instances().await;
+    let gate = gate(&blue_green(&[blue.address()], &[green.address()], "")).await;
+    let edge = edge(&gate);
+    let mut old = JoinSet::new();
+    for _ in 0..100 {
+        old.spawn(async move {
+            let mut wire = Wire::to(edge).await;
+            wire.send(chat_request("streaming", 10_000, 20)).await;
+            wire.answer().await
+        });
+    }
+    until("all of them to stream", async || streams(&gate).list().len() == 100).await;
+    direct(&gate, Direction::to(PoolName::new("green"))).await;
+    let new: Vec<_> = (0..20)
+        .map(|_| ask_with(edge, "POST /v1/chat-messages", "", "{\"response_mode\": \"streaming\"}"))
+        .collect();
+    cut(&gate, 100, 0);
+    for answer in new {
+        let answer = answer.await;
+        assert!(answer.whole && answer.instance() == green.name() && answer.text().contains("message_end"));
+    }
+    while let Some(answer) = soon("an end", old.join_next()).await {
+        let answer = answer.unwrap();
+        assert!(answer.whole, "a clean end");
+        let text = answer.text();
+        let events: Vec<&str> = text.trim_end().split("\n\n").collect();
+        let (last, before) = events.split_last().unwrap();
+        assert!(last.contains("gateway_drained"), "{last}");
+        let parts = before.iter().filter_map(|event| event.strip_prefix("data: "));
+        let parts = parts.map(|event| serde_json::from_str::<Value>(event).expect("whole events"));
+        let said: Vec<String> = parts
+            .filter_map(|event| event["answer"].as_str().map(str::to_owned))
+            .collect();
+        let expected: Vec<String> = (0..said.len()).map(|index| format!("part {index} ")).collect();
+        assert_eq!(said, expected, "nothing is lost and nothing comes twice");
+    }
+    until_cut(&gate, 100).await;
 }
