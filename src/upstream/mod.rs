@@ -63,12 +63,10 @@ impl Roster {
             endpoint.recall.sever();
             endpoint.lines.sever();
         }
+        let requests = under_way.saturating_sub(flow.flow.streams.count(pool));
         // After their endpoints, so that a request which becomes a stream meanwhile is told by the one or by the other.
         let streams = flow.flow.streams.sever(pool);
-        Severed {
-            streams,
-            requests: under_way.saturating_sub(streams),
-        }
+        Severed { streams, requests }
     }
 }
 

@@ -145,6 +145,7 @@ async fn an_event_that_never_ends_is_broken_off_and_does_not_look_complete() {
     assert_eq!(wire.head().await.status, 200);
     assert!(wire.chunk().await.is_some());
     cut(&gate, 1, 0);
+    cut(&gate, 0, 0);
     assert_eq!(wire.ended().await, b"", "neither a last event nor a last chunk");
     until_cut(&gate, 1).await;
 }

@@ -1,14 +1,18 @@
 //! Who goes to which pool while users are moved: shares by chance, by header and by cookie, and previews for those who are internal.
 
-use difygate::gate::direction::{Direction, Share, Split};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use difygate::gate::direction::{Direction, Share, Split, Traffic};
 use difygate::gate::names::PoolName;
 use difygate::server::Gate;
+use tokio::task::JoinSet;
 
 use crate::authority::Authority;
 use crate::endpoints_http2::client;
 use crate::support::{Arrived, Upstream, blue_green, direct, edge, gate, instances, nobody, soon, until_idle};
 use crate::tls::listener;
-use crate::wire::{Answer, ask, ask_with};
+use crate::wire::{Answer, ask, ask_with, chat};
 
 /// An endpoint that answers with its pool's name, a space, and the head that it got.
 async fn named(pool: &'static str) -> Upstream {
@@ -264,4 +268,53 @@ async fn what_the_only_endpoint_of_a_share_fails_is_asked_of_who_serves() {
     assert_eq!(blue.arrivals(), 1);
     let preview = ask_with(edge(&gate), "GET /v1/info", "X-Difygate-Pool: green\r\n", "").await;
     assert_eq!(preview.status, 502, "who asks for a pool gets no other one");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_fails_and_no_event_is_lost_while_everybody_is_moved_to_and_fro() {
+    let [blue, green] = instances().await;
+    let gate = gate(&blue_green(&[blue.address()], &[green.address()], "")).await;
+    let edge = edge(&gate);
+    let over = Arc::new(AtomicBool::new(false));
+    let mut clients = JoinSet::new();
+    for number in 0..8 {
+        let over = over.clone();
+        clients.spawn(async move {
+            let mut asked = 0;
+            while !over.load(Ordering::Relaxed) {
+                let answer = match number % 2 {
+                    0 => ask(edge, "GET /v1/info").await,
+                    _ => ask_with(edge, "POST /v1/chat-messages", "", &chat("streaming", 20, 2)).await,
+                };
+                assert!(answer.status == 200 && answer.whole, "{}", answer.head);
+                assert_eq!(
+                    answer.text().matches("part ").count() >= 20,
+                    number % 2 == 1,
+                    "{}",
+                    answer.text()
+                );
+                asked += 1;
+            }
+            asked
+        });
+    }
+    for turn in 0..20_u64 {
+        let split = if turn % 3 == 0 { Split::Cookie } else { Split::Request };
+        direct(&gate, share(50, split, turn)).await;
+        ask(edge, "GET /v1/info").await;
+        let paused = Direction {
+            traffic: Traffic::Pause,
+            ..Direction::to(PoolName::new("blue"))
+        };
+        direct(&gate, paused).await;
+        let pool = if turn % 2 == 0 { "green" } else { "blue" };
+        direct(&gate, Direction::to(PoolName::new(pool))).await;
+        ask(edge, "GET /v1/info").await;
+    }
+    over.store(true, Ordering::Relaxed);
+    while let Some(asked) = soon("a client to end", clients.join_next()).await {
+        assert!(asked.unwrap() > 0);
+    }
+    assert!(blue.tally().traffic() > 0 && green.tally().traffic() > 0);
+    until_idle(&gate).await;
 }
