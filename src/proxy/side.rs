@@ -109,6 +109,8 @@ impl Gateway {
             }
         }
         exchange.held = self.clock.now() - since;
+        // What was drawn before belongs to a cutover that may be over.
+        exchange.cookie = None;
         if let Some(course) = &mut exchange.course {
             (course.world, course.pool) = (flow.world.load_full(), None);
         }

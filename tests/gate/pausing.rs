@@ -1,6 +1,6 @@
 //! Traffic that is paused or stopped: requests wait or are told, streams go on, and the gate's own answers come as ever.
 
-use difygate::gate::direction::{Direction, Traffic};
+use difygate::gate::direction::{Direction, Share, Split, Traffic};
 use difygate::gate::names::PoolName;
 use difygate::server::Gate;
 use tokio::task::JoinSet;
@@ -57,6 +57,31 @@ async fn a_hundred_requests_wait_and_go_where_traffic_goes_then() {
         assert_eq!(answer.instance(), difys[1].name());
     }
     until_idle(&gate).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_drawn_before_the_wait_is_forgotten() {
+    let (gate, difys) = two("").await;
+    let share = Share {
+        pool: PoolName::new("green"),
+        percent: 0,
+        split: Split::Cookie,
+        cutover: 1,
+    };
+    let paused = Direction {
+        share: Some(share),
+        ..to("blue", Traffic::Pause)
+    };
+    direct(&gate, paused).await;
+    let mut wire = Wire::to(edge(&gate)).await;
+    wire.send("GET /v1/info HTTP/1.1\r\nHost: h\r\n\r\n").await;
+    until("it to wait", async || gate.in_flight() == 1).await;
+    direct(&gate, to("green", Traffic::Run)).await;
+    let answer = wire.answer().await;
+    assert_eq!(
+        (answer.instance(), answer.header("set-cookie")),
+        (difys[1].name(), None)
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
