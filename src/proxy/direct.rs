@@ -234,6 +234,7 @@ impl Gateway {
     async fn called(&self, exchange: &Exchange, endpoint: &Arc<Endpoint>, recallable: bool) -> Called {
         let _waiting = recallable.then(|| endpoint.recall.wait());
         let mut knows = recallable;
+        let calls = endpoint.recall.calls();
         loop {
             let mut called = pin!(endpoint.recall.called());
             called.as_mut().enable();
@@ -243,10 +244,11 @@ impl Gateway {
             if std::mem::take(&mut knows) && !self.still_serves(exchange, endpoint) {
                 return Called::Down;
             }
-            called.await;
-            if recallable && !exchange.is_severed() {
+            if recallable && endpoint.recall.calls() != calls {
                 return Called::Down;
             }
+            // A cut wakes everybody, those who came after it as well.
+            called.await;
         }
     }
 

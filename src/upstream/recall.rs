@@ -11,6 +11,7 @@ use tokio::sync::futures::Notified;
 pub struct Recall {
     waiting: AtomicUsize,
     called: Notify,
+    calls: AtomicU64,
     severed: AtomicU64,
 }
 
@@ -25,7 +26,7 @@ impl Recall {
         Waiting(self)
     }
 
-    /// Ready once those who wait are called. Calls count from the time that this is enabled or polled.
+    /// Ready once those who wait are woken, from the time on that this is enabled or polled; what for, the numbers tell.
     pub fn called(&self) -> Notified<'_> {
         self.called.notified()
     }
@@ -41,8 +42,14 @@ impl Recall {
         self.called.notify_waiters();
     }
 
+    /// How often those were taken back that may go elsewhere.
+    pub fn calls(&self) -> u64 {
+        self.calls.load(Ordering::SeqCst)
+    }
+
     /// Takes back all that may go elsewhere. Returns how many there were.
     pub fn call(&self) -> usize {
+        self.calls.fetch_add(1, Ordering::SeqCst);
         self.called.notify_waiters();
         self.waiting.load(Ordering::Relaxed)
     }
