@@ -170,6 +170,13 @@ impl Exchange {
         self.to.as_ref().map(|to| &*to.route)
     }
 
+    /// How long its stream may be silent before that counts, if it is one and that is counted.
+    pub(crate) fn silence(&self) -> Option<Duration> {
+        let course = self.course.as_ref().filter(|_| self.stream.is_some())?;
+        let silence = course.upstream.owner().settings.terms.outlier.stream_silence;
+        (!silence.is_zero()).then_some(silence)
+    }
+
     /// Its course and the attempt under way.
     pub(crate) fn attempt(&self) -> Option<(&Course, &Attempt)> {
         let course = self.course.as_ref()?;

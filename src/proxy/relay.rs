@@ -23,9 +23,6 @@ use crate::proxy::stream::Streaming;
 use crate::upstream::Endpoint;
 use crate::upstream::streams::{PATIENCE, Stream, Why};
 
-/// An event stream that is silent for so long has missed three of Dify's pings.
-pub(super) const SILENT: Duration = Duration::from_secs(35);
-
 /// What tells a request under way that the gate ends it.
 pub(super) enum Teller<'e> {
     /// A stream, which may be told alone.
@@ -228,27 +225,15 @@ impl Gateway {
         connection: &mut Connection,
         idle: Duration,
     ) -> Result<Result<Option<Bytes>, WireError>, Elapsed> {
-        let course = exchange.course.as_ref().filter(|_| exchange.stream.is_some());
-        let Some(course) = course else {
+        let Some(silence) = exchange.silence().filter(|silence| *silence < idle) else {
             return timeout(idle, connection.part()).await;
         };
-        let accused = course.upstream.owner().settings.terms.outlier.stream_silence;
-        let mut marks = [accused, SILENT];
-        marks.sort();
-        let mut waited = Duration::ZERO;
-        for mark in marks.into_iter().filter(|mark| !mark.is_zero() && *mark < idle) {
-            if let Ok(part) = timeout(mark - waited, connection.part()).await {
-                return Ok(part);
-            }
-            waited = mark;
-            if mark == SILENT {
-                self.silent(exchange);
-            }
-            if mark == accused {
-                self.blame(exchange, Some(TrafficFailure::Silent));
-            }
+        if let Ok(part) = timeout(silence, connection.part()).await {
+            return Ok(part);
         }
-        timeout(idle - waited, connection.part()).await
+        self.silent(exchange);
+        self.blame(exchange, Some(TrafficFailure::Silent));
+        timeout(idle - silence, connection.part()).await
     }
 
     /// Adds a stream that is silent to what its endpoint's traffic came to, once.

@@ -14,7 +14,6 @@ use crate::proxy::answer;
 use crate::proxy::context::Exchange;
 use crate::proxy::headers;
 use crate::proxy::record::path;
-use crate::proxy::relay::SILENT;
 use crate::upstream::streams::{About, Kind, Open, Why};
 use crate::upstream::tally::StreamEnd;
 
@@ -142,11 +141,9 @@ impl Gateway {
             None => exchange.is_severed().then_some(Why::Drained),
         };
         let Some(why) = ends.filter(|_| !end_of_stream) else {
-            if exchange
-                .stream
-                .as_ref()
-                .is_some_and(|stream| stream.listed.silent_for() >= SILENT)
-            {
+            let silence = exchange.silence();
+            let silent = exchange.stream.as_ref().map(|stream| stream.listed.silent_for());
+            if silence.zip(silent).is_some_and(|(most, silent)| silent >= most) {
                 self.silent(exchange);
             }
             if let (Some(stream), Some(part)) = (&mut exchange.stream, body) {
