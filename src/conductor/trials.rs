@@ -143,22 +143,16 @@ impl Trials {
 async fn round(scene: Scene, settings: Arc<CutoverSettings>, tools: Tools) -> Round {
     let began = tools.clock.now();
     let watched = scene.cutover.phase.is_watched();
-    let hooks = |ask| settings.hooks.iter().filter(move |hook| hook.ask == ask);
-    let confirm = async {
-        if watched {
-            return None;
-        }
-        ask_all(hooks(Ask::Confirm), "confirm", &scene, &tools).await
+    let asked = if watched { Ask::Rollback } else { Ask::Confirm };
+    let (smoke, said) = tokio::join!(
+        smoke(&scene, &settings, &tools),
+        answers(asked, &scene, &settings, &tools)
+    );
+    let (confirm, rollback) = if watched {
+        (None, unwanted(&said))
+    } else {
+        (agreed(&said), None)
     };
-    let rollback = async {
-        if !watched {
-            return None;
-        }
-        // Whoever agrees wants it taken back.
-        let said = ask_any(hooks(Ask::Rollback), "rollback", &scene, &tools).await?;
-        Some(said)
-    };
-    let (smoke, confirm, rollback) = tokio::join!(smoke(&scene, &settings, &tools), confirm, rollback);
     Round {
         began,
         smoke,
@@ -222,48 +216,46 @@ fn failure(outcome: &Outcome) -> Option<String> {
     }
 }
 
-/// All of them must agree.
-async fn ask_all<'a>(
-    hooks: impl Iterator<Item = &'a HookSettings>,
-    event: &str,
-    scene: &Scene,
-    tools: &Tools,
-) -> Option<Gate> {
-    let mut asked = 0;
-    for hook in hooks {
-        asked += 1;
-        if let Err(why) = post(hook, event, scene, "", tools).await {
-            return Some(Gate::new(event, Verdict::Fail, format!("hook {asked}: {why}")));
-        }
+/// What each hook of a kind says, all of them asked at once.
+async fn answers(ask: Ask, scene: &Scene, settings: &CutoverSettings, tools: &Tools) -> Vec<Result<(), String>> {
+    let hooks = settings.hooks.iter().filter(|hook| hook.ask == ask);
+    let asking: Vec<_> = hooks
+        .map(|hook| {
+            let (hook, scene, tools) = (hook.clone(), scene.clone(), tools.clone());
+            tokio::spawn(async move { post(&hook, &scene, "", &tools).await })
+        })
+        .collect();
+    let mut said = Vec::new();
+    for one in asking {
+        said.push(one.await.unwrap_or_else(|e| Err(e.to_string())));
     }
-    (asked > 0).then(|| Gate::new(event, Verdict::Pass, format!("{asked} hooks agree")))
+    said
 }
 
-/// One that agrees is a reason.
-async fn ask_any<'a>(
-    hooks: impl Iterator<Item = &'a HookSettings>,
-    event: &str,
-    scene: &Scene,
-    tools: &Tools,
-) -> Option<Gate> {
-    let mut asked = 0;
-    for hook in hooks {
-        asked += 1;
-        if post(hook, event, scene, "", tools).await.is_ok() {
-            return Some(Gate::new(
-                event,
-                Verdict::Fail,
-                format!("hook {asked} wants it taken back"),
-            ));
-        }
-    }
-    (asked > 0).then(|| {
-        Gate::new(
-            event,
+/// All of them must agree.
+fn agreed(said: &[Result<(), String>]) -> Option<Gate> {
+    let refused = said
+        .iter()
+        .zip(1..)
+        .find_map(|(said, hook)| Some((hook, said.as_ref().err()?)));
+    let gate = match refused {
+        Some((hook, why)) => Gate::new("confirm", Verdict::Fail, format!("hook {hook}: {why}")),
+        None => Gate::new("confirm", Verdict::Pass, format!("{} hooks agree", said.len())),
+    };
+    (!said.is_empty()).then_some(gate)
+}
+
+/// One that agrees is a reason to go back.
+fn unwanted(said: &[Result<(), String>]) -> Option<Gate> {
+    let gate = match said.iter().zip(1..).find(|(said, _)| said.is_ok()) {
+        Some((_, hook)) => Gate::new("rollback", Verdict::Fail, format!("hook {hook} wants it taken back")),
+        None => Gate::new(
+            "rollback",
             Verdict::Pass,
-            format!("none of {asked} hooks wants it taken back"),
-        )
-    })
+            format!("none of {} hooks wants it taken back", said.len()),
+        ),
+    };
+    (!said.is_empty()).then_some(gate)
 }
 
 /// Tells everybody who wants to hear of steps. Nobody waits for them.
@@ -273,15 +265,20 @@ pub(super) fn announce(scene: Scene, why: String, settings: Arc<CutoverSettings>
     }
     tokio::spawn(async move {
         for hook in settings.hooks.iter().filter(|hook| hook.ask == Ask::Event) {
-            if let Err(e) = post(hook, "event", &scene, &why, &tools).await {
+            if let Err(e) = post(hook, &scene, &why, &tools).await {
                 warn!(cutover = scene.name, error = e, "a hook was not told of a step");
             }
         }
     });
 }
 
-async fn post(hook: &HookSettings, event: &str, scene: &Scene, why: &str, tools: &Tools) -> Result<(), String> {
+async fn post(hook: &HookSettings, scene: &Scene, why: &str, tools: &Tools) -> Result<(), String> {
     let cutover = &scene.cutover;
+    let event = match hook.ask {
+        Ask::Confirm => "confirm",
+        Ask::Rollback => "rollback",
+        Ask::Event => "event",
+    };
     let body = json!({
         "event": event,
         "name": scene.name,

@@ -32,7 +32,7 @@ fn line(answer: &Answer) -> String {
 }
 
 /// The values that the upstream got under this name.
-fn got(answer: &Answer, name: &str) -> Vec<String> {
+pub(crate) fn got(answer: &Answer, name: &str) -> Vec<String> {
     let text = answer.text();
     let lines = text.lines().filter_map(|line| line.split_once(": "));
     let own = lines.filter(|(key, _)| key.eq_ignore_ascii_case(name));

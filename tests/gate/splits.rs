@@ -10,6 +10,7 @@ use tokio::task::JoinSet;
 
 use crate::authority::Authority;
 use crate::endpoints_http2::client;
+use crate::routes::got;
 use crate::support::{Arrived, Upstream, blue_green, direct, edge, gate, instances, nobody, soon, until_idle};
 use crate::tls::listener;
 use crate::wire::{Answer, ask, ask_with, chat};
@@ -55,14 +56,6 @@ async fn pool_of(gate: &Gate, headers: &str) -> String {
 fn cookie(answer: &Answer) -> Option<String> {
     let line = answer.header("set-cookie")?;
     Some(line.split(';').next().unwrap().to_owned())
-}
-
-/// The lines of this name that the endpoint got.
-fn got(answer: &Answer, name: &str) -> Vec<String> {
-    let text = answer.text();
-    let lines = text.lines().filter_map(|line| line.split_once(": "));
-    let own = lines.filter(|(key, _)| key.eq_ignore_ascii_case(name));
-    own.map(|(_, value)| value.to_owned()).collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]
