@@ -45,7 +45,7 @@ use crate::metrics::Metrics;
 use crate::proxy::{Gateway, Rates, Site, SplitKey};
 use crate::reload::{Applied, Loader};
 use crate::server::binding::Bound;
-use crate::server::handover::Handover;
+use crate::server::handover::{Handover, Signs};
 use crate::server::loading::Loading;
 use crate::server::threads::Threads;
 use crate::store::Store;
@@ -249,7 +249,7 @@ impl Gate {
         let api = parts.api(path, applied.clone(), loader.clone(), (cutovers, archive.as_ref()));
         let ((shut, shutting), (end, ending)) = (watch::channel(false), watch::channel(false));
         let handover = (upgrade_socket, bound.upgrades, bound.sockets);
-        let (handover, handed_over) = Handover::new(handover, &parts, shutting.clone());
+        let (handover, Signs { handed_over, settled }) = Handover::new(handover, &parts, shutting.clone());
         if let Some(store) = bound.store {
             control.spawn(remembering::remember(store, &parts, handed_over.clone()));
         }
@@ -265,7 +265,7 @@ impl Gate {
         };
         let opened = parts.open(&edge, bound.listeners, proxies.clone(), found, ending);
         let before = predecessor.is_some().then(|| opened.clone());
-        control.spawn(moving::carry_out(conductor, before.clone(), handed_over.clone()));
+        control.spawn(moving::carry_out(conductor, settled, handed_over.clone()));
         control.spawn(handover::admin(bound.admin, api, before, handed_over.clone()));
         control.spawn(handover.run(predecessor, opened.clone()));
         Ok(Self {

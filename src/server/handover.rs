@@ -37,16 +37,27 @@ pub(super) struct Handover {
     under_way: Arc<AtomicBool>,
     shutting: watch::Receiver<bool>,
     done: watch::Sender<bool>,
+    /// Told once it is known what the process before this one still serves.
+    heard: watch::Sender<bool>,
+}
+
+/// What tells of an upgrade.
+pub(super) struct Signs {
+    /// Another process has taken over.
+    pub(super) handed_over: watch::Receiver<bool>,
+    /// This process serves, and knows what the one before it still serves, if there is one.
+    pub(super) settled: watch::Receiver<bool>,
 }
 
 impl Handover {
-    /// The handover of a gate that listens at these sockets, and what tells that it has happened.
+    /// The handover of a gate that listens at these sockets, and what tells of it.
     pub(super) fn new(
         (path, socket, sockets): (Option<PathBuf>, Option<UpgradeSocket>, Sockets),
         parts: &Parts,
         shutting: watch::Receiver<bool>,
-    ) -> (Self, watch::Receiver<bool>) {
+    ) -> (Self, Signs) {
         let (done, handed_over) = watch::channel(false);
+        let (heard, settled) = watch::channel(false);
         let handover = Self {
             path,
             socket,
@@ -57,8 +68,9 @@ impl Handover {
             under_way: parts.handing_over.clone(),
             shutting,
             done,
+            heard,
         };
-        (handover, handed_over)
+        (handover, Signs { handed_over, settled })
     }
 
     /// Relieves the process before this one, and waits for the one after it.
@@ -68,10 +80,16 @@ impl Handover {
             match predecessor.relieve().await {
                 Ok(()) => {
                     info!(pid = predecessor.pid(), version = predecessor.version(), "took over");
-                    tokio::spawn(follow(predecessor, self.handle.clone(), self.metrics.clone()));
+                    let heard = self.heard.clone();
+                    tokio::spawn(follow(predecessor, self.handle.clone(), self.metrics.clone(), heard));
                 }
-                Err(e) => warn!(error = %e, "the process before this one has gone"),
+                Err(e) => {
+                    warn!(error = %e, "the process before this one has gone");
+                    self.heard.send_replace(true);
+                }
             }
+        } else {
+            self.heard.send_replace(true);
         }
         let Some(path) = &self.path else { return };
         let socket = match self.socket.take() {
@@ -143,7 +161,7 @@ impl Handover {
 }
 
 /// Counts what the process before this one still serves, for as long as it does: an endpoint is as busy as both make it.
-async fn follow(mut predecessor: Predecessor, handle: Handle, metrics: Metrics) {
+async fn follow(mut predecessor: Predecessor, handle: Handle, metrics: Metrics, heard: watch::Sender<bool>) {
     let mut held: BTreeMap<EndpointId, Vec<Held<Endpoint>>> = BTreeMap::new();
     while let Some(left) = predecessor.left().await {
         let total: i64 = left.iter().map(|(_, count)| i64::from(*count)).sum();
@@ -158,7 +176,9 @@ async fn follow(mut predecessor: Predecessor, handle: Handle, metrics: Metrics) 
                 held.insert(id, holds);
             }
         }
+        heard.send_replace(true);
     }
+    heard.send_replace(true);
     metrics.predecessor_in_flight.set(0);
     info!(pid = predecessor.pid(), "the process before this one has ended");
 }

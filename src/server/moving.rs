@@ -94,15 +94,14 @@ pub(super) fn conductor(
     Conductor::new(tools, parts.rules.subscribe(), orders)
 }
 
-/// Carries cutovers out from the time that this process serves, where another one does so before, and until the next one does.
+/// Carries cutovers out from the time that this process serves and knows what one before it still does, for a pool that seems empty may be removed;
+/// and until the next process does.
 pub(super) async fn carry_out(
     conductor: Conductor,
-    after: Option<watch::Receiver<bool>>,
+    settled: watch::Receiver<bool>,
     handed_over: watch::Receiver<bool>,
 ) {
-    if let Some(opened) = after {
-        happened(opened).await;
-    }
+    happened(settled).await;
     tokio::select! {
         () = conductor.run() => {}
         () = happened(handed_over) => {}

@@ -12,7 +12,7 @@ use tokio::process::{Child, Command};
 use crate::cli::{difygate, file};
 use crate::cutover::text;
 use crate::support::{instances, nobody, soon, until};
-use crate::wire::{Answer, Wire, ask};
+use crate::wire::{Answer, Wire, ask, chat_request};
 
 /// A gate in a process of its own.
 struct Process {
@@ -37,6 +37,13 @@ impl Process {
             path: file(&folder, &text),
             _folder: folder,
         }
+    }
+
+    /// Lets another process take over, by a socket in this folder.
+    fn may_be_upgraded(&self, folder: &Path) {
+        let text = std::fs::read_to_string(&self.path).unwrap();
+        let socket = format!("server: {{upgrade_socket: {}, ", folder.join("s").display());
+        std::fs::write(&self.path, text.replace("server: {", &socket)).unwrap();
     }
 
     async fn started(&self, mut command: Command) -> Child {
@@ -168,9 +175,7 @@ async fn another_version_goes_on_with_a_cutover_that_is_under_way() {
     let state = folder.path().join("state");
     let [blue, green] = instances().await;
     let process = Process::new(&state, [&blue, &green], "rise: 1, bake: 1h, min_samples: 0");
-    let text = std::fs::read_to_string(&process.path).unwrap();
-    let socket = format!("server: {{upgrade_socket: {}, ", folder.path().join("s").display());
-    std::fs::write(&process.path, text.replace("server: {", &socket)).unwrap();
+    process.may_be_upgraded(folder.path());
     let mut first = process.start().await;
     assert_eq!(
         process.say("dify", json!({"to": "green", "auto": true})).await.status,
@@ -190,4 +195,39 @@ async fn another_version_goes_on_with_a_cutover_that_is_under_way() {
     assert_eq!(ask(process.edge, "GET /v1/info").await.instance(), "dify-1");
     assert_eq!(process.say("dify:rollback", json!({})).await.status, 200);
     assert_eq!(ask(process.edge, "GET /v1/info").await.instance(), "dify-0");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pool_is_not_called_empty_while_the_process_before_still_streams_from_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let state = folder.path().join("state");
+    let [blue, green] = instances().await;
+    let process = Process::new(&state, [&blue, &green], "rise: 1, bake: 200ms, min_samples: 0");
+    process.may_be_upgraded(folder.path());
+    let mut first = process.start().await;
+    let mut stream = Wire::to(process.edge).await;
+    stream.send(chat_request("streaming", 100_000, 20)).await;
+    assert_eq!(stream.head().await.status, 200);
+    assert_eq!(
+        process.say("dify", json!({"to": "green", "auto": true})).await.status,
+        200
+    );
+    let view = async || process.get("/api/v1/cutovers/dify").await;
+    until("it to be committed", async || view().await["phase"] == "committed").await;
+    assert!(view().await["cutover"]["drained"].is_null());
+    let _second = process
+        .started(difygate(&["run", "--upgrade", "-c", &process.path]))
+        .await;
+    until("the other process to tell of it", async || {
+        view().await["in_flight"]["blue"] == 1
+    })
+    .await;
+    assert!(view().await["cutover"]["drained"].is_null());
+    assert!(stream.event().await.is_some());
+    drop(stream);
+    assert!(soon("the first one to end", first.wait()).await.unwrap().success());
+    until("blue to be empty", async || {
+        !view().await["cutover"]["drained"].is_null()
+    })
+    .await;
 }
