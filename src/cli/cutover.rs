@@ -319,6 +319,9 @@ pub(super) fn follow(args: &VerbArgs, terms: Terms, goal: Option<Goal>, timeout:
         let Some(goal) = goal.filter(|_| !args.dry_run) else {
             return say(&if args.json { raw } else { report::ordered(&order) });
         };
+        if order.repeated {
+            complain("difygate: this was started before, under the same key; another `--key` starts it anew");
+        }
         let followed = following::follow(&args.admin.url, &order.cutover, goal, timeout).await?;
         told(&followed, args.json)
     })?

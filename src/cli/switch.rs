@@ -21,40 +21,42 @@ pub(super) struct SwitchArgs {
 impl SwitchArgs {
     /// Runs it.
     pub(super) fn run(mut self) -> anyhow::Result<Exit> {
-        let terms = self.plan.terms(true);
-        // A job that is run again must not move anybody twice.
-        let run = ["GITHUB_RUN_ID", "CI_PIPELINE_ID", "BUILD_TAG"]
-            .iter()
-            .find_map(|name| std::env::var(name).ok());
-        if let (None, Some(run)) = (&self.verb.key, run) {
-            let version = self.plan.expect_version.as_deref().unwrap_or_default();
-            let parts = [self.verb.name.as_str(), &self.plan.to, version, &run];
-            self.verb.key = sha256(parts.join("\n").as_bytes()).get(..32).map(str::to_owned);
-        }
+        let path = format!("/api/v1/cutovers/{}", self.verb.name);
+        // Where there is no answer, the start says what is wrong.
+        let seen = block_on(live::ask::<CutoverView>(&self.verb.admin.url, &path))?.ok();
+        let key = self.verb.key.take();
+        self.verb.key = key.or_else(|| self.key_of_the_run());
         let goal = self.wait.wait.unwrap_or(Goal::Committed);
-        if let Some(exit) = self.is_there_already(goal)? {
+        if let Some((raw, view)) = seen
+            && let Some(exit) = self.is_there_already(raw, &view, goal)?
+        {
             return Ok(exit);
         }
+        let terms = self.plan.terms(true);
         follow(&self.verb, terms, Some(goal), self.wait.timeout)
+    }
+
+    /// A job that is run again must not move anybody twice.
+    fn key_of_the_run(&self) -> Option<String> {
+        let run = ["GITHUB_RUN_ID", "CI_PIPELINE_ID", "BUILD_TAG"]
+            .iter()
+            .find_map(|name| std::env::var(name).ok())?;
+        let version = self.plan.expect_version.as_deref().unwrap_or_default();
+        let parts = [self.verb.name.as_str(), &self.plan.to, version, &run];
+        sha256(parts.join("\n").as_bytes()).get(..32).map(str::to_owned)
     }
 
     /// What it comes to where users are in the pool already and nothing is under way: done, if it is the expected version and what was to be waited
     /// for has come too. The old pool of a cutover that is committed may still have streams.
-    fn is_there_already(&self, goal: Goal) -> anyhow::Result<Option<Exit>> {
+    fn is_there_already(&self, raw: String, view: &CutoverView, goal: Goal) -> anyhow::Result<Option<Exit>> {
         let (admin, pool) = (&self.verb.admin.url, &self.plan.to);
-        let path = format!("/api/v1/cutovers/{}", self.verb.name);
+        let steady = ["steady", "committed", "retired", "failed", "rolled_back"].contains(&view.phase.as_str());
+        if view.record.active != *pool || !steady {
+            return Ok(None);
+        }
         block_on(async {
-            let Ok((raw, view)) = live::ask::<CutoverView>(admin, &path).await else {
-                // The start says what is wrong.
-                return Ok(None);
-            };
-            let steady = ["steady", "committed", "retired", "failed", "rolled_back"].contains(&view.phase.as_str());
-            if view.record.active != *pool || !steady {
-                return Ok(None);
-            }
             let (_, status) = live::ask::<Status>(admin, "/api/v1/status").await?;
-            if let Some((endpoint, version)) = other_version(&status, &view, pool, self.plan.expect_version.as_deref())
-            {
+            if let Some((endpoint, version)) = other_version(&status, view, pool, self.plan.expect_version.as_deref()) {
                 complain(&format!(
                     "difygate: `{pool}` is active already, but {endpoint} is {version}"
                 ));
@@ -62,10 +64,10 @@ impl SwitchArgs {
             }
             complain(&format!("difygate: `{pool}` is active already"));
             if view.phase == "committed" && !self.verb.dry_run {
-                let followed = following::follow(admin, &view, goal, self.wait.timeout).await?;
+                let followed = following::follow(admin, view, goal, self.wait.timeout).await?;
                 return told(&followed, self.verb.json).map(Some);
             }
-            say(&if self.verb.json { raw } else { report::status(&view) }).map(Some)
+            say(&if self.verb.json { raw } else { report::status(view) }).map(Some)
         })?
     }
 }

@@ -217,14 +217,22 @@ impl Mover {
         let Some(key) = order.key.as_ref().filter(|_| !order.dry_run) else {
             return Ok(None);
         };
-        match self.record.done.iter().find(|done| done.key == *key) {
+        // Of what was said twice the last one counts.
+        let done = self.record.done.iter().rev().find(|done| done.key == *key);
+        // A start that came to nothing before anything moved may be tried again: it moves nobody twice.
+        let is_void = |epoch: u64| {
+            let started = self.record.cutover.as_ref().filter(|cutover| cutover.id == epoch);
+            started.is_some_and(|cutover| cutover.phase == Phase::Failed)
+        };
+        match done {
             None => Ok(None),
-            Some(done) if done.asked == order.asked => Ok(Some(Done {
+            Some(done) if done.asked != order.asked => Err(Unmoved::KeyReused),
+            Some(done) if is_void(done.epoch) => Ok(None),
+            Some(_) => Ok(Some(Done {
                 standing: self.standing(),
                 repeated: true,
                 changed: false,
             })),
-            Some(_) => Err(Unmoved::KeyReused),
         }
     }
 

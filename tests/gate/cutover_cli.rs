@@ -24,12 +24,18 @@ async fn started(folder: &Path, pools: [&SimulatedDify; 2], path: &str, keys: &s
 
 /// Runs the command against a gate: its code, its output, and what it complained.
 async fn run(gate: &Gate, words: &[&str]) -> (i32, String, String) {
+    run_in(gate, None, words).await
+}
+
+/// Runs it as a job of a pipeline's run.
+async fn run_in(gate: &Gate, job: Option<&str>, words: &[&str]) -> (i32, String, String) {
     let admin = format!("http://{}", gate.admin());
     let mut command = difygate(words);
     command.env("DIFYGATE_ADMIN", admin).env("DIFYGATE_ACTOR", "ann");
     for name in ["GITHUB_RUN_ID", "CI_PIPELINE_ID", "BUILD_TAG"] {
         command.env_remove(name);
     }
+    command.envs(job.map(|job| ("GITHUB_RUN_ID", job)));
     let output: Output = soon("the command to end", command.output()).await.unwrap();
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     (
@@ -183,4 +189,35 @@ async fn who_waits_hears_of_a_way_back_and_of_time_that_is_over() {
     let ((code, out, err), ()) = tokio::join!(run(&gate, &waiting), killer);
     assert_eq!(code, 4, "{err}");
     assert!(out.contains("rolled_back"), "{out}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_is_run_again_follows_what_it_began_and_tries_again_what_came_to_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let [blue, green] = instances().await;
+    let keys = FAST.replace("bake: 200ms", "bake: 3s");
+    let gate = started(folder.path(), [&blue, &green], "/healthz", &keys).await;
+    green.set(|switches| switches.health = Health::Status(503));
+    let switch = ["switch", "dify", "--to", "green", "--timeout", "20s"];
+    let again = async |job: &'static str| run_in(&gate, Some(job), &switch).await;
+    assert_eq!(again("118").await.0, 3);
+    green.set(|switches| switches.health = Health::Passing);
+    until_state(&gate, green.address(), State::Up).await;
+    let hasty = [
+        "switch",
+        "dify",
+        "--to",
+        "green",
+        "--timeout",
+        "2s",
+        "--wait",
+        "flipped",
+    ];
+    assert_eq!(run_in(&gate, Some("118"), &hasty).await.0, 0, "it tries again");
+    let (code, _, err) = again("119").await;
+    assert!(code == 5 && err.contains("is under way"), "another job's: {err}");
+    let (code, out, err) = again("118").await;
+    assert!(code == 0 && out.contains("committed"), "{code} {err}");
+    let view = crate::admin::admin(&gate, "/api/v1/cutovers/dify").await.json();
+    assert!(view["cutover"]["id"].as_u64() < view["epoch"].as_u64());
 }
