@@ -200,7 +200,6 @@ async fn run(story: Story) -> Run {
     let folder = tempfile::tempdir().unwrap();
     let stage = Stage::set(folder.path()).await;
     let before = stage.executed();
-    let began = Instant::now();
     let load = Load::start(stage.edge);
     let mut streams = stage
         .open(if story == Story::Forward { STREAMS } else { STREAMS / 2 })
@@ -242,17 +241,12 @@ async fn run(story: Story) -> Run {
         result.cut += usize::from(!whole);
         result.lost += lost;
     }
-    let ended = Instant::now();
-    load.settled(ended).await;
-    let outcomes: Vec<_> = load.since(began);
-    drop(load);
-    sleep(Duration::from_millis(300)).await;
+    let outcomes = load.stop().await;
     result.requests = outcomes.len();
     result.failed = outcomes.iter().filter(|outcome| !outcome.is_served()).count();
     let prompts = outcomes.iter().filter(|outcome| outcome.prompt).count() as u64;
-    // Prompts that were under way when the load ended may have run as well.
     let ran = stage.executed() - before - STREAMS as u64;
-    result.prompts_off = prompts.saturating_sub(ran) + ran.saturating_sub(prompts).saturating_sub(2);
+    result.prompts_off = prompts.abs_diff(ran);
     result
 }
 

@@ -86,6 +86,15 @@ impl Load {
             .collect()
     }
 
+    /// Sends no more, and returns what became of every request once all of them have ended.
+    pub async fn stop(self) -> Vec<Outcome> {
+        self.task.abort();
+        while !open(&self.log).under_way.is_empty() {
+            sleep(Duration::from_millis(20)).await;
+        }
+        std::mem::take(&mut open(&self.log).outcomes)
+    }
+
     /// Waits until every request that was due by `until` has ended, one way or another, so that none that hangs is left out of a count.
     /// Each ends with its client's patience at the latest.
     pub async fn settled(&self, until: Instant) {
