@@ -3,8 +3,10 @@
 #![allow(clippy::unwrap_used)]
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use difygate::config::{self, Config, ConfigErrors, healthz};
+use difygate::gate::direction::Split;
 use proptest::prelude::*;
 
 fn root() -> &'static Path {
@@ -353,6 +355,17 @@ fn what_a_file_says_is_what_the_gate_runs_on() {
     let config = parse(&text, "everything.yaml").unwrap();
     let upstream = &config.upstreams[0];
     assert_eq!(upstream.active.as_str(), "green");
+    let cutover = &config.cutover;
+    assert_eq!(
+        (cutover.plan.rise, cutover.plan.barrier, cutover.plan.cut),
+        (5, true, false)
+    );
+    assert_eq!(cutover.plan.steps[1].hold, Duration::from_secs(60));
+    assert_eq!(cutover.plan.split, Split::Header("x-tenant".to_owned()));
+    assert_eq!((cutover.limits.connects, cutover.limits.min_healthy), (0.5, 2));
+    assert_eq!((cutover.smoke[0].warm_up, cutover.hooks.len()), (5, 2));
+    assert_eq!(cutover.overlap.preview_hosts[0].0, "green.example.com");
+    assert_eq!(config.deployments[0].name, "all");
     let state = config.server.state_dir.unwrap();
     assert_eq!((state.path.to_str(), state.wanted), (Some("/var/lib/difygate"), true));
     assert_eq!(upstream.timeouts.pool_idle.as_millis(), 500);

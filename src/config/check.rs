@@ -191,7 +191,8 @@ impl<'a> Walk<'a> {
             .flatten()
             .filter_map(Value::as_str);
         for key in required.filter(|key| !entries.iter().any(|(name, ..)| name == key)) {
-            let message = format!("the key `{key}` is missing{}", missing(key));
+            let hint = if place.path.is_empty() { missing(key) } else { "" };
+            let message = format!("the key `{key}` is missing{hint}");
             self.error(mark, place, message);
         }
     }
