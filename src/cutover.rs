@@ -37,6 +37,8 @@ pub struct SmokeSettings {
     pub upstream: Option<UpstreamName>,
     /// What is asked, and what is expected.
     pub spec: ProbeSpec,
+    /// So often it is asked before it counts, once in a cutover.
+    pub warm_up: u32,
 }
 
 /// Somebody who is asked or told.

@@ -25,6 +25,10 @@
 //! **A probe**: `gate::keeper` says that one is due → [`driver`] sends it through [`probe`] → the answer comes back by [`mailbox`] → `gate::keeper` weighs it →
 //! a change is announced, counted and published as a new snapshot; what waits on an endpoint that went down goes elsewhere.
 //!
+//! **A cutover**: an order comes by [`cutover`] to [`conductor`] → it looks at both pools, by [`driver`] and by what each endpoint's traffic came to → `gate::cutover`
+//! decides the next step → it is kept with its audit entry, and only then [`driver`] publishes another `gate::direction` → `proxy` sends each new request to
+//! one pool, and streams stay where they began, listed in `upstream::streams` until the last has ended or is told to.
+//!
 //! **Another configuration**: a signal or `POST config:reload` goes by [`reload`] to [`server`], which parses it → [`driver`] takes the new list for the old one,
 //! `gate::keeper` keeps all that it knows of who stays → once who is new has answered, `proxy` gets another site for the requests that come.
 //!
@@ -36,7 +40,7 @@
 //! 1. `gate` does no I/O, reads no clock, draws no random number, and names no framework.
 //! 2. One writer: only [`driver`] changes what is published. A request reads one snapshot and bumps counters.
 //! 3. Fail closed: unknown is not routable, an ambiguous target is refused, a client that cannot be told is external.
-//! 4. No change of state without a cause and an event.
+//! 4. No change of state without a cause and an event; no step of a cutover before its record is kept.
 //! 5. Every file opens by saying why it exists; none is longer than 450 lines, no function longer than 60.
 
 #![forbid(unsafe_code)]

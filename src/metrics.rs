@@ -139,6 +139,10 @@ metrics! {
     cutover_weight: IntGaugeVec = gauges("cutover_weight", &[UPSTREAM, &["pool"]]);
     /// Requests that a pool of a cutover serves, streams included.
     cutover_in_flight: IntGaugeVec = gauges("cutover_in_flight", &[&["cutover", "pool"]]);
+    /// Streams that a pool serves, by kind.
+    streams_under_way: IntGaugeVec = gauges("streams_under_way", &[UPSTREAM, &["pool", "kind"]]);
+    /// The age of the oldest of them, in seconds.
+    oldest_stream: IntGaugeVec = gauges("oldest_stream_seconds", &[UPSTREAM, &["pool"]]);
     /// What a gate or a reason to go back says: 1 pass, 0 inconclusive, -1 fail.
     cutover_gate: IntGaugeVec = gauges("cutover_gate", &[&["cutover", "gate"]]);
     /// Cutovers by what they came to.

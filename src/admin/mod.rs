@@ -48,7 +48,8 @@ use crate::gate::names::UpstreamName;
 use crate::mailbox::{Acquaintance, Mailbox};
 use crate::metrics::{Metrics, endpoint_labels};
 use crate::reload::{Applied, Loader};
-use crate::upstream::Roster;
+use crate::upstream::streams::Kind;
+use crate::upstream::{Roster, Upstream};
 
 /// Where the process is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -230,6 +231,7 @@ async fn metrics(State(admin): State<Admin>) -> Response {
             .queued
             .with_label_values(&[upstream.settings.name.as_str()]);
         queued.set(upstream.flow.queue.waiting().into());
+        admin.count_streams(upstream);
     }
     match admin.metrics.text() {
         Ok(text) => ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response(),
@@ -262,6 +264,26 @@ async fn explain(State(admin): State<Admin>, Path(address): Path<String>) -> Res
 }
 
 impl Admin {
+    /// Sets the gauges of an upstream's streams, by pool and kind.
+    fn count_streams(&self, upstream: &Upstream) {
+        let (settings, metrics, now) = (&upstream.settings, &self.metrics, self.clock.now());
+        let name = settings.name.as_str();
+        let streams = upstream.flow.streams.list();
+        for pool in &settings.pools {
+            let of_pool = || streams.iter().filter(|stream| stream.about.endpoint.pool == pool.name);
+            for kind in [Kind::Sse, Kind::Websocket] {
+                let count = of_pool().filter(|stream| stream.about.kind == kind).count();
+                let labels = [name, pool.name.as_str(), kind.as_str()];
+                let gauge = metrics.streams_under_way.with_label_values(&labels);
+                gauge.set(i64::try_from(count).unwrap_or(i64::MAX));
+            }
+            let oldest = of_pool().map(|stream| stream.about.since).min();
+            let age = oldest.map_or(0, |since| now.saturating_duration_since(since).as_secs());
+            let gauge = metrics.oldest_stream.with_label_values(&[name, pool.name.as_str()]);
+            gauge.set(i64::try_from(age).unwrap_or(i64::MAX));
+        }
+    }
+
     fn status(&self, known: &[Acquaintance]) -> Status {
         let upstreams = self.roster.borrow().upstreams.clone();
         let standings = self.cutovers.standings().borrow().clone();

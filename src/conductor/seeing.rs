@@ -123,6 +123,7 @@ impl Mover {
             name: self.deployment.name.clone(),
             cutover: cutover.clone(),
             endpoints: endpoints.collect(),
+            is_cold: self.trials.began().is_none(),
         }
     }
 

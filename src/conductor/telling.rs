@@ -75,6 +75,7 @@ impl Mover {
                 name: name.to_owned(),
                 cutover: cutover.clone(),
                 endpoints: Vec::new(),
+                is_cold: false,
             };
             trials::announce(scene, why.to_owned(), self.settings.clone(), self.tools.clone());
         }

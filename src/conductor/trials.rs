@@ -47,6 +47,8 @@ pub(super) struct Scene {
     pub(super) name: String,
     pub(super) cutover: Cutover,
     pub(super) endpoints: Vec<(UpstreamName, Address)>,
+    /// Whether nobody has been asked yet.
+    pub(super) is_cold: bool,
 }
 
 impl Trials {
@@ -171,7 +173,12 @@ async fn smoke(scene: &Scene, settings: &CutoverSettings, tools: &Tools) -> Opti
         for (upstream, address) in scene.endpoints.iter().filter(|(upstream, _)| asked(upstream)) {
             let (spec, address, upstream) = (smoke.spec.clone(), address.clone(), upstream.clone());
             let prober = tools.prober.clone();
+            let warm_up = if scene.is_cold { smoke.warm_up } else { 0 };
             asking.spawn(async move {
+                for _ in 0..warm_up {
+                    // Whatever it answers: it is to have been asked.
+                    prober.probe(&address, &spec, &Kept::default()).await;
+                }
                 let report = prober.probe(&address, &spec, &Kept::default()).await;
                 (
                     failure(&report.outcome),

@@ -113,26 +113,28 @@ fn smoked(
 ) -> Option<SmokeSettings> {
     let timeout = time(raw.timeout, Duration::from_secs(10));
     longer_than_zero(&format!("{key}.timeout"), timeout, findings);
+    let spec = ProbeSpec {
+        plan: std::sync::Arc::new(ProbePlan {
+            timeout,
+            ..ProbePlan::default()
+        }),
+        path: raw.path.0,
+        method: raw
+            .method
+            .and_then(|method| super::scalars::method(&method.0).ok())
+            .unwrap_or(http::Method::GET),
+        headers: probes::headers(key, raw.headers.unwrap_or_default(), findings),
+        expect: probes::expect(key, raw.expect.unwrap_or_default(), findings),
+        ..ProbeSpec::default()
+    };
     let upstream = match raw.upstream {
         Some(name) => Some(known(&format!("{key}.upstream"), &name, upstreams, findings)?),
         None => None,
     };
     Some(SmokeSettings {
         upstream,
-        spec: ProbeSpec {
-            plan: std::sync::Arc::new(ProbePlan {
-                timeout,
-                ..ProbePlan::default()
-            }),
-            path: raw.path.0,
-            method: raw
-                .method
-                .and_then(|method| super::scalars::method(&method.0).ok())
-                .unwrap_or(http::Method::GET),
-            headers: probes::headers(key, raw.headers.unwrap_or_default(), findings),
-            expect: probes::expect(key, raw.expect.unwrap_or_default(), findings),
-            ..ProbeSpec::default()
-        },
+        spec,
+        warm_up: raw.warm_up.unwrap_or(0),
     })
 }
 

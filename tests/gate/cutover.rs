@@ -103,6 +103,15 @@ async fn users_move_once_every_gate_passes_and_streams_stay_where_they_are() {
     assert_eq!(committed["cutover"]["drained"], Value::Null);
     assert_eq!(served_by(&gate).await, "dify-1");
     assert!(stream.event().await.is_some(), "the stream goes on");
+    let of_blue = "pool=\"blue\"";
+    assert_eq!(
+        metric(&gate, "difygate_streams_under_way{kind=\"sse\"", of_blue).await,
+        1.0
+    );
+    assert_eq!(
+        metric(&gate, "difygate_streams_under_way{kind=\"websocket\"", of_blue).await,
+        0.0
+    );
     let phases: Vec<&str> = committed["cutover"]["log"]
         .as_array()
         .unwrap()
@@ -264,6 +273,31 @@ async fn what_makes_no_sense_is_refused_and_changes_nothing() {
         assert!(error.contains(words), "{error}");
     }
     assert_eq!(cutover(&gate).await["epoch"], 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_is_moved_to_a_pool_without_an_endpoint() {
+    let folder = tempfile::tempdir().unwrap();
+    let [blue, green] = instances().await;
+    let list = folder.path().join("green.txt");
+    std::fs::write(&list, "").unwrap();
+    let text = text(folder.path(), [&blue, &green], FAST);
+    let written = format!("endpoints: [\"{}\"]", green.address());
+    let text = text.replace(&written, &format!("file: {}", list.display()));
+    let gate = serving(&text).await;
+    let (code, error) = refused(&gate, "dify", "", json!({"to": "green", "auto": true})).await;
+    assert_eq!(code, 422);
+    assert!(error.contains("pool `green` of dify has no endpoint"), "{error}");
+    std::fs::write(&list, format!("{}\n", green.address())).unwrap();
+    until("green to be found", async || {
+        gate.handle().mailbox.known().await.unwrap().len() == 2
+    })
+    .await;
+    assert_eq!(
+        say(&gate, "dify", json!({"to": "green", "auto": true})).await.status,
+        200
+    );
+    until_phase(&gate, "committed").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -118,7 +118,7 @@ async fn smoke_requests_and_hooks_hold_a_cutover_and_take_it_back() {
     let (confirm, rollback) = (hook(&confirmed, &heard).await, hook(&bad, &heard).await);
     let event = hook(&Arc::new(AtomicU16::new(204)), &heard).await;
     let keys = format!(
-        "rise: 1, bake: 1h, min_samples: 0, triggers: {{window: 100ms}}, smoke: [{{path: /v1/info}}], hooks: [{{when: confirm, webhook: \"http://{}/a\"}}, {{when: rollback, webhook: \"http://{}/b\"}}, {{when: event, webhook: \"http://{}/c\"}}]",
+        "rise: 1, bake: 1h, min_samples: 0, triggers: {{window: 100ms}}, smoke: [{{path: /v1/info, warm_up: 3}}], hooks: [{{when: confirm, webhook: \"http://{}/a\"}}, {{when: rollback, webhook: \"http://{}/b\"}}, {{when: event, webhook: \"http://{}/c\"}}]",
         confirm.address, rollback.address, event.address
     );
     green.set(|switches| switches.traffic = Traffic::Status(500));
@@ -136,6 +136,10 @@ async fn smoke_requests_and_hooks_hold_a_cutover_and_take_it_back() {
     };
     gate_says("smoke", "GET /v1/info on dify/").await;
     gate_says("confirm", "it answered 403").await;
+    assert!(
+        green.tally().requests("/v1/info") >= 4,
+        "three to warm it, and the one that counts"
+    );
     green.set(|switches| switches.traffic = Traffic::Normal);
     gate_says("smoke", "1 requests were answered as expected").await;
     assert_eq!(served_by(&gate).await, "dify-0");

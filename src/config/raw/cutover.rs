@@ -105,6 +105,9 @@ pub(in crate::config) struct Smoke {
     pub(in crate::config) expect: Option<Expect>,
     /// How long it may take. Default: 10s.
     pub(in crate::config) timeout: Option<Time>,
+    /// So often it is asked before, to warm caches, whatever it answers. Default: 0.
+    #[schemars(range(max = 1000))]
+    pub(in crate::config) warm_up: Option<u32>,
 }
 
 #[derive(Debug, Deserialize, JsonSchema)]
