@@ -244,7 +244,7 @@ impl Gate {
         let path = config.path.display().to_string();
         let (finders, found) = Finders::new(parts.handle.roster.clone(), parts.metrics.clone());
         let (cutovers, orders, standings) = Cutovers::new();
-        let (loading, applied) = Loading::new(config, finders, cutovers.standings(), &parts);
+        let (loading, applied) = Loading::new(config, finders, (cutovers.standings(), archive.clone()), &parts);
         let conductor = moving::conductor(&parts, archive.clone(), (orders, standings));
         let api = parts.api(path, applied.clone(), loader.clone(), (cutovers, archive.as_ref()));
         let ((shut, shutting), (end, ending)) = (watch::channel(false), watch::channel(false));

@@ -12,6 +12,7 @@ use tracing::error;
 
 use crate::audit::{AuditEntry, AuditLog, sha256};
 use crate::clock::Clock;
+use crate::cutover::DeploymentSettings;
 use crate::cutover::document::RecordDoc;
 use crate::gate::cutover::Record;
 use crate::store::Store;
@@ -44,6 +45,8 @@ struct Kept {
 
 #[derive(Debug, Deserialize, Serialize)]
 struct Content {
+    /// What moved.
+    upstreams: Vec<String>,
     record: RecordDoc,
     audit: AuditEntry,
 }
@@ -108,17 +111,35 @@ impl Archive {
 
     /// The epoch that is kept, which another process may have written.
     pub fn epoch(&self, name: &str) -> Option<u64> {
-        self.read(&file(name)).ok().flatten().map(|record| record.epoch)
+        let kept = self.content(&file(name)).ok().flatten();
+        kept.map(|content| content.record.epoch)
+    }
+
+    /// What is kept of names that are not among these: the name, what moved, and the pool that it is in. What cannot be read is nobody's.
+    pub fn others(&self, deployments: &[DeploymentSettings]) -> Vec<(String, Vec<String>, String)> {
+        let files = std::fs::read_dir(self.store.path()).into_iter().flatten().flatten();
+        let names = files.filter_map(|file| {
+            let file = file.file_name().into_string().ok()?;
+            Some(file.strip_prefix("cutover-")?.strip_suffix(".json")?.to_owned())
+        });
+        let strange = names.filter(|name| deployments.iter().all(|deployment| deployment.name != *name));
+        let kept = strange.filter_map(|name| {
+            let content = self.content(&file(&name)).ok()??;
+            Some((name, content.upstreams, content.record.active))
+        });
+        kept.collect()
     }
 
     /// Keeps a record in place of the one before, together with the entry that says why. It waits for the disk.
     ///
     /// # Errors
     /// It cannot be kept; what was kept stays.
-    pub fn save(&self, name: &str, record: &Record, entry: AuditEntry) -> io::Result<()> {
-        let file = file(name);
+    pub fn save(&self, deployment: &DeploymentSettings, record: &Record, entry: AuditEntry) -> io::Result<()> {
+        let file = file(&deployment.name);
+        let upstreams: Vec<String> = deployment.upstreams.iter().map(ToString::to_string).collect();
         self.audit.record(entry, |entry| {
             let content = serde_json::to_value(Content {
+                upstreams: upstreams.clone(),
                 record: RecordDoc::of(record, &self.clock),
                 audit: entry.clone(),
             })?;
@@ -137,6 +158,17 @@ impl Archive {
     }
 
     fn read(&self, file: &str) -> Result<Option<Record>, String> {
+        let Some(content) = self.content(file)? else {
+            return Ok(None);
+        };
+        let record = content.record.read(&self.clock)?;
+        if let Err(e) = self.audit.repair(&content.audit) {
+            error!(error = %e, "the audit trail cannot be read");
+        }
+        Ok(Some(record))
+    }
+
+    fn content(&self, file: &str) -> Result<Option<Content>, String> {
         let Some(text) = self.store.text(file).map_err(|e| e.to_string())? else {
             return Ok(None);
         };
@@ -147,12 +179,9 @@ impl Archive {
         if kept.checksum != sha256(kept.content.to_string().as_bytes()) {
             return Err("its checksum is wrong".to_owned());
         }
-        let content: Content = serde_json::from_value(kept.content).map_err(|e| e.to_string())?;
-        let record = content.record.read(&self.clock)?;
-        if let Err(e) = self.audit.repair(&content.audit) {
-            error!(error = %e, "the audit trail cannot be read");
-        }
-        Ok(Some(record))
+        serde_json::from_value(kept.content)
+            .map(Some)
+            .map_err(|e| e.to_string())
     }
 }
 
@@ -163,7 +192,14 @@ mod tests {
 
     use super::*;
     use crate::gate::cutover::{Plan, Seen, Start, Verb};
-    use crate::gate::names::PoolName;
+    use crate::gate::names::{PoolName, UpstreamName};
+
+    fn deployment() -> DeploymentSettings {
+        DeploymentSettings {
+            name: "dify".to_owned(),
+            upstreams: vec![UpstreamName::new("api"), UpstreamName::new("web")],
+        }
+    }
 
     fn archive(folder: &Path) -> Archive {
         Archive::within(Store::open(folder).unwrap(), AuditLog::within(folder), Clock::start())
@@ -191,7 +227,7 @@ mod tests {
         let archive = archive(folder.path());
         assert!(archive.load("dify").unwrap().is_none());
         let record = started(3);
-        archive.save("dify", &record, AuditEntry::default()).unwrap();
+        archive.save(&deployment(), &record, AuditEntry::default()).unwrap();
         let again = archive.load("dify").unwrap().unwrap();
         assert_eq!(
             RecordDoc::of(&again, &archive.clock),
@@ -199,6 +235,13 @@ mod tests {
         );
         assert_eq!(archive.epoch("dify"), Some(3));
         assert_eq!(archive.audit.tail(9).unwrap().len(), 1);
+        assert!(archive.others(&[deployment()]).is_empty());
+        let strange = (
+            "dify".to_owned(),
+            vec!["api".to_owned(), "web".to_owned()],
+            "blue".to_owned(),
+        );
+        assert_eq!(archive.others(&[]), [strange]);
     }
 
     #[test]
@@ -206,7 +249,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let archive = archive(folder.path());
         for epoch in 1..=8 {
-            archive.save("dify", &started(epoch), AuditEntry::default()).unwrap();
+            archive
+                .save(&deployment(), &started(epoch), AuditEntry::default())
+                .unwrap();
         }
         let path = folder.path().join("cutover-dify.json");
         let whole = std::fs::read_to_string(&path).unwrap();

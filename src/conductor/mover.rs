@@ -19,8 +19,14 @@ use crate::gate::names::PoolName;
 /// How often it looks while a cutover is under way.
 const TICK: Duration = Duration::from_millis(250);
 
+/// How often it looks while none is.
+const SELDOM: Duration = Duration::from_secs(1);
+
 /// What could not be kept is tried again after this time.
 const AGAIN: Duration = Duration::from_secs(5);
+
+/// A dry run looks so far back.
+const FORESEEN: Duration = Duration::from_secs(60);
 
 /// What a task is told.
 #[derive(Debug)]
@@ -43,6 +49,8 @@ pub(super) struct Mover {
     pub(super) trouble: Option<String>,
     /// When it is tried again.
     again: Option<Instant>,
+    /// When it looked last.
+    looked: Option<Instant>,
     pub(super) settings: Arc<CutoverSettings>,
     pub(super) tools: Tools,
 }
@@ -73,6 +81,7 @@ impl Mover {
             alarm: None,
             trouble: None,
             again: None,
+            looked: None,
             settings,
             tools,
         }
@@ -104,10 +113,17 @@ impl Mover {
     }
 
     async fn tick(&mut self) {
+        let now = self.tools.clock.now();
+        let over = self.record.phase().is_over();
+        // Where nobody is moved, a look at every endpoint now and then is enough.
+        if over && self.looked.is_some_and(|looked| now < looked + SELDOM) {
+            return;
+        }
+        self.looked = Some(now);
         self.follow_the_file();
         self.sample();
-        let waits = self.again.is_some_and(|again| self.tools.clock.now() < again);
-        if self.record.phase().is_over() {
+        let waits = self.again.is_some_and(|again| now < again);
+        if over {
             if self.note_in_flight() {
                 self.tell_standing();
             }
@@ -181,10 +197,11 @@ impl Mover {
             .map_err(|refusal| self.refused(refusal))?;
         let changed = next.epoch != self.record.epoch;
         if order.dry_run || !changed {
-            let standing = Standing {
-                record: Arc::new(next),
-                ..self.standing()
-            };
+            let mut standing = self.standing();
+            if matches!(verb, Verb::Start(_)) {
+                standing.seen = Arc::new(self.foresee(&next).await);
+            }
+            standing.record = Arc::new(next);
             return Ok(Done {
                 standing,
                 repeated: false,
@@ -303,6 +320,18 @@ impl Mover {
         }
     }
 
+    /// What the gates of a cutover that is not begun would say, by the probes of a moment ago.
+    async fn foresee(&mut self, next: &Record) -> Seen {
+        let mut hypothetical = next.clone();
+        if let Some(cutover) = &mut hypothetical.cutover {
+            cutover.started = cutover.started.checked_sub(FORESEEN).unwrap_or(cutover.started);
+        }
+        let (record, seen) = (std::mem::replace(&mut self.record, hypothetical), self.seen.clone());
+        let _ = self.look().await;
+        self.record = record;
+        std::mem::replace(&mut self.seen, seen)
+    }
+
     fn invalid(&self, message: String) -> Unmoved {
         self.refused(Refusal {
             kind: RefusalKind::Invalid,
@@ -351,13 +380,13 @@ impl Mover {
         let Some(archive) = self.tools.archive.clone() else {
             return Err("`server.state_dir` is off or cannot be used: a crash would lose the cutover".to_owned());
         };
-        let (name, epoch) = (self.deployment.name.clone(), self.record.epoch);
+        let (deployment, epoch) = (self.deployment.clone(), self.record.epoch);
         let kept = tokio::task::spawn_blocking(move || {
             // Another process may have gone on in the meantime.
-            if archive.epoch(&name).is_some_and(|kept| kept > epoch) {
+            if archive.epoch(&deployment.name).is_some_and(|kept| kept > epoch) {
                 return Err(std::io::Error::other("another process has gone on with it"));
             }
-            archive.save(&name, &next, entry)
+            archive.save(&deployment, &next, entry)
         });
         kept.await.map_err(|e| e.to_string())?.map_err(|e| e.to_string())
     }

@@ -8,6 +8,7 @@ use tracing::{error, info, warn};
 
 use super::{FIRST_ROUND, Parts, first_round, moving};
 use crate::clock::Clock;
+use crate::conductor::Archive;
 use crate::config::changes::{Change, changes};
 use crate::config::secrets::FILE;
 use crate::config::{self, Config};
@@ -29,6 +30,7 @@ pub(super) struct Loading {
     authorities: Arc<Authorities>,
     rules: watch::Sender<Rules>,
     standings: watch::Receiver<Standings>,
+    archive: Option<Archive>,
     metrics: Metrics,
     clock: Clock,
 }
@@ -38,7 +40,7 @@ impl Loading {
     pub(super) fn new(
         config: Config,
         finders: Finders,
-        standings: watch::Receiver<Standings>,
+        (standings, archive): (watch::Receiver<Standings>, Option<Archive>),
         parts: &Parts,
     ) -> (Self, watch::Receiver<Applied>) {
         parts.metrics.config_applied(1);
@@ -56,6 +58,7 @@ impl Loading {
             authorities: parts.authorities.clone(),
             rules: parts.rules.clone(),
             standings,
+            archive,
             metrics: parts.metrics.clone(),
             clock: parts.clock,
         };
@@ -121,7 +124,7 @@ impl Loading {
 
     async fn apply(&mut self, mut config: Config) -> Result<Loaded, Refused> {
         config.trust(&self.authorities).map_err(|wrong| wrong.to_string())?;
-        moving::keep_pools(&self.standings, &config)?;
+        moving::keep_pools(&self.standings, self.archive.as_ref(), &config)?;
         let found = changes(&self.config, &config);
         keep_alive_settings(&self.config, &mut config);
         self.finders.look_for(&config.upstreams);

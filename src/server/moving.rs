@@ -40,6 +40,7 @@ pub(super) fn begin(driver: &mut Driver, archive: Option<&Archive>, config: &Con
     for (upstream, direction) in &kept {
         has_pool(config, upstream, direction).map_err(StartError::Cutover)?;
     }
+    has_names(config, archive).map_err(StartError::Cutover)?;
     driver.direct(kept);
     Ok(())
 }
@@ -62,8 +63,29 @@ fn has_pool(config: &Config, upstream: &UpstreamName, direction: &Direction) -> 
     }
 }
 
-/// A configuration must go on to name the pools that cutovers have sent requests to.
-pub(super) fn keep_pools(standings: &watch::Receiver<Standings>, config: &Config) -> Result<(), String> {
+/// What was moved under a name that is none any more would go where the configuration says, and nobody would have said so.
+fn has_names(config: &Config, archive: &Archive) -> Result<(), String> {
+    for (name, moved, active) in archive.others(&config.deployments) {
+        let mut members = config.upstreams.iter();
+        let member = members
+            .find(|known| moved.iter().any(|moved| moved == known.name.as_str()) && known.active.as_str() != active);
+        if let Some(member) = member {
+            return Err(format!(
+                "a cutover of `{name}` has moved {} to pool `{active}`, and by this configuration {} moves under another name: write `active: {active}` there and move cutover-{name}.json away",
+                member.name, member.name
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// A configuration must go on to name the pools that cutovers have sent requests to, and what they were said of.
+pub(super) fn keep_pools(
+    standings: &watch::Receiver<Standings>,
+    archive: Option<&Archive>,
+    config: &Config,
+) -> Result<(), String> {
+    archive.map_or(Ok(()), |archive| has_names(config, archive))?;
     let standings = standings.borrow();
     for standing in standings.values().filter(|standing| standing.record.epoch > 0) {
         let direction = standing.record.direction();

@@ -216,6 +216,20 @@ async fn what_was_moved_outlives_the_process_and_a_damaged_record_lets_no_gate_b
         Err(other) => panic!("{other}"),
         Ok(_) => panic!("it started with users nowhere"),
     }
+    let renamed = format!(
+        "deployments: {{all: {{upstreams: [dify]}}}}\n{}",
+        text(folder.path(), pools, FAST)
+    );
+    match Gate::start(settings(&renamed)) {
+        Err(StartError::Cutover(why)) => assert!(
+            why.contains("a cutover of `dify` has moved dify to pool `green`"),
+            "{why}"
+        ),
+        Err(other) => panic!("{other}"),
+        Ok(_) => panic!("it started with users elsewhere"),
+    }
+    let told = renamed.replace("pools:", "active: green, pools:");
+    drop(serving(&told).await);
     for file in std::fs::read_dir(folder.path()).unwrap() {
         let path = file.unwrap().path();
         if path.file_name().unwrap().to_string_lossy().starts_with("cutover-dify") {
@@ -312,7 +326,12 @@ async fn verbs_can_be_tried_repeated_and_tied_to_what_was_seen() {
         (&dry["dry_run"], &dry["changed"], &dry["phase"]),
         (&json!(true), &json!(true), &json!("preparing"))
     );
-    assert_eq!(cutover(&gate).await["epoch"], 0);
+    assert_eq!(
+        (&dry["gates"][0]["name"], &dry["gates"][0]["verdict"]),
+        (&json!("health"), &json!("pass"))
+    );
+    let now = cutover(&gate).await;
+    assert_eq!((&now["epoch"], &now["gates"]), (&json!(0), &json!([])));
     let start = json!({"to": "green", "auto": true});
     let key = "Idempotency-Key: build-7\r\n";
     assert_eq!(say_with(&gate, "dify", key, &start).await.json()["repeated"], false);
