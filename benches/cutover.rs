@@ -1,6 +1,7 @@
 //! The cutover lab: three blue and three green simulated Dify instances, 200 requests a second and 500 open event streams; users are moved, taken back
 //! by a verb, and taken back because green begins to answer 503: `cargo bench --bench cutover`. Every event of every stream is read and counted, and
-//! every prompt is held against the runs that it started.
+//! every prompt is held against the runs that it started. HAProxy, where it is installed, is moved by hand over its runtime socket in the same run; it
+//! knows no way back of its own.
 
 #![allow(missing_docs, clippy::disallowed_methods, clippy::unwrap_used)] // a benchmark times itself
 
@@ -9,17 +10,19 @@ mod launch;
 use std::io::Write as _;
 use std::net::SocketAddr;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use difygate::client;
 use difygate::demo::load::{Load, exchange};
 use difygate::simulated_dify::{Cluster, SimulatedDify, Traffic};
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
 
-use launch::{Process, free_port};
+use launch::{Process, free_port, haproxy};
 
 const STREAMS: usize = 500;
 /// Events of each stream, and their distance.
@@ -31,6 +34,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 #[derive(Clone, Copy, PartialEq)]
 enum Story {
     Forward,
+    /// The same by HAProxy.
+    Peer,
     BackByVerb,
     BackByTrigger,
 }
@@ -51,24 +56,57 @@ struct Run {
 }
 
 struct Stage {
-    _gate: Process,
+    _proxy: Process,
     edge: SocketAddr,
     admin: String,
     blue: Vec<SimulatedDify>,
     green: Vec<SimulatedDify>,
 }
 
-impl Stage {
-    async fn set(folder: &Path) -> Self {
-        let cluster = Cluster::new();
-        let mut pools = [Vec::new(), Vec::new()];
-        for (pool, color) in pools.iter_mut().zip(["blue", "green"]) {
-            for number in 0..3 {
-                let name = format!("{color}-{number}");
-                pool.push(SimulatedDify::start(&cluster, &name).await.unwrap());
-            }
+/// Three instances of each colour.
+async fn instances() -> [Vec<SimulatedDify>; 2] {
+    let cluster = Cluster::new();
+    let mut pools = [Vec::new(), Vec::new()];
+    for (pool, color) in pools.iter_mut().zip(["blue", "green"]) {
+        for number in 0..3 {
+            let name = format!("{color}-{number}");
+            pool.push(SimulatedDify::start(&cluster, &name).await.unwrap());
         }
-        let [blue, green] = pools;
+    }
+    pools
+}
+
+/// HAProxy before both pools, of which green is in maintenance.
+fn peer(folder: &Path, edge: SocketAddr, [blue, green]: [&[SimulatedDify]; 2]) -> Option<Child> {
+    let server = |dify: &SimulatedDify, state: &str| {
+        format!(
+            "  server {} {} check inter 1s rise 3{state}\n",
+            dify.name(),
+            dify.address()
+        )
+    };
+    let blue: String = blue.iter().map(|dify| server(dify, "")).collect();
+    let green: String = green.iter().map(|dify| server(dify, " disabled")).collect();
+    let text = format!(
+        "global\n  nbthread 1\n  stats socket {} level admin\ndefaults\n  mode http\n  timeout connect 2s\n  timeout client 1h\n  timeout server 1h\n  option redispatch\n  retries 1\n\
+         frontend f\n  bind {edge}\n  default_backend dify\nbackend dify\n  balance leastconn\n  option httpchk GET /healthz\n{blue}{green}",
+        folder.join("haproxy.sock").display()
+    );
+    haproxy(folder, &text)
+}
+
+/// Says something to HAProxy, and returns what it answers.
+async fn tell(folder: &Path, command: &str) -> String {
+    let mut socket = UnixStream::connect(folder.join("haproxy.sock")).await.unwrap();
+    socket.write_all(format!("{command}\n").as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    socket.read_to_string(&mut answer).await.unwrap();
+    answer
+}
+
+impl Stage {
+    async fn set(folder: &Path, story: Story) -> Self {
+        let [blue, green] = instances().await;
         let list = |pool: &[SimulatedDify]| {
             let all: Vec<String> = pool.iter().map(|dify| format!("\"{}\"", dify.address())).collect();
             all.join(", ")
@@ -83,10 +121,19 @@ impl Stage {
         );
         let path = folder.join("cutover.yaml");
         std::fs::write(&path, text).unwrap();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_difygate"));
-        command.args(["run", "-c"]).arg(&path).stderr(Stdio::null());
+        let child = if story == Story::Peer {
+            peer(folder, edge, [&blue, &green]).unwrap()
+        } else {
+            let mut command = Command::new(env!("CARGO_BIN_EXE_difygate"));
+            command
+                .args(["run", "-c"])
+                .arg(&path)
+                .stderr(Stdio::null())
+                .spawn()
+                .unwrap()
+        };
         let stage = Self {
-            _gate: Process(command.spawn().unwrap()),
+            _proxy: Process(child),
             edge,
             admin: format!("http://{admin}"),
             blue,
@@ -102,6 +149,11 @@ impl Stage {
             sleep(Duration::from_millis(5)).await;
         }
         stage
+    }
+
+    async fn start(&self, bake: &str) {
+        let terms = json!({"to": "green", "auto": true, "bake": bake, "by": "lab", "reason": "a release"});
+        self.say("start", terms).await;
     }
 
     async fn say(&self, verb: &str, terms: Value) {
@@ -144,6 +196,33 @@ impl Stage {
             .chain(&self.green)
             .map(|dify| dify.tally().streams())
             .sum()
+    }
+
+    /// Moves HAProxy from blue to green as its runtime socket allows, once green passes its checks.
+    async fn move_peer(&self, folder: &Path) {
+        for dify in &self.green {
+            tell(folder, &format!("set server dify/{} state ready", dify.name())).await;
+        }
+        let start = Instant::now();
+        let is_up = |stat: &str, name: &str| {
+            let mut lines = stat.lines();
+            lines.any(|line| line.starts_with(&format!("dify,{name},")) && line.contains(",UP,"))
+        };
+        loop {
+            let stat = tell(folder, "show stat").await;
+            if self.green.iter().all(|dify| is_up(&stat, dify.name())) {
+                break;
+            }
+            assert!(start.elapsed() < PATIENCE, "green does not come up: {stat}");
+            sleep(Duration::from_millis(20)).await;
+        }
+        for dify in &self.blue {
+            tell(folder, &format!("set server dify/{} state drain", dify.name())).await;
+        }
+        while self.blue.iter().any(|dify| dify.tally().streams() > 0) {
+            assert!(start.elapsed() < PATIENCE, "blue does not empty");
+            sleep(Duration::from_millis(20)).await;
+        }
     }
 
     /// So many more streams, all of them begun.
@@ -196,44 +275,54 @@ async fn stream(edge: SocketAddr) -> (bool, u64) {
     )
 }
 
+/// The streams that a story opens, and how long it took from the command that ends it.
+type Told = (Vec<JoinHandle<(bool, u64)>>, Duration);
+
+/// From blue to green, with every stream begun before.
+async fn forward(stage: &Stage, folder: &Path, story: Story) -> Told {
+    let streams = stage.open(STREAMS).await;
+    let start = Instant::now();
+    if story == Story::Peer {
+        stage.move_peer(folder).await;
+    } else {
+        stage.start("2s").await;
+        stage.until_phase("committed").await;
+        let is_drained = |view: &Value| !view["cutover"]["drained"].is_null();
+        stage.until("blue to be empty", is_drained).await;
+    }
+    (streams, start.elapsed())
+}
+
+/// Back from the bake, with half of the streams begun in each pool.
+async fn back(stage: &Stage, story: Story) -> Told {
+    let mut streams = stage.open(STREAMS / 2).await;
+    stage.start("1h").await;
+    stage.until_phase("baking").await;
+    streams.extend(stage.open(STREAMS / 2).await);
+    sleep(Duration::from_secs(1)).await;
+    let start = Instant::now();
+    if story == Story::BackByVerb {
+        stage.say("rollback", json!({"by": "lab"})).await;
+    } else {
+        for dify in &stage.green {
+            dify.set(|switches| switches.traffic = Traffic::Status(503));
+        }
+    }
+    stage.until_phase("rolled_back").await;
+    (streams, start.elapsed())
+}
+
 async fn run(story: Story) -> Run {
     let folder = tempfile::tempdir().unwrap();
-    let stage = Stage::set(folder.path()).await;
+    let stage = Stage::set(folder.path(), story).await;
     let before = stage.executed();
     let load = Load::start(stage.edge);
-    let mut streams = stage
-        .open(if story == Story::Forward { STREAMS } else { STREAMS / 2 })
-        .await;
-    let bake = if story == Story::Forward { "2s" } else { "1h" };
-    let start = Instant::now();
-    stage
-        .say(
-            "start",
-            json!({"to": "green", "auto": true, "bake": bake, "by": "lab", "reason": "a release"}),
-        )
-        .await;
-    let mut took = start;
-    if story == Story::Forward {
-        stage.until_phase("committed").await;
-        stage
-            .until("blue to be empty", |view| !view["cutover"]["drained"].is_null())
-            .await;
-    } else {
-        stage.until_phase("baking").await;
-        streams.extend(stage.open(STREAMS / 2).await);
-        sleep(Duration::from_secs(1)).await;
-        took = Instant::now();
-        if story == Story::BackByVerb {
-            stage.say("rollback", json!({"by": "lab"})).await;
-        } else {
-            for dify in &stage.green {
-                dify.set(|switches| switches.traffic = Traffic::Status(503));
-            }
-        }
-        stage.until_phase("rolled_back").await;
-    }
+    let (streams, took) = match story {
+        Story::Forward | Story::Peer => forward(&stage, folder.path(), story).await,
+        Story::BackByVerb | Story::BackByTrigger => back(&stage, story).await,
+    };
     let mut result = Run {
-        took: took.elapsed().as_secs_f64(),
+        took: took.as_secs_f64(),
         ..Run::default()
     };
     for one in streams {
@@ -266,14 +355,20 @@ async fn main() {
             .into(),
     );
     say("|---|---|---|---|---|---|---|".into());
+    let has_peer = Command::new("haproxy").arg("-v").stdout(Stdio::null()).status().is_ok();
     for (story, name) in [
         (Story::Forward, "blue to green, until blue is empty"),
+        (Story::Peer, "the same by HAProxy, told step by step"),
         (Story::BackByVerb, "rolled back by a verb"),
         (
             Story::BackByTrigger,
             "green begins to answer 503: rolled back by `errors`",
         ),
     ] {
+        if story == Story::Peer && !has_peer {
+            say(format!("| {name} | not installed | | | | | |"));
+            continue;
+        }
         let mut sum = Run::default();
         let mut times = Vec::new();
         for _ in 0..runs {
