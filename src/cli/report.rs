@@ -90,7 +90,8 @@ pub(super) fn status(view: &CutoverView) -> String {
             let _ = write!(text, "\n  {what}: {until}");
         }
     }
-    for gate in shown(view, cutover) {
+    let (gates, triggers) = shown(view, cutover);
+    for gate in gates.iter().chain(triggers) {
         let _ = write!(text, "\n  {:<12} {:<12} {}", gate.name, gate.verdict, gate.detail);
     }
     for entry in &cutover.log {
@@ -99,12 +100,13 @@ pub(super) fn status(view: &CutoverView) -> String {
     text
 }
 
-/// What is judged at present.
-fn shown<'a>(view: &'a CutoverView, cutover: &CutoverDoc) -> &'a [GateDoc] {
+/// What is judged at present: gates, and reasons to go back.
+fn shown<'a>(view: &'a CutoverView, cutover: &CutoverDoc) -> (&'a [GateDoc], &'a [GateDoc]) {
     match cutover.phase.as_str() {
-        "preparing" | "verifying" | "ready" => &view.gates,
-        "shifting" | "baking" | "frozen" => &view.triggers,
-        _ => &[],
+        "preparing" | "verifying" | "ready" => (&view.gates, &[]),
+        "shifting" => (&view.gates, &view.triggers),
+        "baking" | "frozen" => (&[], &view.triggers),
+        _ => (&[], &[]),
     }
 }
 

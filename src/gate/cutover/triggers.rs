@@ -163,8 +163,11 @@ impl Watch {
         let enough = |window: &&Tally| (rule.samples)(window) >= min_samples;
         let judged: Vec<&Tally> = self.windows.iter().filter(enough).collect();
         let Some(last) = judged.last() else {
-            let samples = self.windows.back().map_or(0, rule.samples);
-            let detail = format!("{samples} of {min_samples} samples");
+            let samples = self.windows.back().map(rule.samples);
+            let detail = samples.map_or_else(
+                || "no window has passed yet".to_owned(),
+                |samples| format!("{samples} of {min_samples} samples"),
+            );
             return Gate::new(rule.name, Verdict::Inconclusive, detail);
         };
         let usual = if (rule.samples)(baseline) >= min_samples {
