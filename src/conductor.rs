@@ -5,6 +5,7 @@
 
 mod keeping;
 mod mover;
+mod orders;
 mod samples;
 mod seeing;
 mod telling;

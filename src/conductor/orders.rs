@@ -1,0 +1,187 @@
+//! What is ordered of a name: each order is carried out and kept before it is answered, or refused with the reason.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use super::mover::{Change, Mover};
+use super::seeing::SAMPLES;
+use crate::cutover::{Done, Order, Unmoved, Wanted, Wishes};
+use crate::gate::cutover::{Gate, Phase, Record, Refusal, RefusalKind, Seen, Verb, Verdict};
+
+/// A dry run looks so far back.
+const FORESEEN: Duration = Duration::from_secs(60);
+
+impl Mover {
+    /// Carries an order out, or says why not.
+    pub(super) async fn order(&mut self, order: Order) -> Result<Done, Unmoved> {
+        if self.tools.handing_over.load(Ordering::Relaxed) {
+            return Err(Unmoved::Stopping);
+        }
+        self.follow_the_file();
+        if let Some(repeated) = self.repeated(&order)? {
+            return Ok(repeated);
+        }
+        if order.if_epoch.is_some_and(|epoch| epoch != self.record.epoch) {
+            return Err(Unmoved::Stale(Box::new(self.standing())));
+        }
+        let verb = match order.wanted.clone() {
+            Wanted::Alarm(detail) => return self.raise(detail, &order),
+            Wanted::Verb(verb) => verb,
+            Wanted::Start(wishes) => self.start(*wishes)?,
+        };
+        self.prepare(&verb).await;
+        let now = self.tools.clock.now();
+        let next = self
+            .record
+            .command(&verb, &order.by, &order.reason, &self.seen, now)
+            .map_err(|refusal| self.refused(refusal))?;
+        let changed = next.epoch != self.record.epoch;
+        if order.dry_run || !changed {
+            let mut standing = self.standing();
+            if matches!(verb, Verb::Start(_)) {
+                standing.seen = Arc::new(self.foresee(&next).await);
+            }
+            standing.record = Arc::new(next);
+            return Ok(Done {
+                standing,
+                repeated: false,
+                changed,
+            });
+        }
+        let next = match &order.key {
+            Some(key) => next.remembering(key, &order.asked),
+            None => next,
+        };
+        let change = Change {
+            verb: verb.as_str(),
+            by: &order.by,
+            reason: &order.reason,
+            key: order.key.clone(),
+        };
+        self.take(next, change).await.map_err(Unmoved::Unkept)?;
+        if self.record.phase() == Phase::RollingBack {
+            // Requests have been directed back by now, so whoever said it may go on.
+            self.advance().await;
+        }
+        Ok(Done {
+            standing: self.standing(),
+            repeated: false,
+            changed: true,
+        })
+    }
+
+    fn repeated(&self, order: &Order) -> Result<Option<Done>, Unmoved> {
+        let Some(key) = order.key.as_ref().filter(|_| !order.dry_run) else {
+            return Ok(None);
+        };
+        // Of what was said twice the last one counts.
+        let done = self.record.done.iter().rev().find(|done| done.key == *key);
+        // A start that came to nothing before anything moved may be tried again: it moves nobody twice.
+        let is_void = |epoch: u64| {
+            let started = self.record.cutover.as_ref().filter(|cutover| cutover.id == epoch);
+            started.is_some_and(|cutover| cutover.phase == Phase::Failed)
+        };
+        match done {
+            None => Ok(None),
+            Some(done) if done.asked != order.asked => Err(Unmoved::KeyReused),
+            Some(done) if is_void(done.epoch) => Ok(None),
+            Some(_) => Ok(Some(Done {
+                standing: self.standing(),
+                repeated: true,
+                changed: false,
+            })),
+        }
+    }
+
+    /// What a start means, if its pool can be moved to at all.
+    fn start(&self, wishes: Wishes) -> Result<Verb, Unmoved> {
+        let roster = self.tools.roster.borrow().clone();
+        for upstream in &self.deployment.upstreams {
+            let known = roster.upstreams.iter().find(|known| known.settings.name == *upstream);
+            let pools = known.map(|known| &known.settings.pools);
+            let names: Vec<&str> = pools.into_iter().flatten().map(|pool| pool.name.as_str()).collect();
+            if !names.contains(&wishes.to.as_str()) {
+                let message = format!("{upstream} has no pool `{}`; it has: {}", wishes.to, names.join(", "));
+                return Err(self.invalid(message));
+            }
+            let members = roster.endpoints.iter();
+            let mut members = members.filter(|one| one.id.upstream == *upstream && one.id.pool.as_str() == wishes.to);
+            if members.next().is_none() {
+                let message = format!(
+                    "pool `{}` of {upstream} has no endpoint: nobody could be moved there",
+                    wishes.to
+                );
+                return Err(self.invalid(message));
+            }
+        }
+        Ok(Verb::Start(Box::new(wishes.over(&self.settings.plan))))
+    }
+
+    fn raise(&mut self, detail: String, order: &Order) -> Result<Done, Unmoved> {
+        let watched = self.record.phase().is_watched();
+        if !watched {
+            let message = format!(
+                "nothing is watched here ({}), so nothing is taken back",
+                self.record.phase()
+            );
+            return Err(self.refused(Refusal {
+                kind: RefusalKind::Conflict,
+                message,
+                evidence: Vec::new(),
+            }));
+        }
+        if !order.dry_run {
+            self.alarm = Some(Gate::new("alarm", Verdict::Fail, format!("{}: {detail}", order.by)));
+        }
+        Ok(Done {
+            standing: self.standing(),
+            repeated: false,
+            changed: true,
+        })
+    }
+
+    /// Sees what a verb is judged by. Gates are asked anew where it could move users.
+    async fn prepare(&mut self, verb: &Verb) {
+        self.sample();
+        let promotes = matches!(verb, Verb::Promote);
+        let moves = matches!(self.record.phase(), Phase::Ready | Phase::Shifting | Phase::Frozen);
+        let asks = !self.trials.gates(&self.settings).is_empty();
+        if promotes
+            && moves
+            && asks
+            && let Some(scene) = self.scene().await
+        {
+            let (settings, tools) = (self.settings.clone(), self.tools.clone());
+            self.trials.afresh(&scene, &settings, &tools).await;
+        }
+        let _ = self.look().await;
+        if promotes {
+            self.seen.gates.retain(|gate| gate.name != SAMPLES);
+        }
+    }
+
+    /// What the gates of a cutover that is not begun would say, by the probes of a moment ago.
+    async fn foresee(&mut self, next: &Record) -> Seen {
+        let mut hypothetical = next.clone();
+        if let Some(cutover) = &mut hypothetical.cutover {
+            cutover.started = cutover.started.checked_sub(FORESEEN).unwrap_or(cutover.started);
+        }
+        let (record, seen) = (std::mem::replace(&mut self.record, hypothetical), self.seen.clone());
+        let _ = self.look().await;
+        self.record = record;
+        std::mem::replace(&mut self.seen, seen)
+    }
+
+    fn invalid(&self, message: String) -> Unmoved {
+        self.refused(Refusal {
+            kind: RefusalKind::Invalid,
+            message,
+            evidence: Vec::new(),
+        })
+    }
+
+    fn refused(&self, refusal: Refusal) -> Unmoved {
+        Unmoved::Refused(refusal, Box::new(self.standing()))
+    }
+}
