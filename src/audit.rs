@@ -120,8 +120,12 @@ impl AuditLog {
         if known.iter().any(|other| other.hash == entry.hash) {
             return Ok(());
         }
-        inner.pending.push(entry.clone());
-        inner.flush();
+        // An older one is further up in a long file; only the last one can be missing.
+        let last = known.last().map_or(FIRST, |entry| &entry.hash);
+        if entry.previous == last {
+            inner.pending.push(entry.clone());
+            inner.flush();
+        }
         Ok(())
     }
 

@@ -108,7 +108,7 @@ impl Conductor {
             tokio::select! {
                 question = self.questions.recv() => {
                     let Some((order, reply)) = question else { return };
-                    self.forward(order, reply).await;
+                    self.forward(order, reply);
                 }
                 changed = self.rules.changed() => {
                     if changed.is_err() {
@@ -116,15 +116,24 @@ impl Conductor {
                     }
                     self.follow();
                 }
+                Some(ended) = self.tasks.join_next() => {
+                    if let Err(e) = ended && e.is_panic() {
+                        error!(error = %e, "a task that carries cutovers out has failed; another one goes on by what is kept");
+                        self.follow();
+                    }
+                }
             }
         }
     }
 
-    async fn forward(&self, order: Order, reply: oneshot::Sender<Result<Done, Unmoved>>) {
+    fn forward(&self, order: Order, reply: oneshot::Sender<Result<Done, Unmoved>>) {
         match self.movers.get(&order.name) {
             Some(seat) => {
                 // Who has ended drops the reply, and then the gate is stopping.
-                let _ = seat.news.send(News::Order(Box::new(order), reply)).await;
+                let sent = seat.news.try_send(News::Order(Box::new(order), reply));
+                if let Err(mpsc::error::TrySendError::Full(News::Order(_, reply))) = sent {
+                    let _ = reply.send(Err(Unmoved::Busy));
+                }
             }
             None => {
                 let names: Vec<&str> = self.movers.keys().map(String::as_str).collect();
@@ -154,15 +163,16 @@ impl Conductor {
         let mut before = std::mem::take(&mut self.movers);
         for deployment in rules.deployments {
             let old = before.remove(&deployment.name).filter(|seat| {
-                seat.deployment == deployment || {
+                seat.deployment == deployment && !seat.task.is_finished() || {
                     seat.task.abort();
                     false
                 }
             });
             let seat = match old {
                 Some(seat) => {
-                    // It is behind by a moment at the most, and then it hears of it with the next one.
-                    let _ = seat.news.try_send(News::Settings(settings.clone()));
+                    // It may be behind by some orders.
+                    let (news, settings) = (seat.news.clone(), settings.clone());
+                    tokio::spawn(async move { news.send(News::Settings(settings)).await });
                     Some(seat)
                 }
                 None => self.seat(&deployment, settings.clone()),

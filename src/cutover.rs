@@ -202,8 +202,8 @@ pub type Standings = BTreeMap<String, Standing>;
 pub struct Done {
     /// Where the name stands now, or would stand.
     pub standing: Standing,
-    /// Whether it was carried out before, under the same key.
-    pub repeated: bool,
+    /// The epoch that it led to before, where it was carried out under the same key.
+    pub repeated: Option<u64>,
     /// Whether there was anything to do.
     pub changed: bool,
 }
@@ -221,6 +221,8 @@ pub enum Unmoved {
     KeyReused,
     /// The step cannot be kept, so it is not taken.
     Unkept(String),
+    /// Too much is said of this name at once.
+    Busy,
     /// The gate is stopping, or another process takes over.
     Stopping,
 }

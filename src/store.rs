@@ -3,7 +3,7 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Access, access};
@@ -102,6 +102,11 @@ impl Store {
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
             other => other,
         };
+        let inode = |path: &Path| fs::metadata(path).map(|found| found.ino()).ok();
+        if inode(&at(1)).is_some() && inode(&at(1)) == inode(&self.0.join(name)) {
+            // It is there already: what was to take its place could not be written.
+            return Ok(());
+        }
         for number in (1..most).rev() {
             there(fs::rename(at(number), at(number + 1)))?;
         }
@@ -158,6 +163,23 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;
+
+    #[test]
+    fn a_document_is_copied_once_however_often_its_successor_cannot_be_written() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path()).unwrap();
+        let there = |number: u32| folder.path().join(format!("a.{number}")).exists();
+        store.copy("a", 2).unwrap();
+        assert!(!there(1), "there is nothing to copy");
+        for text in ["1", "2", "3"] {
+            store.copy("a", 2).unwrap();
+            store.copy("a", 2).unwrap();
+            store.keep("a", text.as_bytes()).unwrap();
+        }
+        assert_eq!(store.text("a.1").unwrap().unwrap(), b"2");
+        assert_eq!(store.text("a.2").unwrap().unwrap(), b"1");
+        assert!(!there(3));
+    }
 
     #[test]
     fn what_is_written_is_there_for_its_owner_alone() {

@@ -83,6 +83,9 @@ pub struct OrderView {
     pub changed: bool,
     /// Whether it was carried out before, under the same key.
     pub repeated: bool,
+    /// The epoch that it led to then; of a start the number of its cutover.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub repeats: Option<u64>,
     /// Where the name stands now, or would stand.
     #[serde(flatten)]
     pub cutover: CutoverView,
@@ -147,7 +150,8 @@ pub(super) async fn order(
             let view = OrderView {
                 dry_run,
                 changed,
-                repeated,
+                repeated: repeated.is_some(),
+                repeats: repeated,
                 cutover: admin.cutover(&standing),
             };
             tagged(StatusCode::OK, &standing, Json(view))
@@ -277,6 +281,10 @@ impl Admin {
             Unmoved::Unkept(why) => {
                 let message = format!("the step cannot be kept, so nothing has moved: {why}");
                 say(StatusCode::SERVICE_UNAVAILABLE, "unkept", message, None)
+            }
+            Unmoved::Busy => {
+                let message = "too much is said of this at once; say it again in a moment".to_owned();
+                say(StatusCode::SERVICE_UNAVAILABLE, "busy", message, None)
             }
             Unmoved::Stopping => {
                 let message =

@@ -107,7 +107,13 @@ pub(super) fn read(name: &str, verb: &str, dry_run: bool, headers: &HeaderMap, b
         let epoch = tag.trim_matches('"').parse::<u64>();
         epoch.map_err(|_| format!("`If-Match` is {tag}; it is the epoch that was seen, such as \"5\""))
     });
-    let asked = json!({"verb": verb, "terms": &body}).to_string();
+    // Who says it again, and why, makes it nothing else.
+    let terms = Terms {
+        by: String::new(),
+        reason: String::new(),
+        ..body.clone()
+    };
+    let asked = json!({"verb": verb, "terms": terms}).to_string();
     let (reason, by) = (body.reason.clone(), body.by.clone());
     Ok(Order {
         name: name.to_owned(),

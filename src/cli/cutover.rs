@@ -321,6 +321,11 @@ pub(super) fn follow(args: &VerbArgs, terms: Terms, goal: Option<Goal>, timeout:
         };
         if order.repeated {
             complain("difygate: this was started before, under the same key; another `--key` starts it anew");
+            let now = order.cutover.record.cutover.as_ref().map(|cutover| cutover.id);
+            if order.repeats != now {
+                complain("difygate: another cutover was started since");
+                return Ok(Exit::Conflict);
+            }
         }
         let followed = following::follow(&args.admin.url, &order.cutover, goal, timeout).await?;
         told(&followed, args.json)

@@ -121,7 +121,7 @@ fn outcome(view: &CutoverView, id: Option<u64>, goal: Goal) -> Option<Exit> {
     }
     let phase = Phase::parse(&cutover.phase)?;
     if goal.is_reached(cutover, phase) {
-        let cut = goal == Goal::Drained && cutover.cut.is_some();
+        let cut = matches!(goal, Goal::Drained | Goal::Retired) && cutover.cut.is_some();
         return Some(if cut { Exit::Cut } else { Exit::Done });
     }
     match phase {

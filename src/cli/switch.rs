@@ -63,7 +63,7 @@ impl SwitchArgs {
                 return Ok(Some(Exit::Gate));
             }
             complain(&format!("difygate: `{pool}` is active already"));
-            if view.phase == "committed" && !self.verb.dry_run {
+            if ["committed", "retired"].contains(&view.phase.as_str()) && !self.verb.dry_run {
                 let followed = following::follow(admin, view, goal, self.wait.timeout).await?;
                 return told(&followed, self.verb.json).map(Some);
             }

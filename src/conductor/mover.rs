@@ -47,6 +47,8 @@ pub(super) struct Mover {
     again: Option<Instant>,
     /// When it looked last.
     looked: Option<Instant>,
+    /// When it last made sure that nobody else goes on with it.
+    checked: Option<Instant>,
     pub(super) settings: Arc<CutoverSettings>,
     pub(super) tools: Tools,
 }
@@ -78,6 +80,7 @@ impl Mover {
             trouble: None,
             again: None,
             looked: None,
+            checked: None,
             settings,
             tools,
         }
@@ -86,6 +89,7 @@ impl Mover {
     pub(super) async fn run(mut self, mut inbox: mpsc::Receiver<News>) {
         if self.record.epoch > 0 {
             self.apply().await;
+            self.cut_what_is_left();
         }
         self.count();
         self.tell_standing();
@@ -130,6 +134,10 @@ impl Mover {
             return;
         }
         self.again = None;
+        if self.checked.is_none_or(|checked| now >= checked + SELDOM) {
+            self.checked = Some(now);
+            self.adopt().await;
+        }
         self.advance().await;
         self.tell_standing();
     }
@@ -151,6 +159,7 @@ impl Mover {
             if self.look().await.is_none() {
                 return;
             }
+            self.measure();
             let Some(next) = self.record.advance(&self.seen, self.tools.clock.now()) else {
                 return;
             };
@@ -205,6 +214,9 @@ impl Mover {
         let Some(archive) = self.tools.archive.clone() else {
             return Err("`server.state_dir` is off or cannot be used: a crash would lose the cutover".to_owned());
         };
+        if self.tools.handing_over.load(Ordering::Relaxed) {
+            return Err("another process takes over".to_owned());
+        }
         let (deployment, epoch) = (self.deployment.clone(), self.record.epoch);
         let kept = tokio::task::spawn_blocking(move || {
             // Another process may have gone on in the meantime.
@@ -221,14 +233,28 @@ impl Mover {
         let (Some(archive), name) = (self.tools.archive.clone(), self.deployment.name.clone()) else {
             return;
         };
-        let kept = tokio::task::spawn_blocking(move || archive.load(&name)).await;
+        let epoch = self.record.epoch;
+        let kept = tokio::task::spawn_blocking(move || match archive.epoch(&name) {
+            Some(kept) if kept > epoch => archive.load(&name),
+            Some(_) | None => Ok(None),
+        });
+        let kept = kept.await;
         if let Ok(Ok(Some(record))) = kept
             && record.epoch > self.record.epoch
         {
             self.record = record;
             (self.trouble, self.again) = (None, None);
             self.apply().await;
+            self.cut_what_is_left();
             self.count();
+        }
+    }
+
+    /// Cuts what was to be cut, where whoever kept that has not come to do it. To be told twice does nobody harm.
+    fn cut_what_is_left(&self) {
+        let cutover = self.record.cutover.as_ref();
+        if cutover.is_some_and(|cutover| cutover.cut.is_some() && cutover.drained.is_none()) {
+            self.sever();
         }
     }
 

@@ -30,7 +30,8 @@ impl Mover {
             Wanted::Verb(verb) => verb,
             Wanted::Start(wishes) => self.start(*wishes)?,
         };
-        self.prepare(&verb).await;
+        self.can_go_back(&verb)?;
+        self.prepare(&verb, order.dry_run).await;
         let now = self.tools.clock.now();
         let next = self
             .record
@@ -45,7 +46,7 @@ impl Mover {
             standing.record = Arc::new(next);
             return Ok(Done {
                 standing,
-                repeated: false,
+                repeated: None,
                 changed,
             });
         }
@@ -66,7 +67,7 @@ impl Mover {
         }
         Ok(Done {
             standing: self.standing(),
-            repeated: false,
+            repeated: None,
             changed: true,
         })
     }
@@ -86,9 +87,9 @@ impl Mover {
             None => Ok(None),
             Some(done) if done.asked != order.asked => Err(Unmoved::KeyReused),
             Some(done) if is_void(done.epoch) => Ok(None),
-            Some(_) => Ok(Some(Done {
+            Some(done) => Ok(Some(Done {
                 standing: self.standing(),
-                repeated: true,
+                repeated: Some(done.epoch),
                 changed: false,
             })),
         }
@@ -118,6 +119,29 @@ impl Mover {
         Ok(Verb::Start(Box::new(wishes.over(&self.settings.plan))))
     }
 
+    /// Users can only go back to a pool that there still is.
+    fn can_go_back(&self, verb: &Verb) -> Result<(), Unmoved> {
+        let moved = self.record.cutover.as_ref().filter(|cutover| cutover.percent > 0);
+        let goes = matches!(verb, Verb::Rollback { .. } | Verb::Abort);
+        let Some(cutover) = moved.filter(|_| goes) else {
+            return Ok(());
+        };
+        let roster = self.tools.roster.borrow().clone();
+        let mut members = roster.upstreams.iter();
+        let lacking = members.find(|known| {
+            let settings = &known.settings;
+            let has = settings.pools.iter().any(|pool| pool.name == cutover.from);
+            self.deployment.upstreams.contains(&settings.name) && !has
+        });
+        lacking.map_or(Ok(()), |known| {
+            let message = format!(
+                "{} has no pool `{}` any more: nobody can go back there",
+                known.settings.name, cutover.from
+            );
+            Err(self.invalid(message))
+        })
+    }
+
     fn raise(&mut self, detail: String, order: &Order) -> Result<Done, Unmoved> {
         let watched = self.record.phase().is_watched();
         if !watched {
@@ -136,20 +160,21 @@ impl Mover {
         }
         Ok(Done {
             standing: self.standing(),
-            repeated: false,
+            repeated: None,
             changed: true,
         })
     }
 
     /// Sees what a verb is judged by. Gates are asked anew where it could move users.
-    async fn prepare(&mut self, verb: &Verb) {
+    async fn prepare(&mut self, verb: &Verb, dry_run: bool) {
         self.sample();
         let promotes = matches!(verb, Verb::Promote);
         let moves = matches!(self.record.phase(), Phase::Ready | Phase::Shifting | Phase::Frozen);
-        let asks = !self.trials.gates(&self.settings).is_empty();
+        let asks = !self.trials.gates(&self.settings, self.record.phase()).is_empty();
         if promotes
             && moves
             && asks
+            && !dry_run
             && let Some(scene) = self.scene().await
         {
             let (settings, tools) = (self.settings.clone(), self.tools.clone());
@@ -168,8 +193,10 @@ impl Mover {
             cutover.started = cutover.started.checked_sub(FORESEEN).unwrap_or(cutover.started);
         }
         let (record, seen) = (std::mem::replace(&mut self.record, hypothetical), self.seen.clone());
+        // What another cutover was answered says nothing of this one.
+        let trials = std::mem::take(&mut self.trials);
         let _ = self.look().await;
-        self.record = record;
+        (self.record, self.trials) = (record, trials);
         std::mem::replace(&mut self.seen, seen)
     }
 

@@ -40,7 +40,7 @@ impl Mover {
             .as_ref()
             .map(|expected| gates::version(&endpoints, expected));
         gates.extend(version.clone());
-        gates.extend(self.trials.gates(&self.settings));
+        gates.extend(self.trials.gates(&self.settings, cutover.phase));
         gates.extend(self.share_gate(&cutover));
         let triggers = if cutover.phase.is_watched() {
             self.triggers(&cutover, &new, version)
@@ -57,7 +57,6 @@ impl Mover {
             gates,
             triggers,
         };
-        self.measure();
         Some(())
     }
 
@@ -94,7 +93,7 @@ impl Mover {
         let scene = self.scene_of(cutover, new);
         let (settings, tools) = (self.settings.clone(), self.tools.clone());
         let entered = cutover.entered;
-        let is_wanted = !self.trials.gates(&settings).is_empty();
+        let is_wanted = !self.trials.gates(&settings, cutover.phase).is_empty();
         // The flip is decided by what is asked now, not by what was answered before.
         let flips = cutover.phase == Phase::Ready && cutover.plan.auto;
         let is_old = self.trials.began().is_none_or(|began| began < entered);

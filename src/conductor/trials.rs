@@ -10,7 +10,7 @@ use tracing::warn;
 
 use super::Tools;
 use crate::cutover::{Ask, CutoverSettings, HookSettings};
-use crate::gate::cutover::{Cutover, Gate, Verdict};
+use crate::gate::cutover::{Cutover, Gate, Phase, Verdict};
 use crate::gate::health::Outcome;
 use crate::gate::names::{Address, UpstreamName};
 use crate::probe::Kept;
@@ -65,6 +65,10 @@ impl Trials {
         let now = tools.clock.now();
         if self.running.as_ref().is_some_and(JoinHandle::is_finished) {
             self.collect(now).await;
+            self.strikes = match self.smoke() {
+                Some(Verdict::Fail) => self.strikes + 1,
+                Some(_) | None => 0,
+            };
         }
         let pause = if scene.cutover.phase.is_watched() {
             settings.limits.window.min(Duration::from_secs(30))
@@ -90,15 +94,12 @@ impl Trials {
         let Some(running) = self.running.take() else { return };
         self.ended = Some(now);
         let Ok(round) = running.await else { return };
-        self.strikes = match round.smoke.as_ref().map(|gate| gate.verdict) {
-            Some(Verdict::Fail) => self.strikes + 1,
-            Some(_) | None => 0,
-        };
         self.last = Some(round);
     }
 
     /// What must hold before anything moves. What was not asked yet is not shown.
-    pub(super) fn gates(&self, settings: &CutoverSettings) -> Vec<Gate> {
+    /// Whoever confirmed that users are moved is not asked again while they are.
+    pub(super) fn gates(&self, settings: &CutoverSettings, phase: Phase) -> Vec<Gate> {
         let asked = [
             (
                 "smoke",
@@ -107,7 +108,7 @@ impl Trials {
             ),
             (
                 "confirm",
-                settings.hooks.iter().any(|hook| hook.ask == Ask::Confirm),
+                !phase.is_watched() && settings.hooks.iter().any(|hook| hook.ask == Ask::Confirm),
                 self.last.as_ref().and_then(|round| round.confirm.clone()),
             ),
         ];

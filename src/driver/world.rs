@@ -195,7 +195,7 @@ impl Driver {
             let flow = serving.upstream.flow.clone();
             serving.pool = direction.active.clone();
             (serving.direction, serving.moved) = (Arc::new(direction), true);
-            (serving.due, serving.handover) = (Due::Unchanged, None);
+            serving.handover = None;
             let world = self.world(upstream, now);
             flow.world.store(Arc::new(world));
             flow.queue.look_again();

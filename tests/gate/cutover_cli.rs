@@ -221,3 +221,22 @@ async fn a_job_that_is_run_again_follows_what_it_began_and_tries_again_what_came
     let view = crate::admin::admin(&gate, "/api/v1/cutovers/dify").await.json();
     assert!(view["cutover"]["id"].as_u64() < view["epoch"].as_u64());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_of_long_ago_hears_that_another_cutover_was_started_since() {
+    let folder = tempfile::tempdir().unwrap();
+    let [blue, green] = instances().await;
+    let gate = started(folder.path(), [&blue, &green], "/healthz", FAST).await;
+    let switch = |pool: &'static str| ["switch", "dify", "--to", pool, "--timeout", "20s"];
+    assert_eq!(run_in(&gate, Some("118"), &switch("green")).await.0, 0);
+    assert_eq!(run(&gate, &["cutover", "promote", "dify"]).await.0, 0);
+    until("green to be alone", async || {
+        let view = crate::admin::admin(&gate, "/api/v1/cutovers/dify").await.json();
+        view["phase"] == "retired"
+    })
+    .await;
+    assert_eq!(run_in(&gate, Some("119"), &switch("blue")).await.0, 0);
+    let (code, _, err) = run_in(&gate, Some("118"), &switch("green")).await;
+    assert_eq!(code, 5, "{err}");
+    assert!(err.contains("another cutover was started since"), "{err}");
+}

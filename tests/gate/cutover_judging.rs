@@ -302,3 +302,25 @@ async fn a_share_keeps_its_browsers_also_through_a_restart_and_grows_once_it_was
         assert_eq!(browse(&gate, Some(cookie)).await.1, "dify-1");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_share_that_was_confirmed_grows_and_a_dry_run_asks_nobody() {
+    let folder = tempfile::tempdir().unwrap();
+    let [blue, green] = instances().await;
+    let heard = Arc::new(Mutex::new(Vec::new()));
+    let confirm = hook(&Arc::new(AtomicU16::new(200)), &heard).await;
+    let keys = format!(
+        "rise: 1, bake: 1h, min_samples: 0, triggers: {{window: 100ms}}, steps: [{{percent: 50, hold: 500ms}}], hooks: [{{when: confirm, webhook: \"http://{}/a\"}}]",
+        confirm.address
+    );
+    let gate = started(folder.path(), [&blue, &green], &keys).await;
+    say(&gate, "dify", json!({"to": "green"})).await;
+    until_phase(&gate, "ready").await;
+    let before = heard.lock().unwrap().len();
+    let dry = say(&gate, "dify:promote?dry_run=true", json!({})).await;
+    assert_eq!((dry.status, &dry.json()["phase"]), (200, &json!("shifting")));
+    assert_eq!(heard.lock().unwrap().len(), before, "nobody was asked");
+    assert_eq!(say(&gate, "dify:promote", json!({})).await.status, 200);
+    assert!(heard.lock().unwrap().len() > before);
+    until_phase(&gate, "baking").await;
+}
