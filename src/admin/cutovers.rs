@@ -240,12 +240,10 @@ impl Admin {
     fn cutover(&self, standing: &Standing) -> CutoverView {
         let roster = self.roster.borrow().clone();
         let first = standing.deployment.upstreams.first();
-        let known = roster
-            .upstreams
-            .iter()
-            .find(|known| Some(&known.settings.name) == first);
-        let pools = known.map(|known| known.settings.pools.iter().map(|pool| pool.name.clone()).collect());
-        CutoverView::of(standing, &pools.unwrap_or_else(Vec::new), &self.clock)
+        let known = first.and_then(|name| roster.upstream(name));
+        let pools: Option<Vec<PoolName>> =
+            known.map(|known| known.settings.pools.iter().map(|pool| pool.name.clone()).collect());
+        CutoverView::of(standing, &pools.unwrap_or_default(), &self.clock)
     }
 
     fn refuse(&self, unmoved: Unmoved) -> Response {

@@ -289,6 +289,6 @@ impl Mover {
 fn active(deployment: &DeploymentSettings, tools: &Tools) -> PoolName {
     let roster = tools.roster.borrow();
     let first = deployment.upstreams.first();
-    let known = first.and_then(|name| roster.upstreams.iter().find(|known| known.settings.name == *name));
+    let known = first.and_then(|name| roster.upstream(name));
     known.map_or_else(|| PoolName::new(""), |known| known.settings.active.clone())
 }

@@ -99,7 +99,7 @@ impl Mover {
     fn start(&self, wishes: Wishes) -> Result<Verb, Unmoved> {
         let roster = self.tools.roster.borrow().clone();
         for upstream in &self.deployment.upstreams {
-            let known = roster.upstreams.iter().find(|known| known.settings.name == *upstream);
+            let known = roster.upstream(upstream);
             let pools = known.map(|known| &known.settings.pools);
             let names: Vec<&str> = pools.into_iter().flatten().map(|pool| pool.name.as_str()).collect();
             if !names.contains(&wishes.to.as_str()) {

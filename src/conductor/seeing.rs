@@ -195,7 +195,7 @@ impl Mover {
         warn!(name, %pool, streams = all.streams, requests = all.requests, "the drain is over: what is left is cut");
     }
 
-    fn members<'a>(&'a self, roster: &'a Roster) -> impl Iterator<Item = &'a Arc<Upstream>> {
+    pub(super) fn members<'a>(&'a self, roster: &'a Roster) -> impl Iterator<Item = &'a Arc<Upstream>> {
         let names = &self.deployment.upstreams;
         roster
             .upstreams

@@ -93,11 +93,7 @@ impl Mover {
         metrics.cutover_epoch.with_label_values(&[name]).set(epoch);
         let direction = record.direction();
         let roster = self.tools.roster.borrow().clone();
-        let members = roster
-            .upstreams
-            .iter()
-            .filter(|upstream| self.deployment.upstreams.contains(&upstream.settings.name));
-        for upstream in members {
+        for upstream in self.members(&roster) {
             for pool in &upstream.settings.pools {
                 let labels = [upstream.settings.name.as_str(), pool.name.as_str()];
                 let weight = direction.weight(&pool.name);

@@ -9,6 +9,7 @@ use super::check::meant;
 use super::parse::{Findings, longer_than_zero, time};
 use super::probes;
 use super::raw::cutover as raw;
+use super::upstreams::named;
 use crate::cutover::{Ask, CutoverSettings, DeploymentSettings, HookSettings, Overlap, SmokeSettings};
 use crate::gate::cutover::triggers::Limits;
 use crate::gate::cutover::{Clocks, Plan, Step};
@@ -92,17 +93,10 @@ fn split(raw: Option<&raw::Split>, findings: &mut Findings<'_>) -> Split {
         None | Some(raw::Split::Word(raw::SplitWord::Cookie)) => Split::Cookie,
         Some(raw::Split::Word(raw::SplitWord::Request)) => Split::Request,
         Some(raw::Split::Of(of)) => {
-            let name = header("cutover.split.header", &of.header, findings);
+            let name = probes::header_name("cutover.split.header", &of.header, findings);
             name.map_or(Split::Cookie, |name| Split::Header(name.as_str().to_owned()))
         }
     }
-}
-
-fn header(key: &str, name: &str, findings: &mut Findings<'_>) -> Option<HeaderName> {
-    let parsed = name.parse();
-    parsed
-        .map_err(|_| findings.error(key, format!("`{name}` is no name of a header")))
-        .ok()
 }
 
 fn smoked(
@@ -128,7 +122,11 @@ fn smoked(
         ..ProbeSpec::default()
     };
     let upstream = match raw.upstream {
-        Some(name) => Some(known(&format!("{key}.upstream"), &name, upstreams, findings)?),
+        Some(name) => Some(
+            named(&format!("{key}.upstream"), &name, upstreams, findings)?
+                .name
+                .clone(),
+        ),
         None => None,
     };
     Some(SmokeSettings {
@@ -181,7 +179,7 @@ fn limits(raw: raw::Triggers, findings: &mut Findings<'_>) -> Limits {
 
 fn preview(raw: raw::Preview, upstreams: &[UpstreamSettings], findings: &mut Findings<'_>) -> Overlap {
     let named = raw.header.as_deref().unwrap_or("X-Difygate-Pool");
-    let header = header("cutover.preview.header", named, findings);
+    let header = probes::header_name("cutover.preview.header", named, findings);
     let mut hosts = Vec::new();
     for (host, pool) in raw.hosts.unwrap_or_default() {
         let all: Vec<&str> = upstreams
@@ -201,17 +199,6 @@ fn preview(raw: raw::Preview, upstreams: &[UpstreamSettings], findings: &mut Fin
         assets: Vec::new(),
         longest_pause: LONGEST,
     }
-}
-
-fn known(key: &str, name: &str, upstreams: &[UpstreamSettings], findings: &mut Findings<'_>) -> Option<UpstreamName> {
-    let found = upstreams.iter().find(|upstream| upstream.name.as_str() == name);
-    if found.is_none() {
-        let names: Vec<&str> = upstreams.iter().map(|upstream| upstream.name.as_str()).collect();
-        let all = names.join(", ");
-        let message = format!("there is no upstream `{name}`; there are: {all}{}", meant(name, &names));
-        findings.error(key, message);
-    }
-    found.map(|upstream| upstream.name.clone())
 }
 
 /// What moves together: each deployment, and each upstream that is in none.
@@ -236,9 +223,10 @@ pub(super) fn deployments(
         let mut members: Vec<UpstreamName> = Vec::new();
         for (index, member) in raw.upstreams.iter().enumerate() {
             let key = format!("{key}.upstreams[{index}]");
-            let Some(member) = known(&key, member, upstreams, findings) else {
+            let Some(member) = named(&key, member, upstreams, findings) else {
                 continue;
             };
+            let member = member.name.clone();
             let other = all.iter().find(|other| other.upstreams.contains(&member));
             if let Some(other) = other {
                 findings.error(

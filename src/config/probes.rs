@@ -258,7 +258,7 @@ pub(super) fn headers(
     headers
 }
 
-fn header_name(at: &str, name: &str, findings: &mut Findings<'_>) -> Option<http::HeaderName> {
+pub(super) fn header_name(at: &str, name: &str, findings: &mut Findings<'_>) -> Option<http::HeaderName> {
     let parsed = name.parse().ok();
     if parsed.is_none() {
         findings.error(at, format!("`{name}` is no name of a header"));

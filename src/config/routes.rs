@@ -2,9 +2,10 @@
 
 use http::{HeaderName, HeaderValue, StatusCode};
 
-use super::check::meant;
 use super::listeners::rate;
 use super::parse::{Findings, timeouts};
+use super::probes::header_name;
+use super::upstreams::named;
 use super::{Rate, cors, raw};
 use crate::gate::cors::Cors;
 use crate::gate::names::UpstreamName;
@@ -262,13 +263,7 @@ fn target(
     let nowhere = || (Target::Upstream(UpstreamName::new("")), Timeouts::default());
     match (&raw.upstream, &raw.redirect, &raw.answer) {
         (Some(name), None, None) => {
-            let upstream = upstreams.iter().find(|upstream| upstream.name.as_str() == name);
-            if upstream.is_none() {
-                let names: Vec<&str> = upstreams.iter().map(|upstream| upstream.name.as_str()).collect();
-                let all = names.join(", ");
-                let message = format!("there is no upstream `{name}`; there are: {all}{}", meant(name, &names));
-                findings.error(&format!("{key}.upstream"), message);
-            }
+            let upstream = named(&format!("{key}.upstream"), name, upstreams, findings);
             let below = upstream.map_or_else(Timeouts::default, |upstream| upstream.timeouts);
             (Target::Upstream(UpstreamName::new(name)), below)
         }
@@ -343,10 +338,7 @@ fn edits(key: &str, raw: Option<raw::HeaderEdits>, findings: &mut Findings<'_>) 
 
 /// A header that may be edited.
 fn header(key: &str, name: &str, removes: bool, findings: &mut Findings<'_>) -> Option<HeaderName> {
-    let Ok(parsed) = name.parse::<HeaderName>() else {
-        findings.error(key, format!("`{name}` is no name of a header"));
-        return None;
-    };
+    let parsed = header_name(key, name, findings)?;
     if OWN.contains(&parsed.as_str()) || (removes && parsed == http::header::HOST) {
         findings.error(
             key,

@@ -39,6 +39,25 @@ pub(super) fn upstreams(
         .collect()
 }
 
+/// The upstream of a name, which another key gives.
+pub(super) fn named<'u>(
+    key: &str,
+    name: &str,
+    upstreams: &'u [UpstreamSettings],
+    findings: &mut Findings<'_>,
+) -> Option<&'u UpstreamSettings> {
+    let found = upstreams.iter().find(|upstream| upstream.name.as_str() == name);
+    if found.is_none() {
+        let names: Vec<&str> = upstreams.iter().map(|upstream| upstream.name.as_str()).collect();
+        let all = names.join(", ");
+        findings.error(
+            key,
+            format!("there is no upstream `{name}`; there are: {all}{}", meant(name, &names)),
+        );
+    }
+    found
+}
+
 fn upstream(name: &str, mut raw: raw::Upstream, own: &[SocketAddr], findings: &mut Findings<'_>) -> UpstreamSettings {
     let key = format!("upstreams.{name}");
     check_name(&key, name, findings);

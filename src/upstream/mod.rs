@@ -50,10 +50,15 @@ pub struct Severed {
 }
 
 impl Roster {
+    /// The upstream of a name.
+    pub fn upstream(&self, name: &UpstreamName) -> Option<&Arc<Upstream>> {
+        self.upstreams.iter().find(|known| known.settings.name == *name)
+    }
+
     /// Ends whatever a pool of an upstream serves at this moment: streams where they can be ended, other requests at once. What is sent there
     /// later is served.
     pub fn sever(&self, upstream: &UpstreamName, pool: &PoolName) -> Severed {
-        let Some(flow) = self.upstreams.iter().find(|known| known.settings.name == *upstream) else {
+        let Some(flow) = self.upstream(upstream) else {
             return Severed::default();
         };
         let of_it = |endpoint: &&Arc<Endpoint>| endpoint.id.upstream == *upstream && endpoint.id.pool == *pool;
