@@ -29,6 +29,8 @@ const LOOK: Duration = Duration::from_secs(3_600);
 /// The wait after a first failure, which grows by four each time: Let's Encrypt allows five failures of a host an hour.
 const AGAIN: Duration = Duration::from_secs(60);
 const LONGEST_AGAIN: Duration = Duration::from_secs(6 * 3_600);
+/// Refused nonces are no reason to wait (RFC 8555 section 6.5): so often an order is begun anew at once, after those that the client tried itself.
+const NONCES: u32 = 5;
 
 /// A certificate that the gate is to get.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -154,6 +156,19 @@ pub struct Issuer {
     pub metrics: Metrics,
 }
 
+impl AcmeError {
+    /// Whether the authority went on refusing the nonces that it had given.
+    fn is_nonce(&self) -> bool {
+        let Self::Authority(instant_acme::Error::Api(problem)) = self else {
+            return false;
+        };
+        problem
+            .r#type
+            .as_deref()
+            .is_some_and(|kind| kind.ends_with(":badNonce"))
+    }
+}
+
 impl Issuer {
     /// Sees to it, for ever, that a certificate is there and is renewed when a third of its time is left, as Let's Encrypt advises.
     pub async fn keep(self, wanted: Arc<Wanted>) {
@@ -164,7 +179,13 @@ impl Issuer {
                 sleep(left.min(LOOK)).await;
                 continue;
             }
-            let got = self.get(&wanted).await;
+            let mut got = self.get(&wanted).await;
+            for _ in 0..NONCES {
+                if got.as_ref().err().is_none_or(|e| !e.is_nonce()) {
+                    break;
+                }
+                got = self.get(&wanted).await;
+            }
             let outcome = if got.is_ok() { "ok" } else { "failed" };
             let host = wanted.hosts.first().map_or("", String::as_str);
             self.metrics.acme_orders.with_label_values(&[host, outcome]).inc();
