@@ -30,6 +30,33 @@ impl Wire {
         }
     }
 
+    /// The error that the connection has met since this was asked last.
+    ///
+    /// # Errors
+    /// The system cannot tell.
+    pub fn take_error(&self) -> io::Result<Option<io::Error>> {
+        match self {
+            Self::Clear(stream) => stream.take_error(),
+            Self::Tls(stream) => stream.get_ref().0.take_error(),
+        }
+    }
+
+    /// Whether it is within TLS.
+    pub fn is_secure(&self) -> bool {
+        matches!(self, Self::Tls(_))
+    }
+
+    /// Ends what is written without the alert by which TLS tells a whole answer from a cut one (RFC 8446 section 6.1).
+    ///
+    /// # Errors
+    /// What the network says.
+    pub fn poll_break_off(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Clear(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Tls(stream) => Pin::new(stream.get_mut().0).poll_shutdown(cx),
+        }
+    }
+
     /// The protocol that both sides have agreed on (RFC 7301).
     pub fn protocol(&self) -> Option<ALPN> {
         let Self::Tls(stream) = self else { return None };

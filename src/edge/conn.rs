@@ -1,39 +1,68 @@
-//! A client's connection with the deadlines that the proxy framework does not have: for a request's headers, and for the next
-//! request. It also gathers small writes, so that a header and its body leave together, and never holds them back while the proxy waits.
+//! A client's connection with what the proxy framework does not have: deadlines for a request's headers and for the next request, one request at a
+//! time ([`Framer`]), and an end that tells a whole answer from a cut one. It also gathers small writes, so that a header and its body leave together,
+//! and never holds them back while the proxy waits.
 
 use std::io;
-use std::mem::MaybeUninit;
 use std::net::SocketAddr;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
-use bytes::BytesMut;
 use pingora::protocols::raw_connect::ProxyDigest;
 use pingora::protocols::tls::SslDigest;
 use pingora::protocols::{
     ALPN, GetProxyDigest, GetSocketDigest, GetTimingDigest, IO, Peek, Shutdown, SocketDigest, Ssl, TimingDigest,
     UniqueID, UniqueIDType,
 };
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
 
 use crate::edge::farewell::Farewell;
+use crate::edge::framing::{Direct, Framer, Malformed, Refused, SIZE_LINE, size_line};
 use crate::edge::preface::Opening;
 use crate::edge::{Door, Permit};
 use crate::wire::Wire;
 
-/// So much of the next request is taken from a client that does not wait for its answer.
+/// So much of the next request is taken from a client that does not wait for its answer, in bytes.
 const AHEAD: usize = 16 * 1024;
 
 /// Small writes are gathered up to this many bytes.
 const GATHER: usize = 8 * 1024;
 
+/// What is read at once where the reader must see it.
+const READ: usize = 16 * 1024;
+
+/// A client that ends its direction may wait for its answer all the same (RFC 9112 section 9.6), or have closed its connection, and only something
+/// that is sent to it tells which: an interim answer, which a client must expect (RFC 9110 section 15.2), and which a closed connection resets. Most
+/// answers begin before this many milliseconds, and tell as well.
+const HALF_CLOSED: u64 = 250;
+/// How often it is looked whether the connection was reset.
+const LOOK: Duration = Duration::from_millis(50);
+const INTERIM: &[u8] = b"HTTP/1.1 102 Processing\r\n\r\n";
+
+/// A head has a method and a version, and some room, beside its target and its fields.
+const HEAD_REST: usize = 1024;
+
+/// The preface of HTTP/2 and the header of its first frame (RFC 9113 section 3.4).
+const OPENING: u64 = 24 + 9;
+
 const NEVER: u64 = u64::MAX;
 const KEPT: u64 = u64::MAX - 1;
+
+/// The end of what a client sends.
+#[derive(Debug)]
+struct Ended {
+    /// When it came, in milliseconds after the connection's start.
+    at: u64,
+    /// Whether the answer to the request under way had begun.
+    in_answer: bool,
+    /// Whether an interim answer was sent after it.
+    asked: bool,
+    look: Pin<Box<Sleep>>,
+}
 
 /// A client's connection.
 #[derive(Debug)]
@@ -49,13 +78,25 @@ pub(crate) struct Conn {
     /// When the wait for the next request began, in milliseconds after `start`.
     rested: AtomicU64,
     timer: Option<Pin<Box<Sleep>>>,
-    /// Whether requests share it, so that they have clocks of their own once the first byte is there.
+    /// Whether requests share it, so that they have clocks of their own once the first frame is there.
     many_at_once: bool,
+    /// Bytes that came, where requests share it.
+    come: u64,
     gathered: Vec<u8>,
-    /// Whether the request under way has come as a whole: what comes now belongs to the next one.
-    whole: AtomicBool,
-    /// The beginning of the next request.
-    ahead: BytesMut,
+    /// Whether TLS may hold back what was written.
+    unflushed: bool,
+    framer: Framer,
+    /// Whether the request under way was answered, so that the next one may be read.
+    answered: AtomicBool,
+    /// Whether the protocol was switched.
+    switched: AtomicBool,
+    /// Whether a request is under way whose answer is not whole.
+    under_way: AtomicBool,
+    /// Whether a client that ends its direction is taken to have gone.
+    strict: AtomicBool,
+    /// Whether something was written since the request under way began.
+    has_begun: bool,
+    ended: Option<Ended>,
     farewell: Farewell,
     /// Its place under the listener's limit, given back when it is dropped.
     _permit: Permit,
@@ -69,8 +110,14 @@ impl Conn {
         let _ = digest.peer_addr.set(Some(peer.into()));
         door.connections.inc();
         let header_timeout = millis(door.settings.header_timeout);
+        let bounds = &door.settings.limits.bounds;
+        let mut framer = Framer::new(opening.bytes, bounds.uri + bounds.headers + HEAD_REST);
+        if opening.is_http2 {
+            framer.tunnel();
+        }
         Self {
             many_at_once: opening.is_http2,
+            come: 0,
             stream,
             door,
             digest: Arc::new(digest),
@@ -80,8 +127,14 @@ impl Conn {
             rested: AtomicU64::new(0),
             timer: None,
             gathered: Vec::new(),
-            whole: AtomicBool::new(false),
-            ahead: opening.bytes,
+            unflushed: false,
+            framer,
+            answered: AtomicBool::new(false),
+            switched: AtomicBool::new(false),
+            under_way: AtomicBool::new(false),
+            strict: AtomicBool::new(false),
+            has_begun: false,
+            ended: None,
             farewell: Farewell::default(),
             _permit: permit,
         }
@@ -95,19 +148,41 @@ impl Conn {
     /// The headers are there: from here on the request has clocks of its own.
     pub(crate) fn headers_done(&self) {
         self.deadline.store(NEVER, Ordering::Relaxed);
+        self.under_way.store(!self.many_at_once, Ordering::Relaxed);
     }
 
-    /// The request has come as a whole. The framework watches for a client that goes away by reading on, and gives the connection up if it finds
-    /// the next request; so that one is kept until it is asked for.
-    pub(crate) fn request_done(&self) {
-        self.whole.store(!self.many_at_once, Ordering::Relaxed);
-    }
-
-    /// The answer is done: the client may send another request.
-    pub(crate) fn rest(&self) {
-        self.whole.store(false, Ordering::Relaxed);
+    /// The request under way is done: its answer is `whole`, or was cut. The client may send another request.
+    pub(crate) fn rest(&self, whole: bool) {
+        self.answered.store(true, Ordering::Relaxed);
+        self.strict.store(false, Ordering::Relaxed);
+        self.under_way.store(!whole && !self.many_at_once, Ordering::Relaxed);
         self.rested.store(self.now(), Ordering::Relaxed);
         self.deadline.store(KEPT, Ordering::Relaxed);
+    }
+
+    /// The protocol was switched: from now on every byte passes.
+    pub(crate) fn switch(&self) {
+        self.switched.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether a client that ends its direction is taken to have gone, since nothing of its request was sent yet.
+    pub(crate) fn watch(&self, strict: bool) {
+        self.strict.store(strict, Ordering::Relaxed);
+    }
+
+    /// The request under way where it cannot be taken.
+    pub(crate) fn refused(&self) -> Option<&Refused> {
+        self.framer.refused()
+    }
+
+    /// Why the body of the request under way cannot be read.
+    pub(crate) fn malformed(&self) -> Option<Malformed> {
+        self.framer.malformed()
+    }
+
+    /// The trailer section of the request under way, each line with its end.
+    pub(crate) fn trailers(&self) -> &[u8] {
+        self.framer.trailers()
     }
 
     #[allow(clippy::disallowed_methods)]
@@ -123,10 +198,14 @@ impl Conn {
         }
     }
 
-    /// The first byte of the next request starts the clock of its headers.
-    fn received(&self) {
+    /// The first byte of the next request starts the clock of its headers. Where requests share the connection, the first frame ends that of its
+    /// beginning.
+    fn received(&mut self, bytes: usize) {
         if self.many_at_once {
-            self.headers_done();
+            self.come = self.come.saturating_add(bytes as u64);
+            if self.come >= OPENING {
+                self.headers_done();
+            }
         } else if self.deadline.load(Ordering::Relaxed) == KEPT {
             let at = self.now() + millis(self.door.settings.header_timeout);
             self.deadline.store(at, Ordering::Relaxed);
@@ -154,27 +233,182 @@ impl Conn {
         }
     }
 
-    /// Ready once the client is gone.
-    fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while self.ahead.len() < AHEAD {
-            let mut room = [MaybeUninit::uninit(); 2 * 1024];
-            let mut part = ReadBuf::uninit(&mut room);
-            ready!(Pin::new(&mut self.stream).poll_read(cx, &mut part))?;
-            if part.filled().is_empty() {
+    /// Gives the framework the next bytes of the request under way, or none at the end of the connection.
+    fn poll_request(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        loop {
+            let output = self.framer.output();
+            if !output.is_empty() {
+                let given = output.split_to(output.len().min(buf.remaining()));
+                buf.put_slice(&given);
                 return Poll::Ready(Ok(()));
             }
-            self.ahead.extend_from_slice(part.filled());
+            if self.framer.is_over() && !self.goes_on() {
+                return self.poll_gone(cx);
+            }
+            if let Err(malformed) = self.framer.advance() {
+                return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, malformed)));
+            }
+            if !self.framer.output().is_empty() || self.framer.is_over() {
+                continue;
+            }
+            let read = match self.framer.direct() {
+                Some(Direct::Plain(left)) => return self.poll_plain(cx, buf, left),
+                Some(Direct::Chunk(left)) if buf.remaining() > 2 * SIZE_LINE => return self.poll_chunk(cx, buf, left),
+                None if self.framer.is_between() => match ready!(self.poll_head(cx, buf))? {
+                    Some(read) => read,
+                    None => return Poll::Ready(Ok(())),
+                },
+                Some(_) | None => ready!(self.poll_input(cx))?,
+            };
+            if read == 0 {
+                return Poll::Ready(Ok(()));
+            }
         }
-        Poll::Pending
     }
 
+    /// Whether bytes pass after the end of the request under way: those of the next one, or of a tunnel.
+    fn goes_on(&mut self) -> bool {
+        if self.switched.load(Ordering::Relaxed) {
+            self.framer.tunnel();
+            return true;
+        }
+        if !self.answered.swap(false, Ordering::Relaxed) {
+            return false;
+        }
+        self.has_begun = false;
+        self.framer.next();
+        if !self.framer.is_between() {
+            self.received(0);
+        }
+        true
+    }
+
+    /// Reads what needs no look into the framework's buffer.
+    fn poll_plain(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>, left: u64) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        let mut limited = (&mut self.stream).take(left);
+        ready!(Pin::new(&mut limited).poll_read(cx, buf))?;
+        let read = buf.filled().len() - before;
+        self.framer.passed(read as u64);
+        self.received(read);
+        Poll::Ready(Ok(()))
+    }
+
+    /// Reads a part of a chunk into the framework's buffer, as a chunk of its own.
+    fn poll_chunk(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>, left: u64) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        let most = left.min((buf.remaining() - SIZE_LINE - 2) as u64);
+        buf.put_slice(&size_line(0));
+        let mut limited = (&mut self.stream).take(most);
+        let polled = Pin::new(&mut limited).poll_read(cx, buf);
+        let read = buf.filled().len() - before - SIZE_LINE;
+        if read == 0 {
+            buf.set_filled(before);
+            return polled;
+        }
+        if let Some(line) = buf.filled_mut().get_mut(before..before + SIZE_LINE) {
+            line.copy_from_slice(&size_line(read));
+        }
+        buf.put_slice(b"\r\n");
+        self.framer.passed(read as u64);
+        Poll::Ready(Ok(()))
+    }
+
+    /// Reads a head into the framework's buffer, where it stays if it is a whole one. `None` tells so; else how many bytes came.
+    fn poll_head(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<Option<usize>>> {
+        let before = buf.filled().len();
+        ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
+        let came = buf.filled().get(before..).unwrap_or_default();
+        let read = came.len();
+        let kept = self.framer.head_in_place(came);
+        buf.set_filled(before + kept.unwrap_or(0));
+        if read > 0 {
+            self.received(read);
+        }
+        Poll::Ready(Ok(if kept.is_some() { None } else { Some(read) }))
+    }
+
+    /// Reads what the reader of requests must see.
+    fn poll_input(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let input = self.framer.input();
+        input.reserve(READ);
+        let read = ready!(pin!(self.stream.read_buf(input)).poll(cx))?;
+        if read > 0 {
+            self.received(read);
+        }
+        Poll::Ready(Ok(read))
+    }
+
+    /// Ready once the client has gone. What it sends meanwhile is kept for the next request.
+    fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while self.ended.is_none() {
+            let input = self.framer.input();
+            if input.len() >= AHEAD {
+                return Poll::Pending;
+            }
+            input.reserve(AHEAD / 8);
+            match ready!(pin!(self.stream.read_buf(input)).poll(cx)) {
+                Ok(0) => self.note_end(),
+                // A client may end its direction without the alert of TLS.
+                Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => self.note_end(),
+                Err(e) => return Poll::Ready(Err(e)),
+                Ok(_) => {}
+            }
+        }
+        self.poll_closed(cx)
+    }
+
+    fn note_end(&mut self) {
+        self.ended = Some(Ended {
+            at: self.now(),
+            in_answer: self.has_begun,
+            asked: false,
+            look: Box::pin(tokio::time::sleep(Duration::ZERO)),
+        });
+    }
+
+    /// Ready once a client that has ended its direction is known to take no answer.
+    #[allow(clippy::disallowed_methods)]
+    fn poll_closed(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let (now, strict) = (self.now(), self.strict.load(Ordering::Relaxed));
+        let takes_interim = self.framer.takes_interim();
+        loop {
+            if let Some(e) = self.stream.take_error()? {
+                return Poll::Ready(Err(e));
+            }
+            let Some(ended) = &mut self.ended else {
+                return Poll::Pending;
+            };
+            if ended.in_answer || strict && !takes_interim {
+                return Poll::Ready(Ok(()));
+            }
+            // What is written of the answer finds out as well.
+            if !takes_interim || self.has_begun && !ended.asked {
+                return Poll::Pending;
+            }
+            ready!(ended.look.as_mut().poll(cx));
+            ended.look.as_mut().reset(Instant::now() + LOOK);
+            if !ended.asked && (strict || now >= ended.at + HALF_CLOSED) {
+                ended.asked = true;
+                self.gathered.extend_from_slice(INTERIM);
+                if let Poll::Ready(Err(e)) = self.poll_send_all(cx) {
+                    return Poll::Ready(Err(e));
+                }
+            }
+        }
+    }
+
+    /// Writes what was gathered.
     fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut sent = 0;
         while sent < self.gathered.len() {
             let rest = self.gathered.get(sent..).unwrap_or_default();
             match Pin::new(&mut self.stream).poll_write(cx, rest) {
                 Poll::Ready(Ok(0)) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
-                Poll::Ready(Ok(n)) => sent += n,
+                Poll::Ready(Ok(n)) => {
+                    self.unflushed = true;
+                    sent += n;
+                }
                 Poll::Ready(Err(e)) => return Poll::Ready(Err(e)),
                 Poll::Pending => {
                     self.gathered.drain(..sent);
@@ -185,6 +419,16 @@ impl Conn {
         self.gathered.clear();
         Poll::Ready(Ok(()))
     }
+
+    /// Writes what was gathered, and what TLS holds back of what was written before.
+    fn poll_send_all(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_send(cx))?;
+        if self.unflushed {
+            ready!(Pin::new(&mut self.stream).poll_flush(cx))?;
+            self.unflushed = false;
+        }
+        Poll::Ready(Ok(()))
+    }
 }
 
 fn millis(duration: Duration) -> u64 {
@@ -192,34 +436,31 @@ fn millis(duration: Duration) -> u64 {
 }
 
 impl Drop for Conn {
+    /// A connection that ends between two answers says so within TLS (RFC 8446 section 6.1), as far as that can be sent at once. A client takes the
+    /// end without it for a cut answer, which it then is.
     fn drop(&mut self) {
         self.door.connections.dec();
+        let mut nobody = Context::from_waker(Waker::noop());
+        if self.stream.is_secure()
+            && !self.under_way.load(Ordering::Relaxed)
+            && self.poll_send_all(&mut nobody).is_ready()
+        {
+            // The client may have gone before.
+            let _ = Pin::new(&mut self.stream).poll_shutdown(&mut nobody);
+        }
     }
 }
 
 impl AsyncRead for Conn {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        if !this.gathered.is_empty()
-            && let Poll::Ready(Err(e)) = this.poll_send(cx)
+        if (this.unflushed || !this.gathered.is_empty())
+            && let Poll::Ready(Err(e)) = this.poll_send_all(cx)
         {
             return Poll::Ready(Err(e));
         }
-        if this.whole.load(Ordering::Relaxed) {
-            return this.poll_gone(cx);
-        }
-        let before = buf.filled().len();
-        if !this.ahead.is_empty() {
-            let given = this.ahead.split_to(this.ahead.len().min(buf.remaining()));
-            buf.put_slice(&given);
-            this.received();
-            return Poll::Ready(Ok(()));
-        }
-        if Pin::new(&mut this.stream).poll_read(cx, buf)?.is_ready() {
-            if buf.filled().len() > before {
-                this.received();
-            }
-            return Poll::Ready(Ok(()));
+        if let Poll::Ready(read) = this.poll_request(cx, buf) {
+            return Poll::Ready(read);
         }
         ready!(this.poll_overdue(cx));
         if !matches!(this.deadline.load(Ordering::Relaxed), KEPT | NEVER) {
@@ -232,10 +473,12 @@ impl AsyncRead for Conn {
 impl AsyncWrite for Conn {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
+        this.has_begun = true;
         if this.gathered.len() + bytes.len() > GATHER {
             ready!(this.poll_send(cx))?;
         }
         let written = if bytes.len() > GATHER {
+            this.unflushed = true;
             ready!(Pin::new(&mut this.stream).poll_write(cx, bytes))?
         } else {
             this.gathered.extend_from_slice(bytes);
@@ -250,12 +493,15 @@ impl AsyncWrite for Conn {
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.get_mut().poll_send(cx)
+        self.get_mut().poll_send_all(cx)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        ready!(this.poll_send(cx))?;
+        ready!(this.poll_send_all(cx))?;
+        if this.under_way.load(Ordering::Relaxed) {
+            return this.stream.poll_break_off(cx);
+        }
         Pin::new(&mut this.stream).poll_shutdown(cx)
     }
 }

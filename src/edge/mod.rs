@@ -4,6 +4,7 @@
 pub(crate) mod conn;
 pub(crate) mod crowd;
 mod farewell;
+pub mod framing;
 mod preface;
 mod proxied;
 pub mod tls;

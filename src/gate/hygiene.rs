@@ -182,13 +182,15 @@ pub enum Refusal {
     UriTooLong,
     /// The headers are more, or longer, than are looked at (RFC 6585 section 5).
     HeadersTooLarge,
+    /// What came is not the head of an HTTP/1 request (RFC 9112 section 2.2).
+    Head,
 }
 
 impl Refusal {
     /// The HTTP status that says so.
     pub fn status(self) -> u16 {
         match self {
-            Self::Host | Self::ContentLength | Self::TransferEncoding | Self::Method => 400,
+            Self::Host | Self::ContentLength | Self::TransferEncoding | Self::Method | Self::Head => 400,
             Self::MethodNotServed => 405,
             Self::UriTooLong => 414,
             Self::HeadersTooLarge => 431,
@@ -207,6 +209,7 @@ impl Refusal {
             Self::MethodNotServed => "method_not_served",
             Self::UriTooLong => "uri_too_long",
             Self::HeadersTooLarge => "headers_too_large",
+            Self::Head => "malformed",
         }
     }
 }
@@ -222,6 +225,7 @@ impl fmt::Display for Refusal {
             Self::MethodNotServed => "TRACE and CONNECT are not served",
             Self::UriTooLong => "the target is too long",
             Self::HeadersTooLarge => "there are too many headers, or too long ones",
+            Self::Head => "what came is not the head of an HTTP/1 request",
         })
     }
 }

@@ -49,6 +49,8 @@ pub(crate) struct Exchange {
     pub(crate) overdue: bool,
     /// What the gate answers itself.
     pub(crate) answer: Option<Answer>,
+    /// Whether it did so after a failure, to the last byte.
+    pub(crate) answer_sent: bool,
     /// Why it refused.
     pub(crate) refused: Option<&'static str>,
 }
@@ -154,6 +156,7 @@ impl Exchange {
             cut: None,
             overdue: false,
             answer: None,
+            answer_sent: false,
             refused: None,
         }
     }

@@ -22,7 +22,6 @@ use crate::http1::{Connection, Head, WireError};
 use crate::probe::is_own_fault;
 use crate::proxy::Gateway;
 use crate::proxy::context::Exchange;
-use crate::proxy::pacing;
 use crate::proxy::request::content_length;
 use crate::proxy::tunnel;
 use crate::tls::Unsecured;
@@ -86,14 +85,10 @@ impl Gateway {
     /// Has a request answered by an endpoint, and relays the answer.
     pub(super) async fn exchange(&self, session: &mut Session, exchange: &mut Exchange) -> pingora::Result<()> {
         let mut request = self.head(session, exchange)?;
-        if session.is_body_empty() {
-            pacing::whole(session);
-        } else {
+        if !session.is_body_empty() {
             self.receive(session, exchange, &mut request).await?;
         }
-        // What a client sends ahead through a tunnel must not be read yet.
-        let listens = !tunnel::is_asked_for(session.req_header());
-        self.hold(session, exchange, listens).await?;
+        self.hold(session, exchange, true).await?;
         loop {
             let attempt = self.attempt(session, exchange, &request).await;
             if let Ok(answered) = &attempt {
@@ -217,8 +212,7 @@ impl Gateway {
                 Called::Severed => Lost::Severed,
             }),
             head = timeout(course.timeouts.first_byte, final_head(connection, to_head, upgrades)) => head,
-            // What a client sends ahead through a tunnel must not be read yet.
-            gone = gone(session), if !upgrades => return Err(gone.into()),
+            gone = gone(session) => return Err(gone.into()),
         };
         match head {
             Ok(Ok(head)) => Ok(head),

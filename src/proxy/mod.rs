@@ -94,13 +94,12 @@ impl ProxyHttp for Gateway {
         exchange.start = self.clock.now();
         exchange.taking = self.pace();
         session.set_write_timeout(Some(self.door.settings.idle_timeout));
-        name_host(session.req_header_mut())?;
         if let Some(conn) = conn(session) {
             conn.headers_done();
         }
-        if self.door.is_leaving() {
-            session.set_keepalive(None);
-        }
+        request::restore_refused(session)?;
+        name_host(session.req_header_mut(), &self.door.name)?;
+        self.announce_end(session);
         Ok(())
     }
 
@@ -112,9 +111,7 @@ impl ProxyHttp for Gateway {
             }
             request::Admitted::Forward => {
                 self.hold(session, exchange, false).await?;
-                if session.is_body_empty() {
-                    pacing::whole(session);
-                } else {
+                if !session.is_body_empty() {
                     exchange.receiving = Some((self.clock.now(), self.pace()));
                 }
                 Ok(false)
@@ -162,7 +159,7 @@ impl ProxyHttp for Gateway {
             course.timeouts.idle
         } else {
             let first_byte = course.timeouts.first_byte;
-            self.received(session, exchange, length, end_of_stream, first_byte)?
+            self.received(exchange, length, end_of_stream, first_byte)?
         };
         if let Some(line) = exchange.line().filter(|_| length > 0 || end_of_stream) {
             line.expect_byte(within);
@@ -317,6 +314,7 @@ impl ProxyHttp for Gateway {
         response: &mut ResponseHeader,
         exchange: &mut Exchange,
     ) -> pingora::Result<()> {
+        self.announce_end(session);
         headers::answer(response, &exchange.request_id)?;
         self.edit(session, response, exchange)
     }
@@ -326,9 +324,13 @@ impl ProxyHttp for Gateway {
             e.etype(),
             ErrorType::WriteError | ErrorType::ReadError | ErrorType::ConnectionClosed
         );
+        let is_malformed = conn(session).is_some_and(|conn| conn.malformed().is_some());
         let answer = match (exchange.answer.take(), e.esource()) {
             (Some(answer), _) => Some(answer),
             (None, ErrorSource::Upstream) => Some(upstream_failed(e, exchange)),
+            (None, ErrorSource::Downstream) if is_malformed => {
+                Some(exchange.refuse(Answer::refused(400, "chunks"), "chunks"))
+            }
             (None, ErrorSource::Downstream) if gone => None,
             (None, ErrorSource::Downstream) => Some(Answer::refused(400, "malformed")),
             (None, ErrorSource::Internal | ErrorSource::Unset) => Some(Answer::internal()),
@@ -338,7 +340,7 @@ impl ProxyHttp for Gateway {
             session.set_keepalive(None);
             // The client may have gone meanwhile, and then nobody misses the answer.
             let cors = exchange.route().and_then(|route| route.cors.as_ref());
-            let _ = answer.send(session, &exchange.request_id, cors).await;
+            exchange.answer_sent = answer.send(session, &exchange.request_id, cors).await.is_ok();
         }
         FailToProxy {
             error_code,
@@ -347,9 +349,9 @@ impl ProxyHttp for Gateway {
     }
 
     async fn logging(&self, session: &mut Session, e: Option<&Error>, exchange: &mut Exchange) {
-        self.tell(session, e, exchange);
+        let is_whole = self.tell(session, e, exchange);
         if let Some(conn) = conn(session) {
-            conn.rest();
+            conn.rest(is_whole);
         }
     }
 
@@ -373,13 +375,28 @@ impl ProxyHttp for Gateway {
     }
 }
 
-/// HTTP/2 names the host in `:authority` (RFC 9113 section 8.3.1); everything here reads `Host`.
-fn name_host(request: &mut RequestHeader) -> pingora::Result<()> {
-    let authority = request.uri.authority().filter(|_| request.version == Version::HTTP_2);
-    match authority.map(|authority| authority.as_str().to_owned()) {
-        Some(authority) if !request.headers.contains_key(HOST) => request.insert_header(HOST, authority),
-        Some(_) | None => Ok(()),
+impl Gateway {
+    /// Has the answer that is about to begin ask its client for another connection, where this one will not serve the next request: it would be lost.
+    fn announce_end(&self, session: &mut Session) {
+        if self.door.is_leaving() {
+            session.set_keepalive(None);
+        }
     }
+}
+
+/// Gives a request the `Host` that everything here reads: HTTP/2 names it in `:authority` (RFC 9113 section 8.3.1), and HTTP/1.0 need not name one
+/// (RFC 9112 section 3.2), but it is sent on as HTTP/1.1, which must: then it is the address of the listener.
+fn name_host(request: &mut RequestHeader, listener: &str) -> pingora::Result<()> {
+    if request.headers.contains_key(HOST) {
+        return Ok(());
+    }
+    let authority = request.uri.authority().filter(|_| request.version == Version::HTTP_2);
+    let host = match authority {
+        Some(authority) => authority.as_str().to_owned(),
+        None if request.version == Version::HTTP_10 => listener.to_owned(),
+        None => return Ok(()),
+    };
+    request.insert_header(HOST, host)
 }
 
 fn failure(e: &Error, exchange: &Exchange, reused: bool) -> AttemptFailure {

@@ -11,8 +11,6 @@ use crate::gate::pace::Pace;
 use crate::proxy::Gateway;
 use crate::proxy::answer::Answer;
 use crate::proxy::context::Exchange;
-use crate::proxy::request::conn;
-use crate::proxy::tunnel;
 
 impl Gateway {
     /// A pace of the listener.
@@ -36,7 +34,6 @@ impl Gateway {
                 return Err(self.too_slow(exchange));
             };
             let Some(part) = read.map_err(|e| e.into_down())? else {
-                whole(session);
                 return Ok(());
             };
             exchange.received += part.len() as u64;
@@ -49,7 +46,6 @@ impl Gateway {
     /// for: while the body comes, no longer than the client itself.
     pub(super) fn received(
         &self,
-        session: &Session,
         exchange: &mut Exchange,
         length: usize,
         over: bool,
@@ -58,9 +54,6 @@ impl Gateway {
         let now = self.clock.now();
         let Some((since, mut pace)) = exchange.receiving.filter(|_| !over) else {
             exchange.receiving = None;
-            if over {
-                whole(session);
-            }
             return Ok(first_byte);
         };
         pace.step(length as u64, now - since);
@@ -109,13 +102,6 @@ impl Gateway {
         };
         exchange.taking.step(length, self.clock.now() - since);
         written.map_err(|e| e.into_down())
-    }
-}
-
-/// A request has come as a whole, so that nothing more of it is read. A tunnel has no end.
-pub(super) fn whole(session: &Session) {
-    if let Some(conn) = conn(session).filter(|_| !tunnel::is_asked_for(session.req_header())) {
-        conn.request_done();
     }
 }
 

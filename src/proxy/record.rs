@@ -15,8 +15,8 @@ const CLIENT_GONE: u16 = 499;
 const MAX_PATH: usize = 512;
 
 impl Gateway {
-    /// Tells of a request and counts it.
-    pub(super) fn tell(&self, session: &Session, e: Option<&Error>, exchange: &mut Exchange) {
+    /// Tells of a request and counts it. Returns whether its client has a whole answer.
+    pub(super) fn tell(&self, session: &Session, e: Option<&Error>, exchange: &mut Exchange) -> bool {
         let took = self.clock.now() - exchange.start;
         let written = session.response_written().map(|header| header.status.as_u16());
         let status = written.unwrap_or(CLIENT_GONE);
@@ -52,6 +52,7 @@ impl Gateway {
                 took.as_secs_f64(),
             ));
         }
+        written.is_some() && (e.is_none() || exchange.answer_sent)
     }
 }
 

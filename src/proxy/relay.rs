@@ -19,6 +19,7 @@ use crate::proxy::answer::Answer;
 use crate::proxy::context::Exchange;
 use crate::proxy::direct::{Answered, gone, upstream_error};
 use crate::proxy::headers;
+use crate::proxy::request::conn;
 use crate::proxy::stream::Streaming;
 use crate::upstream::Endpoint;
 use crate::upstream::streams::{PATIENCE, Stream, Why};
@@ -88,12 +89,16 @@ impl Gateway {
         let has_body = !connection.is_over();
         let switches = head.status == StatusCode::SWITCHING_PROTOCOLS;
         let chunks = has_body && !switches && session.req_header().version == Version::HTTP_11;
+        self.announce_end(session);
         let mut response = headers::relayed(head, chunks, &exchange.request_id)?;
         self.edit(session, &mut response, exchange)?;
         let streaming = Streaming::of(&response).filter(|_| switches || has_body);
         self.begun(session, exchange, streaming);
         if switches {
             session.write_response_header(Box::new(response), false).await?;
+            if let Some(conn) = conn(session) {
+                conn.switch();
+            }
             return self
                 .carry(session, exchange, connection.into_tunnel(), timeouts.idle)
                 .await;

@@ -4,8 +4,8 @@ use std::borrow::Cow;
 use std::net::IpAddr;
 use std::sync::PoisonError;
 
-use http::HeaderValue;
-use http::header::SET_COOKIE;
+use http::header::{HOST, SET_COOKIE};
+use http::{HeaderValue, Method};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::proxy::Session;
 use pingora::{Error, ErrorType};
@@ -16,7 +16,7 @@ use crate::gate::alarm::AlarmVerdict;
 use crate::gate::cidr::CidrSet;
 use crate::gate::client::{self, Client};
 use crate::gate::guard::{Admission, GuardAnswer};
-use crate::gate::hygiene::{self, HttpVersion};
+use crate::gate::hygiene::{self, HttpVersion, Refusal};
 use crate::gate::path::{Form, OriginForm, canonical};
 use crate::proxy::Gateway;
 use crate::proxy::answer::{Answer, Fixed, share};
@@ -45,6 +45,19 @@ pub(super) fn conn(session: &Session) -> Option<&Conn> {
     Conn::of(session.stream()?.as_ref())
 }
 
+/// Shows a request that cannot be taken as it came, as far as it could be read: the framework was given another one for it.
+pub(super) fn restore_refused(session: &mut Session) -> pingora::Result<()> {
+    let Some(refused) = conn(session).and_then(Conn::refused).cloned() else {
+        return Ok(());
+    };
+    let request = session.req_header_mut();
+    request.remove_header(&HOST);
+    if let Ok(method) = Method::from_bytes(refused.method.as_bytes()) {
+        request.set_method(method);
+    }
+    request.set_raw_path(refused.target.as_bytes())
+}
+
 fn identify(session: &Session, trusted: &CidrSet) -> Client {
     match peer(session) {
         Some(peer) => client::identify(peer, trusted, lines(session.req_header())),
@@ -63,6 +76,9 @@ impl Gateway {
         let client = identify(session, &exchange.site.trusted);
         exchange.client = Some(client);
         exchange.request_id = RequestId::of(request, &client);
+        if let Some(refused) = conn(session).and_then(Conn::refused) {
+            return self.unreadable(exchange, refused.refusal);
+        }
         if let Some(refused) = self.bounded(session, exchange, &client) {
             return refused;
         }
@@ -98,6 +114,21 @@ impl Gateway {
                 let answer = answer.unwrap_or(Answer::not_found(site.guard.deny_status));
                 Admitted::Answer(exchange.refuse(answer, reason.as_str()))
             }
+        }
+    }
+
+    /// Answers a head that could not be read.
+    fn unreadable(&self, exchange: &mut Exchange, refusal: Refusal) -> Admitted {
+        let answer = Answer::refused(refusal.status(), refusal.reason());
+        match refusal {
+            Refusal::UriTooLong | Refusal::HeadersTooLarge => self.limited(exchange, answer, refusal.reason()),
+            Refusal::Host
+            | Refusal::ContentLength
+            | Refusal::TransferEncoding
+            | Refusal::Expect
+            | Refusal::Method
+            | Refusal::MethodNotServed
+            | Refusal::Head => Admitted::Answer(exchange.refuse(answer, refusal.reason())),
         }
     }
 

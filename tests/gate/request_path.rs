@@ -250,7 +250,7 @@ async fn old_clients_and_head_requests_are_served() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_connection_carries_many_requests_and_what_is_sent_ahead_is_left_to_be_asked_again() {
+async fn one_connection_carries_many_requests_also_those_that_are_sent_ahead() {
     let [dify] = instances().await;
     let gate = gate_before(&[dify.address()], "").await;
     let mut wire = Wire::to(edge(&gate)).await;
@@ -259,9 +259,10 @@ async fn one_connection_carries_many_requests_and_what_is_sent_ahead_is_left_to_
         assert_eq!(wire.answer().await.status, 200);
     }
     wire.send("GET /v1/info HTTP/1.1\r\nHost: h\r\n\r\n".repeat(3)).await;
-    assert_eq!(wire.answer().await.json()["name"], "simulated");
-    assert!(wire.ended().await.is_empty(), "the connection ends after the first");
-    assert_eq!(dify.tally().traffic(), 4, "so that nothing runs without an answer");
+    for _ in 0..3 {
+        assert_eq!(wire.answer().await.json()["name"], "simulated");
+    }
+    assert_eq!(dify.tally().traffic(), 6);
 }
 
 #[tokio::test(flavor = "multi_thread")]
