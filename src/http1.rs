@@ -15,8 +15,10 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 
 use crate::wire::Wire;
 
+mod sending;
 mod tunnel;
 
+pub use sending::{Outgoing, Step, chunk, last_chunk, plain};
 pub use tunnel::{Passed, Tunnel};
 
 /// The headers of an answer may be as long as this, in bytes.
@@ -79,6 +81,8 @@ pub struct Connection<S = Wire> {
     room: usize,
     body: Body,
     keeps_alive: bool,
+    /// Whether TLS may hold back what was written.
+    unflushed: bool,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
@@ -90,6 +94,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             room: ROOM,
             body: Body::Over,
             keeps_alive: true,
+            unflushed: false,
         }
     }
 
@@ -143,25 +148,43 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     /// The connection ended in the middle, or a chunk makes no sense.
     pub async fn part(&mut self) -> Result<Option<Bytes>, WireError> {
         loop {
-            match self.body {
-                Body::Over => return Ok(None),
-                Body::Length(left) | Body::Chunk(left) if left > 0 && !self.buffer.is_empty() => {
-                    return Ok(Some(self.take(left)));
-                }
-                Body::Chunk(0) => self.body = Body::ChunkEnd,
-                Body::UntilClose if !self.buffer.is_empty() => return Ok(Some(self.buffer.split().freeze())),
-                Body::ChunkSize | Body::ChunkEnd | Body::Trailers => {
-                    if !self.read_line()? {
-                        self.fill().await?;
-                    }
-                }
-                Body::UntilClose => match self.fill().await {
-                    Err(WireError::Closed) => self.body = Body::Over,
-                    other => other?,
-                },
-                Body::Length(_) | Body::Chunk(_) => self.fill().await?,
+            if let Some(part) = self.buffered_part()? {
+                return Ok(part);
+            }
+            match self.fill().await {
+                Err(WireError::Closed) => self.end_by_close()?,
+                other => other?,
             }
         }
+    }
+
+    /// The next part of the body as far as it was read: nothing inside where the body is over, nothing at all where more must be read.
+    fn buffered_part(&mut self) -> Result<Option<Option<Bytes>>, WireError> {
+        loop {
+            match self.body {
+                Body::Over => return Ok(Some(None)),
+                Body::Length(left) | Body::Chunk(left) if left > 0 && !self.buffer.is_empty() => {
+                    return Ok(Some(Some(self.take(left))));
+                }
+                Body::Chunk(0) => self.body = Body::ChunkEnd,
+                Body::UntilClose if !self.buffer.is_empty() => return Ok(Some(Some(self.buffer.split().freeze()))),
+                Body::ChunkSize | Body::ChunkEnd | Body::Trailers => {
+                    if !self.read_line()? {
+                        return Ok(None);
+                    }
+                }
+                Body::UntilClose | Body::Length(_) | Body::Chunk(_) => return Ok(None),
+            }
+        }
+    }
+
+    /// Notes that the connection was closed, which ends a body that has no other end.
+    fn end_by_close(&mut self) -> Result<(), WireError> {
+        if self.body != Body::UntilClose {
+            return Err(WireError::Closed);
+        }
+        self.body = Body::Over;
+        Ok(())
     }
 
     /// Whether the endpoint closed it, or sent something unasked, while nobody looked. What belongs to TLS alone, such as a ticket, is none of

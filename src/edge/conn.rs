@@ -2,46 +2,31 @@
 //! time ([`Framer`]), and an end that tells a whole answer from a cut one. It also gathers small writes, so that a header and its body leave together,
 //! and never holds them back while the proxy waits.
 
+mod framework;
+mod leaving;
+mod reading;
+
 use std::io;
 use std::net::SocketAddr;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll, Waker, ready};
 use std::time::{Duration, SystemTime};
 
-use async_trait::async_trait;
-use pingora::protocols::raw_connect::ProxyDigest;
-use pingora::protocols::tls::SslDigest;
-use pingora::protocols::{
-    ALPN, GetProxyDigest, GetSocketDigest, GetTimingDigest, IO, Peek, Shutdown, SocketDigest, Ssl, TimingDigest,
-    UniqueID, UniqueIDType,
-};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+use pingora::protocols::{IO, SocketDigest};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
 
+use crate::edge::conn::leaving::Ended;
 use crate::edge::farewell::Farewell;
-use crate::edge::framing::{Direct, Framer, Malformed, Refused, SIZE_LINE, size_line};
+use crate::edge::framing::{Framer, Malformed, Refused};
 use crate::edge::preface::Opening;
 use crate::edge::{Door, Permit};
 use crate::wire::Wire;
 
-/// So much of the next request is taken from a client that does not wait for its answer, in bytes.
-const AHEAD: usize = 16 * 1024;
-
 /// Small writes are gathered up to this many bytes.
 const GATHER: usize = 8 * 1024;
-
-/// What is read at once where the reader must see it.
-const READ: usize = 16 * 1024;
-
-/// A client that ends its direction may wait for its answer all the same (RFC 9112 section 9.6), or have closed its connection, and only something
-/// that is sent to it tells which: an interim answer, which a client must expect (RFC 9110 section 15.2), and which a closed connection resets. Most
-/// answers begin before this many milliseconds, and tell as well.
-const HALF_CLOSED: u64 = 250;
-/// How often it is looked whether the connection was reset.
-const LOOK: Duration = Duration::from_millis(50);
-const INTERIM: &[u8] = b"HTTP/1.1 102 Processing\r\n\r\n";
 
 /// A head has a method and a version, and some room, beside its target and its fields.
 const HEAD_REST: usize = 1024;
@@ -51,18 +36,6 @@ const OPENING: u64 = 24 + 9;
 
 const NEVER: u64 = u64::MAX;
 const KEPT: u64 = u64::MAX - 1;
-
-/// The end of what a client sends.
-#[derive(Debug)]
-struct Ended {
-    /// When it came, in milliseconds after the connection's start.
-    at: u64,
-    /// Whether the answer to the request under way had begun.
-    in_answer: bool,
-    /// Whether an interim answer was sent after it.
-    asked: bool,
-    look: Pin<Box<Sleep>>,
-}
 
 /// A client's connection.
 #[derive(Debug)]
@@ -97,6 +70,8 @@ pub(crate) struct Conn {
     /// Whether something was written since the request under way began.
     has_begun: bool,
     ended: Option<Ended>,
+    /// When it is looked again what became of the client.
+    look: Option<Pin<Box<Sleep>>>,
     farewell: Farewell,
     /// Its place under the listener's limit, given back when it is dropped.
     _permit: Permit,
@@ -135,6 +110,7 @@ impl Conn {
             strict: AtomicBool::new(false),
             has_begun: false,
             ended: None,
+            look: None,
             farewell: Farewell::default(),
             _permit: permit,
         }
@@ -233,171 +209,6 @@ impl Conn {
         }
     }
 
-    /// Gives the framework the next bytes of the request under way, or none at the end of the connection.
-    fn poll_request(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        loop {
-            let output = self.framer.output();
-            if !output.is_empty() {
-                let given = output.split_to(output.len().min(buf.remaining()));
-                buf.put_slice(&given);
-                return Poll::Ready(Ok(()));
-            }
-            if self.framer.is_over() && !self.goes_on() {
-                return self.poll_gone(cx);
-            }
-            if let Err(malformed) = self.framer.advance() {
-                return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, malformed)));
-            }
-            if !self.framer.output().is_empty() || self.framer.is_over() {
-                continue;
-            }
-            let read = match self.framer.direct() {
-                Some(Direct::Plain(left)) => return self.poll_plain(cx, buf, left),
-                Some(Direct::Chunk(left)) if buf.remaining() > 2 * SIZE_LINE => return self.poll_chunk(cx, buf, left),
-                None if self.framer.is_between() => match ready!(self.poll_head(cx, buf))? {
-                    Some(read) => read,
-                    None => return Poll::Ready(Ok(())),
-                },
-                Some(_) | None => ready!(self.poll_input(cx))?,
-            };
-            if read == 0 {
-                return Poll::Ready(Ok(()));
-            }
-        }
-    }
-
-    /// Whether bytes pass after the end of the request under way: those of the next one, or of a tunnel.
-    fn goes_on(&mut self) -> bool {
-        if self.switched.load(Ordering::Relaxed) {
-            self.framer.tunnel();
-            return true;
-        }
-        if !self.answered.swap(false, Ordering::Relaxed) {
-            return false;
-        }
-        self.has_begun = false;
-        self.framer.next();
-        if !self.framer.is_between() {
-            self.received(0);
-        }
-        true
-    }
-
-    /// Reads what needs no look into the framework's buffer.
-    fn poll_plain(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>, left: u64) -> Poll<io::Result<()>> {
-        let before = buf.filled().len();
-        let mut limited = (&mut self.stream).take(left);
-        ready!(Pin::new(&mut limited).poll_read(cx, buf))?;
-        let read = buf.filled().len() - before;
-        self.framer.passed(read as u64);
-        self.received(read);
-        Poll::Ready(Ok(()))
-    }
-
-    /// Reads a part of a chunk into the framework's buffer, as a chunk of its own.
-    fn poll_chunk(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>, left: u64) -> Poll<io::Result<()>> {
-        let before = buf.filled().len();
-        let most = left.min((buf.remaining() - SIZE_LINE - 2) as u64);
-        buf.put_slice(&size_line(0));
-        let mut limited = (&mut self.stream).take(most);
-        let polled = Pin::new(&mut limited).poll_read(cx, buf);
-        let read = buf.filled().len() - before - SIZE_LINE;
-        if read == 0 {
-            buf.set_filled(before);
-            return polled;
-        }
-        if let Some(line) = buf.filled_mut().get_mut(before..before + SIZE_LINE) {
-            line.copy_from_slice(&size_line(read));
-        }
-        buf.put_slice(b"\r\n");
-        self.framer.passed(read as u64);
-        Poll::Ready(Ok(()))
-    }
-
-    /// Reads a head into the framework's buffer, where it stays if it is a whole one. `None` tells so; else how many bytes came.
-    fn poll_head(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<Option<usize>>> {
-        let before = buf.filled().len();
-        ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
-        let came = buf.filled().get(before..).unwrap_or_default();
-        let read = came.len();
-        let kept = self.framer.head_in_place(came);
-        buf.set_filled(before + kept.unwrap_or(0));
-        if read > 0 {
-            self.received(read);
-        }
-        Poll::Ready(Ok(if kept.is_some() { None } else { Some(read) }))
-    }
-
-    /// Reads what the reader of requests must see.
-    fn poll_input(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        let input = self.framer.input();
-        input.reserve(READ);
-        let read = ready!(pin!(self.stream.read_buf(input)).poll(cx))?;
-        if read > 0 {
-            self.received(read);
-        }
-        Poll::Ready(Ok(read))
-    }
-
-    /// Ready once the client has gone. What it sends meanwhile is kept for the next request.
-    fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while self.ended.is_none() {
-            let input = self.framer.input();
-            if input.len() >= AHEAD {
-                return Poll::Pending;
-            }
-            input.reserve(AHEAD / 8);
-            match ready!(pin!(self.stream.read_buf(input)).poll(cx)) {
-                Ok(0) => self.note_end(),
-                // A client may end its direction without the alert of TLS.
-                Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => self.note_end(),
-                Err(e) => return Poll::Ready(Err(e)),
-                Ok(_) => {}
-            }
-        }
-        self.poll_closed(cx)
-    }
-
-    fn note_end(&mut self) {
-        self.ended = Some(Ended {
-            at: self.now(),
-            in_answer: self.has_begun,
-            asked: false,
-            look: Box::pin(tokio::time::sleep(Duration::ZERO)),
-        });
-    }
-
-    /// Ready once a client that has ended its direction is known to take no answer.
-    #[allow(clippy::disallowed_methods)]
-    fn poll_closed(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let (now, strict) = (self.now(), self.strict.load(Ordering::Relaxed));
-        let takes_interim = self.framer.takes_interim();
-        loop {
-            if let Some(e) = self.stream.take_error()? {
-                return Poll::Ready(Err(e));
-            }
-            let Some(ended) = &mut self.ended else {
-                return Poll::Pending;
-            };
-            if ended.in_answer || strict && !takes_interim {
-                return Poll::Ready(Ok(()));
-            }
-            // What is written of the answer finds out as well.
-            if !takes_interim || self.has_begun && !ended.asked {
-                return Poll::Pending;
-            }
-            ready!(ended.look.as_mut().poll(cx));
-            ended.look.as_mut().reset(Instant::now() + LOOK);
-            if !ended.asked && (strict || now >= ended.at + HALF_CLOSED) {
-                ended.asked = true;
-                self.gathered.extend_from_slice(INTERIM);
-                if let Poll::Ready(Err(e)) = self.poll_send_all(cx) {
-                    return Poll::Ready(Err(e));
-                }
-            }
-        }
-    }
-
     /// Writes what was gathered.
     fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut sent = 0;
@@ -473,7 +284,7 @@ impl AsyncRead for Conn {
 impl AsyncWrite for Conn {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        this.has_begun = true;
+        this.has_begun |= !bytes.starts_with(b"HTTP/1.1 1");
         if this.gathered.len() + bytes.len() > GATHER {
             ready!(this.poll_send(cx))?;
         }
@@ -503,56 +314,5 @@ impl AsyncWrite for Conn {
             return this.stream.poll_break_off(cx);
         }
         Pin::new(&mut this.stream).poll_shutdown(cx)
-    }
-}
-
-#[async_trait]
-impl Shutdown for Conn {
-    async fn shutdown(&mut self) {
-        // The peer may be gone already, and then there is nothing to shut down.
-        let _ = tokio::io::AsyncWriteExt::shutdown(self).await;
-    }
-}
-
-impl UniqueID for Conn {
-    fn id(&self) -> UniqueIDType {
-        self.stream.fd()
-    }
-}
-
-impl Ssl for Conn {
-    fn get_ssl_digest(&self) -> Option<Arc<SslDigest>> {
-        self.stream.terms()
-    }
-
-    fn selected_alpn_proto(&self) -> Option<ALPN> {
-        if self.many_at_once {
-            Some(ALPN::H2)
-        } else {
-            self.stream.protocol()
-        }
-    }
-}
-
-impl Peek for Conn {}
-
-impl GetTimingDigest for Conn {
-    fn get_timing_digest(&self) -> Vec<Option<TimingDigest>> {
-        vec![Some(TimingDigest {
-            established_ts: self.opened,
-            ..TimingDigest::default()
-        })]
-    }
-}
-
-impl GetProxyDigest for Conn {
-    fn get_proxy_digest(&self) -> Option<Arc<ProxyDigest>> {
-        None
-    }
-}
-
-impl GetSocketDigest for Conn {
-    fn get_socket_digest(&self) -> Option<Arc<SocketDigest>> {
-        Some(self.digest.clone())
     }
 }

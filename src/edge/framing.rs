@@ -149,7 +149,12 @@ impl Framer {
                 0 => Stage::ChunkEnd,
                 left => Stage::Chunk(left),
             },
-            stage => stage,
+            stage @ (Stage::Head
+            | Stage::ChunkSize
+            | Stage::ChunkEnd
+            | Stage::Trailers
+            | Stage::Over
+            | Stage::Tunnel) => stage,
         };
     }
 

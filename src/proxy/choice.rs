@@ -16,6 +16,7 @@ use crate::gate::selection::{Balance, HashKey};
 use crate::proxy::Gateway;
 use crate::proxy::answer::Answer;
 use crate::proxy::context::{Attempt, Course, Exchange};
+use crate::proxy::direct::while_there;
 use crate::proxy::stream::Streaming;
 use crate::proxy::witness;
 use crate::upstream::snapshot::{Draw, Picked};
@@ -43,6 +44,15 @@ pub(super) fn key(balance: &Balance, request: &RequestHeader, client: &Client) -
     }
 }
 
+/// Whether a request can be sent from its beginning once more.
+fn is_replayable(session: &Session, exchange: &Exchange) -> bool {
+    let has_body = match &exchange.upload {
+        Some(upload) => upload.is_replayable(),
+        None => !session.as_ref().retry_buffer_truncated(),
+    };
+    has_body && !session.is_upgrade_req()
+}
+
 /// What one look at the endpoints comes to.
 enum Choice {
     Made(SocketAddr),
@@ -52,7 +62,7 @@ enum Choice {
 
 impl Gateway {
     /// Chooses the endpoint of the next attempt, and counts it there. Where every one is full it waits a moment for room.
-    pub(super) async fn choose(&self, exchange: &mut Exchange) -> pingora::Result<SocketAddr> {
+    pub(super) async fn choose(&self, session: &mut Session, exchange: &mut Exchange) -> pingora::Result<SocketAddr> {
         match self.look(exchange)? {
             Choice::Made(socket) => Ok(socket),
             Choice::Nobody if exchange.course.as_mut().is_some_and(Course::stand_by) => match self.look(exchange)? {
@@ -60,7 +70,7 @@ impl Gateway {
                 Choice::Nobody | Choice::Full => Err(self.nobody(exchange)),
             },
             Choice::Nobody => Err(self.nobody(exchange)),
-            Choice::Full => self.queue(exchange).await,
+            Choice::Full => while_there(session, self.queue(exchange)).await?,
         }
     }
 
@@ -203,7 +213,7 @@ impl Gateway {
             class: course.class,
             failure,
             made: course.made,
-            replayable: !session.as_ref().retry_buffer_truncated() && !session.is_upgrade_req(),
+            replayable: is_replayable(session, exchange),
             in_flight: upstream.flow.in_flight.get(),
             retrying: upstream.flow.retrying.get(),
         });
@@ -220,7 +230,9 @@ impl Gateway {
         if let Some(attempt) = course.attempt.take() {
             course.tried.push(attempt.endpoint.owner().clone());
         }
-        exchange.received = 0;
+        if exchange.upload.is_none() {
+            exchange.received = 0;
+        }
         true
     }
 

@@ -14,6 +14,7 @@ use crate::proxy::answer::Answer;
 use crate::proxy::headers::RequestId;
 use crate::proxy::site::{Destination, Site};
 use crate::proxy::stream::OpenStream;
+use crate::proxy::upload::Upload;
 use crate::upstream::line::Line;
 use crate::upstream::settings::Timeouts;
 use crate::upstream::snapshot::{Routable, Side, World};
@@ -30,6 +31,8 @@ pub(crate) struct Exchange {
     /// The route that takes it, once that is found.
     pub(crate) to: Option<Destination>,
     pub(crate) course: Option<Course>,
+    /// The body, where it is sent on as it comes.
+    pub(crate) upload: Option<Box<Upload>>,
     /// Body bytes received from the client.
     pub(crate) received: u64,
     /// How the client keeps up with a body that is sent on as it comes, and since when; nothing once it is over.
@@ -146,6 +149,7 @@ impl Exchange {
             client: None,
             to: None,
             course: None,
+            upload: None,
             received: 0,
             receiving: None,
             taking: Pace::default(),

@@ -1,8 +1,8 @@
-//! Requests that are whole before they are sent, which most are: a head, and perhaps a small body of known length. The gate sends them
-//! itself and relays the answer.
+//! Requests to endpoints that speak HTTP/1.1: the gate sends them itself and relays the answer.
 //!
-//! The framework's way is made for bodies that stream both ways at once. Here there is one thing to wait for at a time, so a request
-//! costs about half, waits with exact deadlines, is taken back the moment its endpoint goes down, and can be sent again byte for byte.
+//! Most are whole before they are sent, a head and perhaps a small body of known length. Then there is one thing to wait for at a time, so a request
+//! costs about half of what it costs on the framework's way, waits with exact deadlines, is taken back the moment its endpoint goes down, and can be
+//! sent again byte for byte. Other bodies are sent on as they come, by `upload`.
 
 use std::io;
 use std::net::SocketAddr;
@@ -10,8 +10,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::{EXPECT, HOST};
-use http::{Method, StatusCode, Version};
+use http::{Method, StatusCode};
 use pingora::proxy::Session;
 use pingora::{Error, ErrorType};
 use tokio::net::TcpStream;
@@ -22,7 +21,7 @@ use crate::http1::{Connection, Head, WireError};
 use crate::probe::is_own_fault;
 use crate::proxy::Gateway;
 use crate::proxy::context::Exchange;
-use crate::proxy::request::content_length;
+use crate::proxy::request::conn;
 use crate::proxy::tunnel;
 use crate::tls::Unsecured;
 use crate::upstream::Endpoint;
@@ -34,19 +33,11 @@ use crate::wire::Wire;
 /// A body up to this many bytes is received before the request is sent on; that of a prompt is far below it.
 const SMALL: u64 = 64 * 1024;
 
-/// Whether a request is sent this way: it is whole as soon as its head and a small body are there, and its endpoint speaks HTTP/1.1, as for a
-/// tunnel every endpoint does.
-pub(super) fn is_for(session: &mut Session, exchange: &Exchange) -> bool {
-    let request = session.req_header();
+/// Whether a request is sent this way: its endpoint speaks HTTP/1.1, as for a tunnel every endpoint does.
+pub(super) fn is_for(session: &Session, exchange: &Exchange) -> bool {
     let course = exchange.course.as_ref();
-    if course.is_some_and(|course| course.upstream.owner().settings.http2) {
-        return tunnel::is_asked_for(request);
-    }
-    let plain = matches!(request.version, Version::HTTP_10 | Version::HTTP_11 | Version::HTTP_2)
-        && request.headers.contains_key(HOST)
-        && !request.headers.contains_key(EXPECT);
-    let is_small = content_length(request).is_some_and(|length| length <= SMALL);
-    plain && (is_small || session.is_body_empty())
+    let http2 = course.is_some_and(|course| course.upstream.owner().settings.http2);
+    !http2 || tunnel::is_asked_for(session.req_header())
 }
 
 /// Why an attempt came to nothing.
@@ -74,7 +65,7 @@ pub(super) struct Answered {
 }
 
 /// Why a request waits no longer for an answer.
-enum Called {
+pub(super) enum Called {
     /// Its endpoint is known to be down.
     Down,
     /// All is to end that its endpoint serves.
@@ -84,11 +75,12 @@ enum Called {
 impl Gateway {
     /// Has a request answered by an endpoint, and relays the answer.
     pub(super) async fn exchange(&self, session: &mut Session, exchange: &mut Exchange) -> pingora::Result<()> {
+        exchange.upload = self.upload(session, SMALL);
         let mut request = self.head(session, exchange)?;
-        if !session.is_body_empty() {
+        if exchange.upload.is_none() && !session.is_body_empty() {
             self.receive(session, exchange, &mut request).await?;
         }
-        self.hold(session, exchange, true).await?;
+        self.hold(session, exchange).await?;
         loop {
             let attempt = self.attempt(session, exchange, &request).await;
             if let Ok(answered) = &attempt {
@@ -127,13 +119,18 @@ impl Gateway {
         exchange: &mut Exchange,
         request: &[u8],
     ) -> Result<Answered, Lost> {
-        let socket = self.choose(exchange).await?;
+        let socket = self.choose(session, exchange).await?;
         let Some((course, attempt)) = exchange.attempt() else {
             return Err(Error::explain(ErrorType::InternalError, "no attempt was made").into());
         };
         let (endpoint, timeouts) = (attempt.endpoint.owner().clone(), course.timeouts);
         let harmless = course.class == RetryClass::Idempotent;
-        let mut kept = endpoint.idle.take();
+        // What cannot be sent again is not sent on a connection that may be closed at this moment.
+        let mut kept = if exchange.upload.is_none() {
+            endpoint.idle.take()
+        } else {
+            None
+        };
         loop {
             let was_kept = kept.is_some();
             let (mut connection, brisk) = match kept.take() {
@@ -146,9 +143,15 @@ impl Gateway {
                 Err(_) if was_kept => continue,
                 Err(e) => return Err(lost(AttemptFailure::Unsent, WireError::Broken(e))),
             }
-            let wait = endpoint.pulse.ask(self.clock.millis(self.clock.now()));
-            let head = self.await_head(session, exchange, &endpoint, &mut connection).await;
-            drop(wait);
+            let head = match exchange.upload.take() {
+                None => self.await_head(session, exchange, &endpoint, &mut connection).await,
+                Some(mut upload) => {
+                    let sending = self.send_until_head(session, exchange, &endpoint, &mut connection, &mut upload);
+                    let head = sending.await;
+                    exchange.upload = Some(upload);
+                    head
+                }
+            };
             match head {
                 // It was closed while the request was on its way, as a connection that has rested may be. One that has not is dropped for a
                 // reason, and then another endpoint is asked.
@@ -204,6 +207,7 @@ impl Gateway {
         let called = self.called(exchange, endpoint, recallable);
         let to_head = session.req_header().method == Method::HEAD;
         let upgrades = tunnel::is_asked_for(session.req_header());
+        let wait = endpoint.pulse.ask(self.clock.millis(self.clock.now()));
         let head = tokio::select! {
             biased;
             // First, so that a verdict between the choice and the wait is not missed.
@@ -214,6 +218,7 @@ impl Gateway {
             head = timeout(course.timeouts.first_byte, final_head(connection, to_head, upgrades)) => head,
             gone = gone(session) => return Err(gone.into()),
         };
+        drop(wait);
         match head {
             Ok(Ok(head)) => Ok(head),
             Ok(Err(e)) => Err(lost(AttemptFailure::Reset, e)),
@@ -225,7 +230,7 @@ impl Gateway {
     }
 
     /// Ready once there is nothing to wait for: the endpoint is known to be down and the request may go elsewhere, or is to end.
-    async fn called(&self, exchange: &Exchange, endpoint: &Arc<Endpoint>, recallable: bool) -> Called {
+    pub(super) async fn called(&self, exchange: &Exchange, endpoint: &Arc<Endpoint>, recallable: bool) -> Called {
         let _waiting = recallable.then(|| endpoint.recall.wait());
         let mut knows = recallable;
         let calls = endpoint.recall.calls();
@@ -284,7 +289,7 @@ pub(super) fn unconnected(e: &io::Error) -> AttemptFailure {
     }
 }
 
-fn lost(failure: AttemptFailure, e: WireError) -> Lost {
+pub(super) fn lost(failure: AttemptFailure, e: WireError) -> Lost {
     Lost::Endpoint(failure, upstream_error(e))
 }
 
@@ -302,6 +307,23 @@ async fn final_head(connection: &mut Connection, to_head: bool, upgrades: bool) 
             (true, false) => {}
         }
     }
+}
+
+/// Waits for something before anything of a request was sent, while its client stays.
+pub(super) async fn while_there<T>(session: &mut Session, what: impl Future<Output = T>) -> pingora::Result<T> {
+    let watch = |session: &Session, strict| {
+        if let Some(conn) = conn(session) {
+            conn.watch(strict);
+        }
+    };
+    watch(session, true);
+    let outcome = tokio::select! {
+        biased;
+        outcome = what => Ok(outcome),
+        gone = gone(session) => Err(gone),
+    };
+    watch(session, false);
+    outcome
 }
 
 /// Ready once the client is gone. What it sends early is read no further, and then the connection cannot be used again.

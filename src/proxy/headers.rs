@@ -56,8 +56,8 @@ pub(crate) fn forward(request: &mut RequestHeader, origin: &Origin<'_>) -> pingo
     outcome
 }
 
-/// Writes the head of a request that is whole, to be sent on as it is.
-pub(crate) fn write_head(request: &RequestHeader, path: &str, origin: &Origin<'_>) -> Vec<u8> {
+/// Writes the head of a request as the gate sends it itself; `is_chunked` tells that its body is sent in chunks.
+pub(crate) fn write_head(request: &RequestHeader, path: &str, origin: &Origin<'_>, is_chunked: bool) -> Vec<u8> {
     let mut head = Vec::with_capacity(1024);
     for part in [request.method.as_str(), " ", path, " HTTP/1.1\r\n"] {
         head.extend_from_slice(part.as_bytes());
@@ -75,6 +75,9 @@ pub(crate) fn write_head(request: &RequestHeader, path: &str, origin: &Origin<'_
     });
     if tunnel::is_asked_for(request) {
         head.extend_from_slice(b"Connection: Upgrade\r\nUpgrade: websocket\r\n");
+    }
+    if is_chunked {
+        head.extend_from_slice(b"Transfer-Encoding: chunked\r\n");
     }
     head.extend_from_slice(b"\r\n");
     head

@@ -21,6 +21,7 @@ mod site;
 mod split;
 mod stream;
 mod tunnel;
+mod upload;
 mod witness;
 
 use std::os::fd::RawFd;
@@ -110,7 +111,7 @@ impl ProxyHttp for Gateway {
                 Ok(true)
             }
             request::Admitted::Forward => {
-                self.hold(session, exchange, false).await?;
+                self.hold(session, exchange).await?;
                 if !session.is_body_empty() {
                     exchange.receiving = Some((self.clock.now(), self.pace()));
                 }
@@ -167,8 +168,8 @@ impl ProxyHttp for Gateway {
         Ok(())
     }
 
-    async fn upstream_peer(&self, _session: &mut Session, exchange: &mut Exchange) -> pingora::Result<Box<HttpPeer>> {
-        let socket = self.choose(exchange).await?;
+    async fn upstream_peer(&self, session: &mut Session, exchange: &mut Exchange) -> pingora::Result<Box<HttpPeer>> {
+        let socket = self.choose(session, exchange).await?;
         let Some((course, attempt)) = exchange.attempt() else {
             return Error::e_explain(ErrorType::InternalError, "a request without an attempt");
         };

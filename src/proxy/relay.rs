@@ -112,7 +112,10 @@ impl Gateway {
                 return Ok(());
             }
         }
-        endpoint.idle.keep(connection, timeouts.pool_idle);
+        // An answer may end before its request, and then the connection serves no other one.
+        if exchange.upload.as_ref().is_none_or(|upload| upload.is_sent()) {
+            endpoint.idle.keep(connection, timeouts.pool_idle);
+        }
         Ok(())
     }
 
@@ -130,11 +133,24 @@ impl Gateway {
             if let Some(why) = teller.says() {
                 return self.cut_body(session, exchange, connection, &teller, why).await;
             }
-            let part = tokio::select! {
-                biased;
-                part = self.part(exchange, connection, idle) => part,
-                _ = teller.told() => continue,
-                gone = gone(session) => return Err(gone),
+            let part = match exchange.upload.take().filter(|upload| !upload.is_sent()) {
+                None => tokio::select! {
+                    biased;
+                    part = self.part(exchange, connection, idle) => part,
+                    _ = teller.told() => continue,
+                    gone = gone(session) => return Err(gone),
+                },
+                Some(mut upload) => {
+                    let sending = self.part_while_sending(session, connection, &mut upload);
+                    let part = tokio::select! {
+                        biased;
+                        part = timeout(idle, sending) => Some(part),
+                        _ = teller.told() => None,
+                    };
+                    exchange.upload = Some(upload);
+                    let Some(part) = part else { continue };
+                    part
+                }
             };
             exchange.overdue = part.is_err();
             match part.unwrap_or_else(|_| Err(io::Error::from(io::ErrorKind::TimedOut).into())) {

@@ -263,13 +263,14 @@ impl Gateway {
         headers::forward(request, &self.origin(session, &client, exchange))
     }
 
-    /// The head of a request that is whole with it, after the guard has seen it once more.
+    /// The head of a request that the gate sends itself, after the guard has seen it once more.
     pub(super) fn head(&self, session: &Session, exchange: &mut Exchange) -> pingora::Result<Vec<u8>> {
         let request = session.req_header();
         let target = self.final_target(request, exchange)?;
         let client = exchange.client.unwrap_or(Client::UNKNOWN);
         let origin = self.origin(session, &client, exchange);
-        Ok(headers::write_head(request, &target, &origin))
+        let is_chunked = exchange.upload.as_ref().is_some_and(|upload| upload.is_chunked());
+        Ok(headers::write_head(request, &target, &origin, is_chunked))
     }
 
     /// The target that is sent on. The guard has the last word on it.

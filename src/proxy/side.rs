@@ -19,7 +19,7 @@ use crate::gate::route::without_port;
 use crate::proxy::Gateway;
 use crate::proxy::answer::Answer;
 use crate::proxy::context::{Course, Exchange};
-use crate::proxy::direct::gone;
+use crate::proxy::direct::while_there;
 use crate::proxy::headers;
 use crate::proxy::request::host;
 use crate::proxy::site::Site;
@@ -78,14 +78,8 @@ impl Gateway {
         None
     }
 
-    /// Lets a request wait while traffic is paused, and finds its pool anew once it is not. `listens` tells that the whole request is there, so that a
-    /// client which leaves is noticed.
-    pub(super) async fn hold(
-        &self,
-        session: &mut Session,
-        exchange: &mut Exchange,
-        listens: bool,
-    ) -> pingora::Result<()> {
+    /// Lets a request wait while traffic is paused, and finds its pool anew once it is not. One whose client leaves is dropped.
+    pub(super) async fn hold(&self, session: &mut Session, exchange: &mut Exchange) -> pingora::Result<()> {
         let course = exchange.course.as_ref();
         let Some(course) = course.filter(|course| course.is_paused()) else {
             return Ok(());
@@ -100,11 +94,7 @@ impl Gateway {
             if *world.traffic() != Traffic::Pause {
                 break;
             }
-            let resumed = tokio::select! {
-                resumed = timeout_at(until, resumed) => resumed,
-                gone = gone(session), if listens => return Err(gone),
-            };
-            if resumed.is_err() {
+            if while_there(session, timeout_at(until, resumed)).await?.is_err() {
                 return Err(unserved(exchange, Answer::paused(), "paused"));
             }
         }

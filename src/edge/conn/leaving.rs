@@ -1,0 +1,113 @@
+//! Whether a client is still there while its request is worked on.
+
+use std::io;
+use std::pin::pin;
+use std::sync::atomic::Ordering;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use tokio::io::AsyncReadExt;
+use tokio::time::Instant;
+
+use super::Conn;
+
+/// So much of the next request is taken from a client that does not wait for its answer, in bytes.
+const AHEAD: usize = 16 * 1024;
+
+/// A client that ends its direction may wait for its answer all the same (RFC 9112 section 9.6), or have closed its connection, and only something
+/// that is sent to it tells which: an interim answer, which a client must expect (RFC 9110 section 15.2), and which a closed connection resets. Most
+/// answers begin before this many milliseconds, and tell as well.
+const HALF_CLOSED: u64 = 250;
+/// How often it is looked whether the connection was reset.
+const LOOK: Duration = Duration::from_millis(50);
+const INTERIM: &[u8] = b"HTTP/1.1 102 Processing\r\n\r\n";
+
+/// The end of what a client sends.
+#[derive(Debug)]
+pub(super) struct Ended {
+    /// When it came, in milliseconds after the connection's start.
+    at: u64,
+    /// Whether the answer to the request under way had begun.
+    in_answer: bool,
+    /// Whether an interim answer was sent after it.
+    asked: bool,
+}
+
+impl Conn {
+    /// Ready once the client has gone. What it sends meanwhile is kept, of the body under way or of the next request.
+    pub(super) fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while self.ended.is_none() {
+            let input = self.framer.input();
+            if input.len() >= AHEAD {
+                if !self.strict.load(Ordering::Relaxed) {
+                    return Poll::Pending;
+                }
+                ready!(self.poll_read_closed(cx));
+                continue;
+            }
+            input.reserve(AHEAD / 8);
+            match ready!(pin!(self.stream.read_buf(input)).poll(cx)) {
+                Ok(0) => self.note_end(),
+                // A client may end its direction without the alert of TLS.
+                Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => self.note_end(),
+                Err(e) => return Poll::Ready(Err(e)),
+                Ok(_) => {}
+            }
+        }
+        self.poll_closed(cx)
+    }
+
+    /// Ready once a client has ended its direction behind what is not read yet.
+    #[allow(clippy::disallowed_methods)]
+    fn poll_read_closed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let look = self.look.get_or_insert_with(|| Box::pin(tokio::time::sleep(LOOK)));
+        loop {
+            if self.stream.is_read_closed() {
+                self.note_end();
+                return Poll::Ready(());
+            }
+            ready!(look.as_mut().poll(cx));
+            look.as_mut().reset(Instant::now() + LOOK);
+        }
+    }
+
+    fn note_end(&mut self) {
+        self.ended = Some(Ended {
+            at: self.now(),
+            in_answer: self.has_begun,
+            asked: false,
+        });
+    }
+
+    /// Ready once a client that has ended its direction is known to take no answer.
+    #[allow(clippy::disallowed_methods)]
+    fn poll_closed(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let (now, strict) = (self.now(), self.strict.load(Ordering::Relaxed));
+        let takes_interim = self.framer.takes_interim();
+        loop {
+            if let Some(e) = self.stream.take_error()? {
+                return Poll::Ready(Err(e));
+            }
+            let Some(ended) = &mut self.ended else {
+                return Poll::Pending;
+            };
+            if ended.in_answer || strict && !takes_interim {
+                return Poll::Ready(Ok(()));
+            }
+            // What is written of the answer finds out as well.
+            if !takes_interim || self.has_begun && !ended.asked {
+                return Poll::Pending;
+            }
+            if !ended.asked && (strict || now >= ended.at + HALF_CLOSED) {
+                ended.asked = true;
+                self.gathered.extend_from_slice(INTERIM);
+                if let Poll::Ready(Err(e)) = self.poll_send_all(cx) {
+                    return Poll::Ready(Err(e));
+                }
+            }
+            let look = self.look.get_or_insert_with(|| Box::pin(tokio::time::sleep(LOOK)));
+            ready!(look.as_mut().poll(cx));
+            look.as_mut().reset(Instant::now() + LOOK);
+        }
+    }
+}
