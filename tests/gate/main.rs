@@ -33,6 +33,7 @@ mod release;
 mod reload;
 mod request_path;
 mod routes;
+mod secure_ends;
 mod severing;
 mod splits;
 mod state;
