@@ -19,7 +19,7 @@ mod sending;
 mod tunnel;
 
 pub use sending::{Outgoing, Step, chunk, last_chunk, plain};
-pub use tunnel::{Passed, Tunnel};
+pub use tunnel::Tunnel;
 
 /// The headers of an answer may be as long as this, in bytes.
 const MAX_HEAD: usize = 64 * 1024;

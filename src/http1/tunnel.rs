@@ -1,72 +1,70 @@
 //! A connection after its protocol was switched: bytes pass both ways until one side ends (RFC 9110 section 7.8).
 
 use std::io;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, ready};
 
-use bytes::{Bytes, BytesMut};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf, split};
+use bytes::{Buf, Bytes, BytesMut};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 
-use super::ROOM;
+use super::{MORE_ROOM, ROOM};
 use crate::wire::Wire;
 
-/// See the module's own words.
+/// See the module's own words. Its two directions are independent: one that is blocked holds up nothing of the other.
 #[derive(Debug)]
 pub struct Tunnel<S = Wire> {
-    reader: ReadHalf<S>,
-    writer: WriteHalf<S>,
+    stream: S,
     buffer: BytesMut,
+    /// A read makes room for so many bytes.
+    room: usize,
     /// Whether something was written that TLS may still hold back.
     unsent: bool,
 }
 
-/// What passed through a tunnel.
-#[derive(Debug)]
-pub enum Passed {
-    /// Something was sent.
-    Sent,
-    /// Something came.
-    Received(Bytes),
-    /// The other side ended it.
-    Ended,
-}
-
-impl<S: AsyncRead + AsyncWrite> Tunnel<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> Tunnel<S> {
     /// A tunnel through a stream, of which this much has come already.
     pub(super) fn over(stream: S, buffer: BytesMut) -> Self {
-        let (reader, writer) = split(stream);
         Self {
-            reader,
-            writer,
+            stream,
             buffer,
+            room: ROOM,
             unsent: false,
         }
     }
 
-    /// Both ways at once: sends what it can of `outgoing`, or receives what is there, whichever can be done. It may be dropped and called again.
+    /// The next bytes that the other side sends; none once it has ended the tunnel.
     ///
     /// # Errors
     /// What the network says.
-    pub async fn pass(&mut self, outgoing: &mut Bytes) -> io::Result<Passed> {
+    pub fn poll_receive(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Option<Bytes>>> {
         if !self.buffer.is_empty() {
-            return Ok(Passed::Received(self.buffer.split().freeze()));
+            return Poll::Ready(Ok(Some(self.buffer.split().freeze())));
         }
-        self.buffer.reserve(ROOM);
-        let sends = !outgoing.is_empty() || self.unsent;
-        let (writer, unsent) = (&mut self.writer, &mut self.unsent);
-        let sending = async {
-            if !outgoing.is_empty() {
-                writer.write_buf(outgoing).await?;
-                *unsent = true;
+        self.buffer.reserve(self.room);
+        // Nothing is lost with a read that is dropped before it is ready.
+        let length = ready!(pin!(self.stream.read_buf(&mut self.buffer)).poll(cx))?;
+        if length >= self.room {
+            self.room = MORE_ROOM;
+        }
+        Poll::Ready(Ok((length > 0).then(|| self.buffer.split().freeze())))
+    }
+
+    /// Sends `outgoing`, which shrinks by what has been sent. Ready once all of it is.
+    ///
+    /// # Errors
+    /// What the network says.
+    pub fn poll_send(&mut self, cx: &mut Context<'_>, outgoing: &mut Bytes) -> Poll<io::Result<()>> {
+        while !outgoing.is_empty() {
+            match ready!(Pin::new(&mut self.stream).poll_write(cx, outgoing))? {
+                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                sent => outgoing.advance(sent),
             }
-            writer.flush().await?;
-            *unsent = false;
-            Ok(Passed::Sent)
-        };
-        tokio::select! {
-            received = self.reader.read_buf(&mut self.buffer) => Ok(match received? {
-                0 => Passed::Ended,
-                _ => Passed::Received(self.buffer.split().freeze()),
-            }),
-            sent = sending, if sends => sent,
+            self.unsent = true;
         }
+        if self.unsent {
+            ready!(Pin::new(&mut self.stream).poll_flush(cx))?;
+            self.unsent = false;
+        }
+        Poll::Ready(Ok(()))
     }
 }

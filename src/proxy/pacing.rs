@@ -95,13 +95,18 @@ impl Gateway {
         let since = self.clock.now();
         let writing = session.write_response_body(part, over);
         let Some(written) = within(exchange.taking.left(), writing).await else {
-            const LIMIT: &str = "read_rate";
-            self.door.limit(LIMIT);
-            exchange.refused = Some(LIMIT);
-            return Err(Error::new_down(ErrorType::WriteTimedout));
+            return Err(self.takes_too_slowly(exchange));
         };
         exchange.taking.step(length, self.clock.now() - since);
         written.map_err(|e| e.into_down())
+    }
+
+    /// A client that takes its answer too slowly is given up.
+    pub(super) fn takes_too_slowly(&self, exchange: &mut Exchange) -> Box<Error> {
+        const LIMIT: &str = "read_rate";
+        self.door.limit(LIMIT);
+        exchange.refused = Some(LIMIT);
+        Error::new_down(ErrorType::WriteTimedout)
     }
 }
 

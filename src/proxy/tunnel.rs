@@ -1,22 +1,27 @@
 //! Tunnels: after `101 Switching Protocols` bytes pass both ways until one side ends (RFC 9110 section 7.8).
+//!
+//! The two directions are independent: a client that writes and does not read yet is read all the same, and so is an endpoint. Each direction holds
+//! one part of at most 64 KiB beside what the kernel holds; the next one is read once that has been written.
 
-use std::io;
-use std::time::Duration;
+use std::future::poll_fn;
+use std::pin::pin;
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::Version;
 use http::header::{CONNECTION, UPGRADE};
 use pingora::http::RequestHeader;
+use pingora::protocols::http::HttpTask;
 use pingora::proxy::Session;
 use pingora::{Error, ErrorType};
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{timeout, timeout_at};
 
 use crate::gate::websocket::{self, Frames};
-use crate::http1::{Passed, Tunnel, members};
+use crate::http1::{Tunnel, members};
 use crate::proxy::Gateway;
 use crate::proxy::context::Exchange;
 use crate::proxy::direct::upstream_error;
-use crate::proxy::relay::Teller;
 use crate::upstream::streams::{PATIENCE, Why};
 
 /// Whether a request asks for a WebSocket. Other upgrades are not passed on, and then the request is an ordinary one: `h2c` would open a
@@ -30,19 +35,9 @@ pub(super) fn is_asked_for(request: &RequestHeader) -> bool {
         && says(CONNECTION, "upgrade")
 }
 
-/// What passes in a tunnel.
-struct Passing {
-    tunnel: Tunnel,
-    /// What the client sent and the endpoint has not got yet.
-    outgoing: Bytes,
-    /// From the client.
-    asked: Frames,
-    /// From the endpoint.
-    answered: Frames,
-}
-
-/// After it was told that the tunnel ends, a client has so long to say that it knows.
-const FAREWELL: Duration = Duration::from_secs(1);
+/// After a tunnel has ended, its client has so long to close the connection. What it sends meanwhile is read: unread bytes would make the kernel
+/// reset the connection, and the client could lose what was sent last.
+const LINGER: Duration = Duration::from_secs(1);
 
 impl Gateway {
     /// Carries bytes both ways until one side ends, nothing passes for `idle`, or the gate is to end it.
@@ -56,42 +51,59 @@ impl Gateway {
         let Some(listed) = exchange.stream.as_ref().map(|stream| stream.listed.clone()) else {
             return Error::e_explain(ErrorType::InternalError, "a tunnel that is not listed");
         };
-        let teller = Teller::Stream(listed.clone());
-        let mut passing = Passing {
-            tunnel,
-            outgoing: Bytes::new(),
-            asked: Frames::default(),
-            answered: Frames::default(),
-        };
+        let mut duplex = Duplex::over(tunnel, session);
         loop {
             if let Some(why) = listed.ends() {
-                return self.hang_up(session, exchange, passing, &teller, why).await;
+                return self.hang_up(session, exchange, duplex, why).await;
             }
             let step = tokio::select! {
-                step = timeout(idle, passing.step(session)) => step,
+                step = self.step(session, exchange, &mut duplex, idle) => step?,
                 () = listed.told() => continue,
             };
-            let Ok(step) = step else {
-                exchange.overdue = true;
-                return Err(Error::new_up(ErrorType::ReadTimedout));
-            };
             match step {
-                Step::Upstream(Ok(Passed::Sent)) => {}
-                Step::Upstream(Ok(Passed::Received(mut part))) => {
+                Step::Asked(length) => {
                     listed.move_on();
-                    passing.read(&mut part, listed.ends().is_some());
-                    self.give_unless(session, exchange, Some(part), false, &teller).await?;
+                    exchange.received += length;
                 }
-                Step::Upstream(Ok(Passed::Ended)) => return Ok(()),
-                Step::Upstream(Err(e)) => return Err(upstream_error(e.into())),
-                Step::Client(Ok(Some(part))) => {
+                Step::Answered(mut part) => {
                     listed.move_on();
-                    exchange.received += part.len() as u64;
-                    passing.asked.feed(&part);
-                    passing.outgoing = part;
+                    duplex.read(&mut part, listed.ends().is_some());
+                    duplex.give(session, part, self.clock.now()).await?;
                 }
-                Step::Client(Ok(None)) => return Ok(()),
-                Step::Client(Err(e)) => return Err(e.into_down()),
+                Step::Ended => {
+                    linger(session).await;
+                    return Ok(());
+                }
+                Step::Sent | Step::Given => {}
+            }
+        }
+    }
+
+    /// The next step of a tunnel, for which nobody is waited longer than allowed.
+    async fn step(
+        &self,
+        session: &mut Session,
+        exchange: &mut Exchange,
+        duplex: &mut Duplex,
+        idle: Duration,
+    ) -> pingora::Result<Step> {
+        let due = duplex.due;
+        let waited = due.map(|(since, _)| self.clock.now() - since).unwrap_or_default();
+        let pace = exchange.taking.left().filter(|_| due.is_some());
+        let pace = pace.map(|left| left.saturating_sub(waited));
+        let patience = pace.map_or(idle, |pace| pace.min(idle));
+        match timeout(patience, duplex.step(session)).await {
+            Ok(step) => {
+                if let (Ok(Step::Given), Some((since, length))) = (&step, due) {
+                    exchange.taking.step(length, self.clock.now() - since);
+                }
+                step
+            }
+            Err(_) if pace.is_some_and(|pace| pace <= idle) => Err(self.takes_too_slowly(exchange)),
+            Err(_) if due.is_some() => Err(Error::new_down(ErrorType::WriteTimedout)),
+            Err(_) => {
+                exchange.overdue = true;
+                Err(Error::new_up(ErrorType::ReadTimedout))
             }
         }
     }
@@ -101,44 +113,87 @@ impl Gateway {
         &self,
         session: &mut Session,
         exchange: &mut Exchange,
-        mut passing: Passing,
-        teller: &Teller<'_>,
+        mut duplex: Duplex,
         why: Why,
     ) -> pingora::Result<()> {
-        let until = Instant::from_std(self.clock.now()) + PATIENCE;
-        while !passing.answered.is_between_frames() {
-            let Ok(Ok(passed)) = timeout_at(until, passing.tunnel.pass(&mut passing.outgoing)).await else {
-                return Err(self.cut(exchange, why));
-            };
+        let until = self.clock.now() + PATIENCE;
+        while duplex.due.is_some() || !duplex.answered.is_between_frames() {
+            let step = timeout_at(until.into(), duplex.step(session)).await;
             // What comes without a pause would never be late otherwise.
-            if self.clock.now() >= until.into_std() {
-                return Err(self.cut(exchange, why));
-            }
-            match passed {
-                Passed::Sent => {}
-                Passed::Received(mut part) => {
-                    passing.read(&mut part, true);
-                    self.give_unless(session, exchange, Some(part), false, teller).await?;
+            let step = step.ok().filter(|_| self.clock.now() < until);
+            match step.ok_or_else(|| self.cut(exchange, why))?? {
+                Step::Answered(mut part) => {
+                    duplex.read(&mut part, true);
+                    duplex.give(session, part, self.clock.now()).await?;
                 }
-                Passed::Ended => return Ok(()),
+                Step::Asked(length) => exchange.received += length,
+                Step::Ended => {
+                    linger(session).await;
+                    return Ok(());
+                }
+                Step::Sent | Step::Given => {}
             }
         }
         exchange.cut = Some(why);
         let goodbye = Bytes::from(websocket::close(websocket::SERVICE_RESTART, "out of service", None));
-        self.give_unless(session, exchange, Some(goodbye), false, teller)
-            .await?;
+        duplex.give(session, goodbye, self.clock.now()).await?;
+        while duplex.due.is_some() {
+            let step = timeout_at(until.into(), duplex.step(session)).await;
+            step.map_err(|_| self.cut(exchange, why))??;
+        }
         let farewell = async {
-            passing.say_goodbye().await;
-            // Bytes that nobody reads would reset the connection, and what was sent be lost with it.
-            while let Ok(Some(_)) = session.as_downstream_mut().read_request_body().await {}
+            duplex.say_goodbye().await;
+            drain(session).await;
         };
         // Who is not gone by then has been told.
-        let _ = timeout(FAREWELL, farewell).await;
+        let _ = timeout(LINGER, farewell).await;
         Ok(())
     }
 }
 
-impl Passing {
+/// A tunnel under way.
+struct Duplex {
+    tunnel: Tunnel,
+    /// What the client sent and the endpoint has not got yet.
+    outgoing: Bytes,
+    /// Since when the client is being given a part, and the part's length.
+    due: Option<(Instant, u64)>,
+    /// From the client.
+    asked: Frames,
+    /// From the endpoint.
+    answered: Frames,
+    /// Which direction is looked at first; they take turns, so that neither starves the other.
+    client_first: bool,
+}
+
+/// What happened in a tunnel.
+enum Step {
+    /// So many bytes came from the client.
+    Asked(u64),
+    /// A part of what came from the client was sent to the endpoint.
+    Sent,
+    /// This came from the endpoint.
+    Answered(Bytes),
+    /// The client has been given what came from the endpoint.
+    Given,
+    /// One side has ended it.
+    Ended,
+}
+
+impl Duplex {
+    fn over(tunnel: Tunnel, session: &mut Session) -> Self {
+        // A write that goes on with the next poll, where that of a whole part would have to be waited for.
+        session.set_proxy_tasks_enabled(true);
+        Self {
+            tunnel,
+            outgoing: Bytes::new(),
+            due: None,
+            asked: Frames::default(),
+            answered: Frames::default(),
+            client_first: false,
+        }
+    }
+
     /// Reads what came from the endpoint, and where the tunnel is to end, leaves of it what comes before the end of a frame.
     fn read(&mut self, part: &mut Bytes, ends: bool) {
         if ends {
@@ -149,12 +204,63 @@ impl Passing {
         }
     }
 
-    async fn step(&mut self, session: &mut Session) -> Step {
-        let is_free = self.outgoing.is_empty();
-        tokio::select! {
-            passed = self.tunnel.pass(&mut self.outgoing) => Step::Upstream(passed),
-            read = session.as_downstream_mut().read_request_body(), if is_free => Step::Client(read),
+    /// Gives a part to the client, which the next steps write.
+    async fn give(&mut self, session: &mut Session, part: Bytes, now: Instant) -> pingora::Result<()> {
+        self.due = Some((now, part.len() as u64));
+        let task = HttpTask::UpgradedBody(Some(part), false);
+        session.send_downstream_proxy_task(task).await
+    }
+
+    /// The next step of either direction. It may be dropped and called again.
+    async fn step(&mut self, session: &mut Session) -> pingora::Result<Step> {
+        self.client_first = !self.client_first;
+        poll_fn(|cx| {
+            let step = if self.client_first {
+                self.poll_asked(session, cx)
+            } else {
+                self.poll_answered(session, cx)
+            };
+            if step.is_ready() {
+                return step;
+            }
+            if self.client_first {
+                self.poll_answered(session, cx)
+            } else {
+                self.poll_asked(session, cx)
+            }
+        })
+        .await
+    }
+
+    /// From the client to the endpoint.
+    fn poll_asked(&mut self, session: &mut Session, cx: &mut Context<'_>) -> Poll<pingora::Result<Step>> {
+        let before = self.outgoing.len();
+        let sent = self.tunnel.poll_send(cx, &mut self.outgoing);
+        if sent.is_pending() && self.outgoing.len() < before {
+            return Poll::Ready(Ok(Step::Sent));
         }
+        ready!(sent).map_err(|e| upstream_error(e.into()))?;
+        // Nothing is lost with a read that is dropped before it is ready.
+        let reading = pin!(session.as_downstream_mut().read_request_body());
+        let Some(part) = ready!(reading.poll(cx)).map_err(|e| e.into_down())? else {
+            return Poll::Ready(Ok(Step::Ended));
+        };
+        self.asked.feed(&part);
+        self.outgoing = part;
+        Poll::Ready(Ok(Step::Asked(self.outgoing.len() as u64)))
+    }
+
+    /// From the endpoint to the client.
+    fn poll_answered(&mut self, session: &mut Session, cx: &mut Context<'_>) -> Poll<pingora::Result<Step>> {
+        if self.due.is_some() {
+            // The session keeps what is left of a write that is dropped before it is ready.
+            let writing = pin!(session.write_downstream_proxy_tasks());
+            ready!(writing.poll(cx)).map_err(|e| e.into_down())?;
+            self.due = None;
+            return Poll::Ready(Ok(Step::Given));
+        }
+        let part = ready!(self.tunnel.poll_receive(cx)).map_err(|e| upstream_error(e.into()))?;
+        Poll::Ready(Ok(part.map_or(Step::Ended, Step::Answered)))
     }
 
     /// Tells the endpoint that its client is gone, if no frame is under way to it. It sees the connection end either way.
@@ -164,19 +270,29 @@ impl Passing {
         }
         let goodbye = websocket::close(websocket::GOING_AWAY, "", Some(fastrand::u32(..).to_be_bytes()));
         self.outgoing = [self.outgoing.as_ref(), &goodbye].concat().into();
-        while !self.outgoing.is_empty() {
-            match self.tunnel.pass(&mut self.outgoing).await {
-                Ok(Passed::Sent | Passed::Received(_)) => {}
-                Ok(Passed::Ended) | Err(_) => return,
+        poll_fn(|cx| {
+            // An endpoint that is not read might not read either.
+            while let Poll::Ready(received) = self.tunnel.poll_receive(cx) {
+                if !matches!(received, Ok(Some(_))) {
+                    return Poll::Ready(());
+                }
             }
-        }
-        // What TLS holds back is sent with a further pass.
-        let _ = timeout(Duration::ZERO, self.tunnel.pass(&mut self.outgoing)).await;
+            self.tunnel.poll_send(cx, &mut self.outgoing).map(drop)
+        })
+        .await;
     }
 }
 
-/// What happened in a tunnel.
-enum Step {
-    Upstream(io::Result<Passed>),
-    Client(pingora::Result<Option<Bytes>>),
+/// Ends a client's connection, and reads on until the client has ended it too.
+async fn linger(session: &mut Session) {
+    let ending = async {
+        session.as_downstream_mut().shutdown().await;
+        drain(session).await;
+    };
+    let _ = timeout(LINGER, ending).await;
+}
+
+/// Reads until the client ends its connection.
+async fn drain(session: &mut Session) {
+    while let Ok(Some(_)) = session.as_downstream_mut().read_request_body().await {}
 }

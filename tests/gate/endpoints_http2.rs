@@ -83,6 +83,11 @@ async fn echo(request: Request<h2::RecvStream>, mut respond: h2::server::SendRes
 
 /// A connection within TLS that has agreed on HTTP/2.
 pub(crate) async fn shake_hands(edge: SocketAddr, authority: &Authority) -> TlsStream<TcpStream> {
+    secured(edge, authority, "h2").await
+}
+
+/// A connection within TLS that has agreed on `protocol`.
+pub(crate) async fn secured(edge: SocketAddr, authority: &Authority, protocol: &str) -> TlsStream<TcpStream> {
     let mut roots = RootCertStore::empty();
     roots
         .add(CertificateDer::from_pem_file(authority.path("ca.pem")).unwrap())
@@ -92,7 +97,7 @@ pub(crate) async fn shake_hands(edge: SocketAddr, authority: &Authority) -> TlsS
         .unwrap()
         .with_root_certificates(roots)
         .with_no_client_auth();
-    config.alpn_protocols = vec![b"h2".to_vec()];
+    config.alpn_protocols = vec![protocol.as_bytes().to_vec()];
     let stream = TcpStream::connect(edge).await.unwrap();
     let name = ServerName::try_from("dify.example.com").unwrap();
     TlsConnector::from(Arc::new(config))

@@ -15,6 +15,7 @@ mod cutover_judging;
 mod cutover_state;
 mod databases;
 mod discovery;
+mod duplex;
 mod endpoints_http2;
 mod endpoints_tls;
 mod failover;
