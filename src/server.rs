@@ -308,8 +308,7 @@ impl Gate {
 
     /// Requests under way.
     pub fn in_flight(&self) -> u32 {
-        let upstreams = self.parts.handle.roster.borrow().upstreams.clone();
-        upstreams.iter().map(|upstream| upstream.flow.in_flight.get()).sum()
+        self.parts.handle.roster.borrow().in_flight()
     }
 
     /// Ready once clients are let in.

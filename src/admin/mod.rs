@@ -217,7 +217,9 @@ async fn readyz(State(admin): State<Admin>) -> Response {
 }
 
 async fn metrics(State(admin): State<Admin>) -> Response {
-    let Roster { upstreams, endpoints } = admin.roster.borrow().clone();
+    let Roster {
+        upstreams, endpoints, ..
+    } = admin.roster.borrow().clone();
     for endpoint in endpoints.iter() {
         let gauge = admin
             .metrics

@@ -38,10 +38,10 @@ impl Driver {
         self.recollect();
         self.publish(Due::Unchanged);
         let endpoints = self.keeper.all().filter_map(|(slot, _)| self.endpoints.get(slot));
-        self.roster.send_replace(Roster {
-            endpoints: endpoints.map(|watched| watched.endpoint.clone()).collect(),
-            upstreams: self.serving.iter().map(|serving| serving.upstream.clone()).collect(),
-        });
+        let endpoints = endpoints.map(|watched| watched.endpoint.clone()).collect();
+        let upstreams = self.serving.iter().map(|serving| serving.upstream.clone()).collect();
+        let roster = Roster::after(&self.roster.borrow(), upstreams, endpoints);
+        self.roster.send_replace(roster);
     }
 
     /// Gives every slot its endpoint, and parts with those that have none any more.

@@ -1,10 +1,11 @@
 //! Event streams (HTML standard, server-sent events) as they pass, part by part: whether one stands between two events, whether its last event
-//! has come, and which task it tells of.
+//! has come, which task it tells of, and which API's clients read it.
 //!
 //! Nothing is copied but a word of at most 64 bytes. How a stream is cut into parts makes no difference.
 //!
 //! Dify names an event within its data, `data: {"event": "message_end", "task_id": "..."}`, at the top of the object and in any place there, so
-//! the object's own keys are followed; what is said inside of an answer, or deeper in the object, counts as nothing.
+//! the object's own keys are followed; what is said inside of an answer, or deeper in the object, counts as nothing. The same keys tell the dialects
+//! apart.
 
 /// The longest word that is looked at; a task is a UUID.
 const WORD: usize = 64;
@@ -18,8 +19,33 @@ const LAST: [&[u8]; 5] = [
     b"error",
 ];
 
+/// The same where events have types: Anthropic's messages, OpenAI's responses.
+const LAST_TYPED: [&[u8]; 5] = [
+    b"message_stop",
+    b"response.completed",
+    b"response.failed",
+    b"response.incomplete",
+    b"error",
+];
+
 /// What an OpenAI-like stream ends with.
 const DONE: &[u8] = b"[DONE]";
+
+/// Whose clients read a stream, by what it has shown so far. It decides how an error is told there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Dialect {
+    /// It has shown no data yet.
+    #[default]
+    Silent,
+    /// Dify's: `data: {"event": "message", ...}`.
+    Dify,
+    /// OpenAI's completions, and of the many servers like it: `data: {"choices": [...], ...}`, `data: [DONE]`.
+    Completions,
+    /// Events that have a name and a type, as Anthropic's messages and OpenAI's responses: `event: ping`, `data: {"type": "ping"}`.
+    Typed,
+    /// None of these.
+    Other,
+}
 
 /// The reader of one stream.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -33,6 +59,11 @@ pub struct Reader {
     object: Object,
     over: bool,
     task: Word,
+    dialect: Dialect,
+    /// Whether the event that is under way has a name.
+    named: bool,
+    /// Whether it has data.
+    data: bool,
 }
 
 /// Where in a line the stream stands.
@@ -121,6 +152,7 @@ enum Key {
     Other,
     Event,
     Task,
+    Type,
 }
 
 impl Reader {
@@ -152,6 +184,11 @@ impl Reader {
     /// Whether an event has come after which a good stream ends.
     pub fn is_over(&self) -> bool {
         self.over
+    }
+
+    /// Whose clients read it.
+    pub fn dialect(&self) -> Dialect {
+        self.dialect
     }
 
     /// The task that the stream tells of.
@@ -237,7 +274,7 @@ impl Reader {
                 object.text = match object.key {
                     _ if object.depth != 1 => Text::Other,
                     _ if object.expects_key => Text::Key,
-                    Key::Event | Key::Task => Text::Value,
+                    Key::Event | Key::Task | Key::Type => Text::Value,
                     Key::Other => Text::Other,
                 };
             }
@@ -259,17 +296,32 @@ impl Reader {
 
     fn end_text(&mut self, text: Text) {
         let word = self.word.get();
-        match (text, self.object.key) {
+        let told = match (text, self.object.key) {
             (Text::Key, _) => {
                 self.object.key = match word {
                     b"event" => Key::Event,
                     b"task_id" => Key::Task,
+                    b"type" => Key::Type,
                     _ => Key::Other,
                 };
+                (word == b"choices").then_some(Dialect::Completions)
             }
-            (Text::Value, Key::Event) => self.over |= LAST.contains(&word),
-            (Text::Value, Key::Task) if self.task.length == 0 && is_name(word) => self.task = self.word,
-            (Text::Value | Text::Other | Text::None, _) => {}
+            (Text::Value, Key::Event) => {
+                self.over |= LAST.contains(&word);
+                Some(Dialect::Dify)
+            }
+            (Text::Value, Key::Type) if self.named => {
+                self.over |= LAST_TYPED.contains(&word);
+                Some(Dialect::Typed)
+            }
+            (Text::Value, Key::Task) if self.task.length == 0 && is_name(word) => {
+                self.task = self.word;
+                None
+            }
+            (Text::Value | Text::Other | Text::None, _) => None,
+        };
+        if let Some(dialect) = told {
+            self.speaks(dialect);
         }
     }
 
@@ -277,17 +329,35 @@ impl Reader {
         match self.place {
             // An empty line ends the event.
             Place::Start => {
-                self.pending = false;
+                if self.data {
+                    self.speaks(Dialect::Other);
+                }
+                (self.pending, self.named, self.data) = (false, false, false);
                 self.object = Object::default();
             }
-            Place::Value(Field::Event) => self.over |= LAST.contains(&self.word.get()),
-            Place::Value(Field::Data) if !self.object.begun => {
-                self.over |= self.word.get().trim_ascii() == DONE;
+            Place::Value(Field::Event) => {
+                self.over |= LAST.contains(&self.word.get());
+                self.named = true;
             }
+            Place::Value(Field::Data) if !self.object.begun => {
+                self.data = true;
+                if self.word.get().trim_ascii() == DONE {
+                    self.over = true;
+                    self.speaks(Dialect::Completions);
+                }
+            }
+            Place::Value(Field::Data) => self.data = true,
             Place::Name => self.pending = true,
-            Place::Colon(_) | Place::Value(_) => {}
+            Place::Colon(_) | Place::Value(Field::Other) => {}
         }
         self.place = Place::Start;
+    }
+
+    /// Notes a dialect; the first that is known stays.
+    fn speaks(&mut self, dialect: Dialect) {
+        if matches!(self.dialect, Dialect::Silent | Dialect::Other) {
+            self.dialect = dialect;
+        }
     }
 }
 

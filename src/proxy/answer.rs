@@ -5,10 +5,13 @@ use http::header::{ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_ORIGIN
 use http::{HeaderName, HeaderValue, StatusCode};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::proxy::Session;
+use serde_json::{Value, json};
 
 use crate::gate::cors::{self, Cors};
+use crate::gate::sse::{Dialect, Reader};
 use crate::http1::members;
 use crate::proxy::headers::RequestId;
+use crate::upstream::streams::Why;
 
 /// One answer of the gate's own.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,16 +27,56 @@ pub(crate) struct Answer {
 /// The code of what was cut when its pool had drained for long enough.
 const DRAINED: &str = "gateway_drained";
 
-/// The last event of a stream that the gate ends, as Dify tells of an error.
-pub(crate) fn last_event(task: Option<&str>) -> Bytes {
-    let mut event = serde_json::json!({
-        "event": "error", "status": 503, "code": DRAINED,
-        "message": "The instance that streamed this is taken out of service. The run may still be going on.",
-    });
-    if let Some(task) = task {
+/// How the gate ends a stream that stands between two events.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum LastEvent {
+    /// Its own last event has come.
+    HasCome,
+    /// This is the last one.
+    Is(Bytes),
+    /// Nobody knows what its clients would take for an error, and they are to notice that it is cut: it is broken off.
+    Unknown,
+}
+
+impl LastEvent {
+    /// The one that tells the clients of a stream that it is cut.
+    ///
+    /// The clients of Dify look for its `event` key; OpenAI's SDK raises an `APIError` for an `error` object and takes any other object for a piece of
+    /// the answer; Anthropic's goes by the event's name. Where nothing has come yet, one event tells all of them.
+    pub(crate) fn of(reader: &Reader, why: Why) -> Self {
+        if reader.is_over() {
+            return Self::HasCome;
+        }
+        let message = match why {
+            Why::Drained | Why::Operator => {
+                "The instance that streamed this is taken out of service. The run may still be going on."
+            }
+            Why::Shutdown => "The gateway that carried this is stopped or replaced. The run may still be going on.",
+        };
+        let error = || json!({"message": message, "type": "server_error", "param": null, "code": DRAINED});
+        let event = match reader.dialect() {
+            Dialect::Other => return Self::Unknown,
+            Dialect::Dify => json!({"event": "error", "status": 503, "code": DRAINED, "message": message}),
+            Dialect::Completions => json!({"error": error()}),
+            Dialect::Typed => json!({"type": "error", "code": DRAINED, "message": message, "error": error()}),
+            Dialect::Silent => json!({
+                "event": "error", "type": "error", "status": 503, "code": DRAINED, "message": message, "error": error(),
+            }),
+        };
+        Self::Is(framed(event, reader))
+    }
+}
+
+/// An event as it stands on a stream.
+fn framed(mut event: Value, reader: &Reader) -> Bytes {
+    if let Some(task) = reader.task().filter(|_| reader.dialect() == Dialect::Dify) {
         event["task_id"] = task.into();
     }
-    Bytes::from(format!("data: {event}\n\n"))
+    let name = match reader.dialect() {
+        Dialect::Typed | Dialect::Silent => "event: error\n",
+        Dialect::Dify | Dialect::Completions | Dialect::Other => "",
+    };
+    Bytes::from(format!("{name}data: {event}\n\n"))
 }
 
 /// After this many seconds whoever met a maintenance may look again.
@@ -144,13 +187,29 @@ impl Answer {
         )
     }
 
-    /// The pool that served the request has had its time to drain.
-    pub(crate) fn drained() -> Self {
-        Self::new(
-            504,
-            DRAINED,
-            "The instance that was asked is taken out of service, and did not answer in time. The request may still be running.",
-        )
+    /// The request was sent, and is ended before its answer.
+    pub(crate) fn drained(why: Why) -> Self {
+        let message = match why {
+            Why::Drained | Why::Operator => {
+                "The instance that was asked is taken out of service, and did not answer in time. The request may still be running."
+            }
+            Why::Shutdown => {
+                "The gateway is stopped or replaced, and the instance that was asked did not answer in time. The request may still be running."
+            }
+        };
+        Self::new(504, DRAINED, message)
+    }
+
+    /// The gate ends before the request was sent anywhere.
+    pub(crate) fn shutting_down() -> Self {
+        Self {
+            retry_after: Some(RETRY_AFTER),
+            ..Self::new(
+                503,
+                "shutting_down",
+                "The gateway is stopped or replaced. The request was not sent. Try again shortly.",
+            )
+        }
     }
 
     /// The request breaks a rule.

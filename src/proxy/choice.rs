@@ -53,6 +53,14 @@ fn is_replayable(session: &Session, exchange: &Exchange) -> bool {
     has_body && !session.is_upgrade_req()
 }
 
+/// A request that was sent nowhere when the gate ends.
+pub(super) fn shutting_down(exchange: &mut Exchange) -> Box<Error> {
+    let answer = Answer::shutting_down();
+    let status = ErrorType::HTTPStatus(answer.status);
+    exchange.refuse(answer, "shutdown");
+    Error::new_in(status)
+}
+
 /// What one look at the endpoints comes to.
 enum Choice {
     Made(SocketAddr),
@@ -95,7 +103,11 @@ impl Gateway {
                 Choice::Nobody => return Err(self.nobody(exchange)),
                 Choice::Full => {}
             }
-            if timeout_at(until, room).await.is_err() {
+            let room = tokio::select! {
+                room = timeout_at(until, room) => room,
+                () = upstream.flow.closed() => return Err(shutting_down(exchange)),
+            };
+            if room.is_err() {
                 return Err(self.overflow(exchange, "queue_timeout"));
             }
         }
@@ -149,6 +161,11 @@ impl Gateway {
             line: None,
             trial,
         });
+        // After the claim, so that a request is either refused here or among those that are ended.
+        if course.upstream.owner().flow.is_closed() {
+            course.attempt = None;
+            return Err(shutting_down(exchange));
+        }
         Ok(Choice::Made(socket))
     }
 

@@ -126,9 +126,9 @@ pub(crate) struct Attempt {
 }
 
 impl Attempt {
-    /// Whether all is to end that its endpoint served by now.
-    pub(crate) fn is_severed(&self) -> bool {
-        self.endpoint.owner().recall.cuts() != self.cuts
+    /// Why all is to end that its endpoint served by now, if it is.
+    pub(crate) fn severed(&self) -> Option<Why> {
+        self.endpoint.owner().recall.severed_since(self.cuts)
     }
 }
 
@@ -195,9 +195,9 @@ impl Exchange {
         self.overdue || self.line().is_some_and(Line::is_overdue)
     }
 
-    /// Whether all is to end that its endpoint served by now.
-    pub(crate) fn is_severed(&self) -> bool {
-        self.attempt().is_some_and(|(_, attempt)| attempt.is_severed())
+    /// Why all is to end that its endpoint served by now, if it is.
+    pub(crate) fn severed(&self) -> Option<Why> {
+        self.attempt()?.1.severed()
     }
 
     /// The connection of the attempt under way.

@@ -47,7 +47,7 @@ pub(super) enum Lost {
     /// The client went away, or the gate has nowhere to send it.
     Request(Box<Error>),
     /// All is to end that the endpoint serves.
-    Severed,
+    Severed(Why),
 }
 
 impl From<Box<Error>> for Lost {
@@ -69,7 +69,7 @@ pub(super) enum Called {
     /// Its endpoint is known to be down.
     Down,
     /// All is to end that its endpoint serves.
-    Severed,
+    Severed(Why),
 }
 
 impl Gateway {
@@ -103,7 +103,7 @@ impl Gateway {
                 }
                 Err(Lost::Endpoint(failure, e)) => (failure, e),
                 Err(Lost::Request(e)) => return Err(e),
-                Err(Lost::Severed) => return Err(self.cut(exchange, Why::Drained)),
+                Err(Lost::Severed(why)) => return Err(self.cut(exchange, why)),
             };
             if !self.retry(session, exchange, failure) {
                 exchange.overdue = failure == AttemptFailure::Timeout;
@@ -213,7 +213,7 @@ impl Gateway {
             // First, so that a verdict between the choice and the wait is not missed.
             called = called => return Err(match called {
                 Called::Down => lost(AttemptFailure::Rescued, WireError::Closed),
-                Called::Severed => Lost::Severed,
+                Called::Severed(why) => Lost::Severed(why),
             }),
             head = timeout(course.timeouts.first_byte, final_head(connection, to_head, upgrades)) => head,
             gone = gone(session) => return Err(gone.into()),
@@ -237,8 +237,8 @@ impl Gateway {
         loop {
             let mut called = pin!(endpoint.recall.called());
             called.as_mut().enable();
-            if exchange.is_severed() {
-                return Called::Severed;
+            if let Some(why) = exchange.severed() {
+                return Called::Severed(why);
             }
             if std::mem::take(&mut knows) && !self.still_serves(exchange, endpoint) {
                 return Called::Down;

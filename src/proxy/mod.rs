@@ -54,7 +54,6 @@ pub(crate) use crate::proxy::site::Site;
 pub(crate) use crate::proxy::split::SplitKey;
 use crate::proxy::stream::Streaming;
 use crate::tls::Authorities;
-use crate::upstream::streams::Why;
 
 /// The proxy of all listeners.
 #[derive(Clone)]
@@ -245,8 +244,8 @@ impl ProxyHttp for Gateway {
         if refused {
             return e;
         }
-        if exchange.is_severed() {
-            return self.cut(exchange, Why::Drained);
+        if let Some(why) = exchange.severed() {
+            return self.cut(exchange, why);
         }
         let theirs = *e.esource() == ErrorSource::Upstream;
         let ours = theirs && session.response_written().is_none();
@@ -336,6 +335,7 @@ impl ProxyHttp for Gateway {
             (None, ErrorSource::Downstream) => Some(Answer::refused(400, "malformed")),
             (None, ErrorSource::Internal | ErrorSource::Unset) => Some(Answer::internal()),
         };
+        self.conclude(session, exchange).await;
         let error_code = answer.as_ref().map_or(0, |answer| answer.status);
         if let Some(answer) = answer.filter(|_| session.response_written().is_none()) {
             session.set_keepalive(None);

@@ -10,7 +10,9 @@ use tokio::time::timeout;
 use crate::gate::pace::Pace;
 use crate::proxy::Gateway;
 use crate::proxy::answer::Answer;
+use crate::proxy::choice::shutting_down;
 use crate::proxy::context::Exchange;
+use crate::upstream::Flow;
 
 impl Gateway {
     /// A pace of the listener.
@@ -27,10 +29,19 @@ impl Gateway {
         request: &mut Vec<u8>,
     ) -> pingora::Result<()> {
         let mut pace = self.pace();
+        let flow = exchange
+            .course
+            .as_ref()
+            .map(|course| course.upstream.owner().flow.clone());
         loop {
             let since = self.clock.now();
             let reading = session.as_downstream_mut().read_request_body();
-            let Some(read) = within(pace.left(), reading).await else {
+            let read = tokio::select! {
+                biased;
+                read = within(pace.left(), reading) => read,
+                () = closed(flow.as_deref()) => return Err(shutting_down(exchange)),
+            };
+            let Some(read) = read else {
                 return Err(self.too_slow(exchange));
             };
             let Some(part) = read.map_err(|e| e.into_down())? else {
@@ -107,6 +118,14 @@ impl Gateway {
         self.door.limit(LIMIT);
         exchange.refused = Some(LIMIT);
         Error::new_down(ErrorType::WriteTimedout)
+    }
+}
+
+/// Ready once a request is not sent any more.
+async fn closed(flow: Option<&Flow>) {
+    match flow {
+        Some(flow) => flow.closed().await,
+        None => std::future::pending().await,
     }
 }
 

@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 use crate::gate::passive::TrafficFailure;
 use crate::http1::{Connection, WireError};
 use crate::proxy::Gateway;
-use crate::proxy::answer::Answer;
+use crate::proxy::answer::{Answer, LastEvent};
 use crate::proxy::context::Exchange;
 use crate::proxy::direct::{Answered, gone, upstream_error};
 use crate::proxy::headers;
@@ -48,7 +48,7 @@ impl<'e> Teller<'e> {
     fn says(&self) -> Option<Why> {
         match self {
             Self::Stream(stream) => stream.ends(),
-            Self::Endpoint(endpoint, cuts) => (endpoint.recall.cuts() != *cuts).then_some(Why::Drained),
+            Self::Endpoint(endpoint, cuts) => endpoint.recall.severed_since(*cuts),
         }
     }
 
@@ -183,7 +183,11 @@ impl Gateway {
         let until = Instant::from_std(self.clock.now()) + PATIENCE;
         while let Some(stream) = exchange.stream.as_mut().filter(|stream| stream.reader.is_some()) {
             if stream.may_end() {
-                let last = stream.last_event();
+                let last = match stream.last_event(why) {
+                    LastEvent::Is(last) => Some(last),
+                    LastEvent::HasCome => None,
+                    LastEvent::Unknown => break,
+                };
                 self.give_unless(session, exchange, last, true, teller).await?;
                 exchange.cut = Some(why);
                 return Ok(Ended::Cut);
@@ -233,7 +237,7 @@ impl Gateway {
 
     /// Ends a request by an answer of the gate's own, or by breaking its answer off where that has begun.
     pub(super) fn cut(&self, exchange: &mut Exchange, why: Why) -> Box<Error> {
-        let answer = Answer::drained();
+        let answer = Answer::drained(why);
         let status = ErrorType::HTTPStatus(answer.status);
         (exchange.cut, exchange.answer) = (Some(why), Some(answer));
         Error::new_in(status)

@@ -18,6 +18,7 @@ use crate::gate::ring;
 use crate::gate::route::without_port;
 use crate::proxy::Gateway;
 use crate::proxy::answer::Answer;
+use crate::proxy::choice;
 use crate::proxy::context::{Course, Exchange};
 use crate::proxy::direct::while_there;
 use crate::proxy::headers;
@@ -94,7 +95,16 @@ impl Gateway {
             if *world.traffic() != Traffic::Pause {
                 break;
             }
-            if while_there(session, timeout_at(until, resumed)).await?.is_err() {
+            let waiting = async {
+                tokio::select! {
+                    resumed = timeout_at(until, resumed) => Some(resumed.is_ok()),
+                    () = flow.closed() => None,
+                }
+            };
+            let Some(has_resumed) = while_there(session, waiting).await? else {
+                return Err(choice::shutting_down(exchange));
+            };
+            if !has_resumed {
                 return Err(unserved(exchange, Answer::paused(), "paused"));
             }
         }

@@ -7,14 +7,15 @@ use http::StatusCode;
 use pingora::http::ResponseHeader;
 use pingora::proxy::Session;
 use prometheus::IntGauge;
+use tokio::time::timeout;
 
-use crate::gate::sse::Reader;
+use crate::gate::sse::{Dialect, Reader};
 use crate::proxy::Gateway;
-use crate::proxy::answer;
+use crate::proxy::answer::LastEvent;
 use crate::proxy::context::Exchange;
 use crate::proxy::headers;
 use crate::proxy::record::path;
-use crate::upstream::streams::{About, Kind, Open, Why};
+use crate::upstream::streams::{About, Kind, Open, PATIENCE, Why};
 use crate::upstream::tally::StreamEnd;
 
 /// What an answer that streams carries.
@@ -74,10 +75,10 @@ impl OpenStream {
         self.reader.as_ref().is_some_and(Reader::is_between_events)
     }
 
-    /// The event with which the gate ends it; none where its own last event has come.
-    pub(crate) fn last_event(&self) -> Option<Bytes> {
-        let reader = self.reader.as_ref().filter(|reader| !reader.is_over())?;
-        Some(answer::last_event(reader.task()))
+    /// How the gate ends it, where it may.
+    pub(crate) fn last_event(&self, why: Why) -> LastEvent {
+        let reader = self.reader.as_ref();
+        reader.map_or(LastEvent::Unknown, |reader| LastEvent::of(reader, why))
     }
 
     /// Reads a part up to the end of an event, and leaves of it what comes before that.
@@ -90,8 +91,10 @@ impl OpenStream {
     /// Whether it broke off or ended before its last event.
     fn is_aborted(&self, end: &str) -> bool {
         let over = self.reader.as_ref().map(Reader::is_over);
+        let has_last = |reader: &Reader| reader.dialect() != Dialect::Other;
         match end {
-            "complete" => over == Some(false),
+            // Of a stream of an unknown kind nobody knows what its last event is.
+            "complete" => over == Some(false) && self.reader.as_ref().is_some_and(has_last),
             "upstream" | "timeout" => over != Some(true),
             _ => false,
         }
@@ -114,8 +117,8 @@ impl Gateway {
             since: exchange.start,
         });
         // All may have been ended between the answer and this.
-        if attempt.is_severed() {
-            listed.end(Why::Drained);
+        if let Some(why) = attempt.severed() {
+            listed.end(why);
         }
         let gauge = upstream.times.streams_open.clone();
         gauge.inc();
@@ -128,8 +131,8 @@ impl Gateway {
         })
     }
 
-    /// Lets a part of an answer pass that the framework relays; tells whether the gate is about to end it. The framework can break an answer off and
-    /// not end it well, so a stream gets its last event and breaks off then.
+    /// Lets a part of an answer pass that the framework relays; tells whether the gate is about to end it. The framework ends an answer only with its
+    /// endpoint: a stream gets its last event here, its endpoint's connection is ended then, and [`Gateway::conclude`] ends the answer.
     pub(super) fn pass(
         &self,
         body: &mut Option<Bytes>,
@@ -138,7 +141,7 @@ impl Gateway {
     ) -> pingora::Result<bool> {
         let ends = match &exchange.stream {
             Some(stream) => stream.listed.ends(),
-            None => exchange.is_severed().then_some(Why::Drained),
+            None => exchange.severed(),
         };
         let Some(why) = ends.filter(|_| !end_of_stream) else {
             let silence = exchange.silence();
@@ -162,9 +165,12 @@ impl Gateway {
             stream.read_to_boundary(&mut part);
         }
         if stream.may_end() {
+            match stream.last_event(why) {
+                LastEvent::Is(last) => part = [part, last].concat().into(),
+                LastEvent::HasCome => {}
+                LastEvent::Unknown => return Err(self.cut(exchange, why)),
+            }
             stream.said_last = true;
-            let last = stream.last_event().unwrap_or_default();
-            part = [part, last].concat().into();
             exchange.cut = Some(why);
             if let Some(line) = exchange.line() {
                 line.expect_byte(Duration::ZERO);
@@ -172,6 +178,22 @@ impl Gateway {
         }
         *body = Some(part).filter(|part| !part.is_empty());
         Ok(true)
+    }
+
+    /// Ends the stream of a request that the framework has given up because the gate ends it: with its last event, unless that has been sent.
+    pub(super) async fn conclude(&self, session: &mut Session, exchange: &mut Exchange) {
+        let framework = exchange.line().is_some();
+        let (Some(stream), Some(why)) = (&exchange.stream, exchange.cut) else {
+            return;
+        };
+        let last = match stream.last_event(why) {
+            _ if stream.said_last => None,
+            LastEvent::Is(last) if framework && stream.may_end() => Some(last),
+            LastEvent::HasCome if framework && stream.may_end() => None,
+            LastEvent::Is(_) | LastEvent::HasCome | LastEvent::Unknown => return,
+        };
+        // The client may have gone meanwhile, and then nobody misses the end.
+        let _ = timeout(PATIENCE, self.give(session, exchange, last, true)).await;
     }
 
     /// Adds the end of an event stream to what its endpoint's traffic came to.

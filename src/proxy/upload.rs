@@ -19,7 +19,7 @@ use crate::http1::{self, Connection, Head, Outgoing, Step, WireError};
 use crate::proxy::Gateway;
 use crate::proxy::answer::Answer;
 use crate::proxy::context::Exchange;
-use crate::proxy::direct::{Lost, gone, lost};
+use crate::proxy::direct::{Called, Lost, gone, lost};
 use crate::proxy::request::{conn, content_length};
 use crate::upstream::Endpoint;
 
@@ -153,7 +153,7 @@ enum Stop {
 
 /// What happened while a body is sent on.
 enum Event {
-    Severed,
+    Called(Called),
     Endpoint(Result<Step<Head>, WireError>),
     Client(pingora::Result<Option<Bytes>>),
     Gone(Box<Error>),
@@ -168,7 +168,8 @@ impl Event {
             Self::Late if reads => return Stop::TooSlow,
             Self::Late | Self::Endpoint(Ok(_)) => lost(AttemptFailure::Timeout, timed_out()),
             Self::Endpoint(Err(e)) => lost(AttemptFailure::Reset, e),
-            Self::Severed => Lost::Severed,
+            Self::Called(Called::Severed(why)) => Lost::Severed(why),
+            Self::Called(Called::Down) => lost(AttemptFailure::Rescued, WireError::Closed),
             Self::Client(Err(e)) => e.into_down().into(),
             Self::Client(Ok(_)) => Error::new_down(ErrorType::ConnectionClosed).into(),
             Self::Gone(e) => e.into(),
@@ -217,7 +218,7 @@ impl Gateway {
                 let since = self.clock.now();
                 let event = tokio::select! {
                     biased;
-                    _ = &mut called => Event::Severed,
+                    called = &mut called => Event::Called(called),
                     step = connection.head_while_sending(to_head, &mut upload.outgoing) => Event::Endpoint(step),
                     event = client(session, reads) => event,
                     () = late(patience) => Event::Late,
@@ -237,7 +238,7 @@ impl Gateway {
                         }
                     }
                     Event::Client(Ok(None)) => upload.is_received = true,
-                    end @ (Event::Severed | Event::Endpoint(_) | Event::Client(_) | Event::Gone(_) | Event::Late) => {
+                    end @ (Event::Called(_) | Event::Endpoint(_) | Event::Client(_) | Event::Gone(_) | Event::Late) => {
                         break Err(end.stop(reads));
                     }
                 }
@@ -280,7 +281,7 @@ impl Gateway {
                 Event::Client(Ok(Some(part))) => upload.take(part),
                 Event::Client(Ok(None)) => upload.is_received = true,
                 // A client that is slow or gone ends its upload; whether it takes the answer is found out by that.
-                Event::Client(Err(_)) | Event::Late | Event::Gone(_) | Event::Severed | Event::Endpoint(_) => {
+                Event::Client(Err(_)) | Event::Late | Event::Gone(_) | Event::Called(_) | Event::Endpoint(_) => {
                     upload.is_refused = true;
                 }
             }

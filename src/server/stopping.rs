@@ -8,22 +8,31 @@ use tracing::{info, warn};
 
 use super::Gate;
 use crate::admin::Phase;
+use crate::upstream::Severed;
+use crate::upstream::streams::{PATIENCE, Why};
 
 /// How often it is looked whether something has come to its end.
 const LOOK: Duration = Duration::from_millis(20);
+
+/// So long the gate waits for what it has told to end: a little longer than each stream has for it.
+const ENDING: Duration = PATIENCE.saturating_add(Duration::from_secs(1));
+
+/// So long it waits for connections that serve nothing any more: the last bytes of an answer may still be on their way to the socket.
+const CLOSING: Duration = Duration::from_secs(2);
 
 /// How a gate stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stopped {
     /// Everything under way came to its end.
     Drained,
-    /// This many requests were cut off at the deadline.
+    /// This many requests were ended by the gate when the drain timeout had passed.
     Cut(u32),
 }
 
 impl Gate {
     /// Says that it is not ready, goes on serving for the lame-duck time, then takes no more connections and waits for what is under way, but
-    /// no longer than the drain timeout. It comes back as soon as nothing is under way.
+    /// no longer than the drain timeout. What is left then it ends, as the end of a cutover's drain does. It comes back as soon as nothing is under
+    /// way.
     pub async fn stop(&self) -> Stopped {
         let settings = self.applied.borrow().server.clone();
         self.leave();
@@ -69,21 +78,41 @@ impl Gate {
     }
 
     async fn drain(&self, patience: Duration) -> Stopped {
-        let drained = async {
-            while self.in_flight() > 0 {
+        if timeout(patience, self.idle()).await.is_ok() {
+            self.close().await;
+            return Stopped::Drained;
+        }
+        let cut = self.in_flight();
+        let roster = self.parts.handle.roster.borrow().clone();
+        let Severed { streams, requests } = roster.sever_all(Why::Shutdown);
+        warn!(
+            streams,
+            requests, "the drain timeout has passed: ending what is under way"
+        );
+        if timeout(ENDING, self.idle()).await.is_err() {
+            warn!(
+                requests = self.in_flight(),
+                "these requests did not end in time: cutting them off"
+            );
+        }
+        self.close().await;
+        Stopped::Cut(cut)
+    }
+
+    /// Ready once no request is under way.
+    async fn idle(&self) {
+        while self.in_flight() > 0 {
+            sleep(LOOK).await;
+        }
+    }
+
+    /// Waits a moment for the connections to close.
+    async fn close(&self) {
+        let closed = async {
+            while self.connections() > 0 {
                 sleep(LOOK).await;
             }
         };
-        match timeout(patience, drained).await {
-            Ok(()) => Stopped::Drained,
-            Err(_) => {
-                let cut = self.in_flight();
-                warn!(
-                    requests = cut,
-                    "the drain timeout has passed: cutting what is under way"
-                );
-                Stopped::Cut(cut)
-            }
-        }
+        let _ = timeout(CLOSING, closed).await;
     }
 }

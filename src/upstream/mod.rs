@@ -11,12 +11,12 @@ pub mod streams;
 pub mod tally;
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, Weak};
 
 use arc_swap::ArcSwap;
 use pingora::connectors::l4::Connect;
 use prometheus::{IntCounter, IntCounterVec};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 use crate::gate::keeper::Slot;
 use crate::gate::names::{EndpointId, PoolName, UpstreamName};
@@ -28,7 +28,7 @@ use crate::upstream::queue::Queue;
 use crate::upstream::recall::Recall;
 use crate::upstream::settings::UpstreamSettings;
 use crate::upstream::snapshot::World;
-use crate::upstream::streams::Streams;
+use crate::upstream::streams::{Streams, Why};
 use crate::upstream::tally::Sums;
 
 /// Who is watched, by the configuration that is in force.
@@ -38,6 +38,14 @@ pub struct Roster {
     pub upstreams: Arc<[Arc<Upstream>]>,
     /// Every endpoint, in its order.
     pub endpoints: Arc<[Arc<Endpoint>]>,
+    former: Former,
+}
+
+/// What earlier configurations named, for as long as a request is under way there.
+#[derive(Clone, Debug, Default)]
+struct Former {
+    flows: Arc<[Weak<Flow>]>,
+    endpoints: Arc<[Weak<Endpoint>]>,
 }
 
 /// What was told to end.
@@ -50,6 +58,55 @@ pub struct Severed {
 }
 
 impl Roster {
+    /// These upstreams and endpoints, in place of those `before`, which may still serve.
+    pub fn after(before: &Self, upstreams: Arc<[Arc<Upstream>]>, endpoints: Arc<[Arc<Endpoint>]>) -> Self {
+        let flows = before.flows().into_iter();
+        let flows = flows.filter(|flow| !upstreams.iter().any(|kept| Arc::ptr_eq(&kept.flow, flow)));
+        let parted = before.all_endpoints().into_iter();
+        let parted = parted.filter(|old| !endpoints.iter().any(|kept| Arc::ptr_eq(kept, old)));
+        let former = Former {
+            flows: flows.map(|flow| Arc::downgrade(&flow)).collect(),
+            endpoints: parted.map(|endpoint| Arc::downgrade(&endpoint)).collect(),
+        };
+        Self {
+            upstreams,
+            endpoints,
+            former,
+        }
+    }
+
+    /// Requests under way, whatever the configuration says by now.
+    pub fn in_flight(&self) -> u32 {
+        self.flows().iter().map(|flow| flow.in_flight.get()).sum()
+    }
+
+    /// Ends every request under way, and takes no more: streams where they can be ended, other requests at once.
+    pub fn sever_all(&self, why: Why) -> Severed {
+        let flows = self.flows();
+        for flow in &flows {
+            flow.closed.send_replace(true);
+        }
+        for endpoint in self.all_endpoints() {
+            endpoint.sever(why);
+        }
+        let open: usize = flows.iter().map(|flow| flow.streams.list().len()).sum();
+        let requests = (self.in_flight() as usize).saturating_sub(open);
+        let streams = flows.iter().map(|flow| flow.streams.end_all(why)).sum();
+        Severed { streams, requests }
+    }
+
+    fn flows(&self) -> Vec<Arc<Flow>> {
+        let known = self.upstreams.iter().map(|upstream| upstream.flow.clone());
+        known
+            .chain(self.former.flows.iter().filter_map(Weak::upgrade))
+            .collect()
+    }
+
+    fn all_endpoints(&self) -> Vec<Arc<Endpoint>> {
+        let former = self.former.endpoints.iter().filter_map(Weak::upgrade);
+        self.endpoints.iter().cloned().chain(former).collect()
+    }
+
     /// The upstream of a name.
     pub fn upstream(&self, name: &UpstreamName) -> Option<&Arc<Upstream>> {
         self.upstreams.iter().find(|known| known.settings.name == *name)
@@ -65,8 +122,7 @@ impl Roster {
         let mut under_way = 0;
         for endpoint in self.endpoints.iter().filter(of_it) {
             under_way += endpoint.in_flight.get() as usize;
-            endpoint.recall.sever();
-            endpoint.lines.sever();
+            endpoint.sever(Why::Drained);
         }
         let requests = under_way.saturating_sub(flow.flow.streams.count(pool));
         // After their endpoints, so that a request which becomes a stream meanwhile is told by the one or by the other.
@@ -103,6 +159,8 @@ pub struct Flow {
     pub resumed: Notify,
     /// Told when an endpoint goes down: it may have moved.
     pub distress: Notify,
+    /// Whether requests that wait, and new ones, are refused, since the gate is about to end.
+    closed: watch::Sender<bool>,
     turn: AtomicU64,
 }
 
@@ -142,8 +200,20 @@ impl Flow {
             world: ArcSwap::from_pointee(World::empty(active)),
             resumed: Notify::new(),
             distress: Notify::new(),
+            closed: watch::Sender::new(false),
             turn: AtomicU64::new(0),
         }
+    }
+
+    /// Whether no request is sent any more.
+    pub fn is_closed(&self) -> bool {
+        *self.closed.borrow()
+    }
+
+    /// Ready once no request is sent any more.
+    pub async fn closed(&self) {
+        // It fails only without the sender, which is here.
+        let _ = self.closed.subscribe().wait_for(|closed| *closed).await;
     }
 
     /// A running number for round-robin.
@@ -202,6 +272,12 @@ impl Endpoint {
             requests: metrics.requests.clone(),
             common: Default::default(),
         }
+    }
+
+    /// Ends all that it serves at this moment.
+    fn sever(&self, why: Why) {
+        self.recall.sever(why);
+        self.lines.sever();
     }
 
     /// Counts a request that ended with `status` here.

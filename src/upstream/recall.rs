@@ -1,10 +1,12 @@
 //! Taking back what waits on an endpoint: the moment it is known to be down, requests that may go elsewhere do; and when its pool has drained for
 //! long enough, all that it still serves is to end.
 
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
 
 use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
+
+use crate::upstream::streams::Why;
 
 /// The requests that wait on one endpoint.
 #[derive(Debug, Default)]
@@ -13,6 +15,8 @@ pub struct Recall {
     called: Notify,
     calls: AtomicU64,
     severed: AtomicU64,
+    /// The number of why that was done last.
+    why: AtomicU8,
 }
 
 /// One of those that may go elsewhere.
@@ -36,8 +40,15 @@ impl Recall {
         self.severed.load(Ordering::SeqCst)
     }
 
+    /// Why a request that began after so many cuts is to end, if it is.
+    pub fn severed_since(&self, cuts: u64) -> Option<Why> {
+        let severed = self.cuts() != cuts;
+        severed.then(|| Why::numbered(self.why.load(Ordering::SeqCst)))?
+    }
+
     /// Ends all that the endpoint serves.
-    pub fn sever(&self) {
+    pub fn sever(&self, why: Why) {
+        self.why.store(why.number(), Ordering::SeqCst);
         self.severed.fetch_add(1, Ordering::SeqCst);
         self.called.notify_waiters();
     }

@@ -43,6 +43,8 @@ pub enum Why {
     Drained,
     /// Somebody asked for it.
     Operator,
+    /// The gate itself stops, or another process has taken over, and its `drain_timeout` is over.
+    Shutdown,
 }
 
 impl Why {
@@ -51,7 +53,23 @@ impl Why {
         match self {
             Self::Drained => "drained",
             Self::Operator => "operator",
+            Self::Shutdown => "shutdown",
         }
+    }
+
+    /// A number for an atomic cell, never 0.
+    pub(super) fn number(self) -> u8 {
+        match self {
+            Self::Drained => 1,
+            Self::Operator => 2,
+            Self::Shutdown => 3,
+        }
+    }
+
+    /// Why, by its number; 0 is no reason.
+    pub(super) fn numbered(number: u8) -> Option<Self> {
+        let all = [Self::Drained, Self::Operator, Self::Shutdown];
+        all.into_iter().find(|why| why.number() == number)
     }
 }
 
@@ -84,7 +102,7 @@ pub struct Stream {
     /// When a byte last came, by the coarse clock.
     moved: AtomicU64,
     task: OnceLock<Box<str>>,
-    /// 0 while it may go on, else one more than why it may not.
+    /// 0 while it may go on, else the number of why it may not.
     ends: AtomicU8,
     told: Notify,
 }
@@ -114,20 +132,15 @@ impl Stream {
 
     /// Why it is to end, if it is.
     pub fn ends(&self) -> Option<Why> {
-        match self.ends.load(Ordering::SeqCst) {
-            0 => None,
-            1 => Some(Why::Drained),
-            _ => Some(Why::Operator),
-        }
+        Why::numbered(self.ends.load(Ordering::SeqCst))
     }
 
     /// Tells it to end; tells whether it had not been told before.
     pub fn end(&self, why: Why) -> bool {
-        let word = match why {
-            Why::Drained => 1,
-            Why::Operator => 2,
-        };
-        let told = self.ends.compare_exchange(0, word, Ordering::SeqCst, Ordering::SeqCst);
+        let number = why.number();
+        let told = self
+            .ends
+            .compare_exchange(0, number, Ordering::SeqCst, Ordering::SeqCst);
         self.told.notify_waiters();
         told.is_ok()
     }
@@ -230,6 +243,11 @@ impl Streams {
         self.of(pool, |streams| {
             streams.filter(|stream| stream.end(Why::Drained)).count()
         })
+    }
+
+    /// Ends all of them; tells how many had not been told.
+    pub fn end_all(&self, why: Why) -> usize {
+        self.list().iter().filter(|stream| stream.end(why)).count()
     }
 
     fn of<T>(&self, pool: &PoolName, ask: impl FnOnce(&mut dyn Iterator<Item = &Arc<Stream>>) -> T) -> T {

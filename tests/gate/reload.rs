@@ -24,14 +24,14 @@ use crate::support::{
 use crate::wire::{Wire, ask, chat_request};
 
 /// A gate and its file.
-struct Filed {
-    gate: Gate,
+pub(crate) struct Filed {
+    pub(crate) gate: Gate,
     path: PathBuf,
     _folder: tempfile::TempDir,
 }
 
 impl Filed {
-    async fn start(text: &str) -> Self {
+    pub(crate) async fn start(text: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let path = PathBuf::from(file(&folder, &whole(text)));
         let mut config = settings(text);
@@ -44,7 +44,7 @@ impl Filed {
     }
 
     /// Writes another text, and has it loaded.
-    async fn reload(&self, text: &str) -> Result<Loaded, String> {
+    pub(crate) async fn reload(&self, text: &str) -> Result<Loaded, String> {
         std::fs::write(&self.path, whole(text)).unwrap();
         let loaded = self.gate.loader().ask(Wanted::Reload);
         soon("the configuration to be loaded", loaded).await.unwrap()

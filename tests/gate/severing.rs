@@ -22,15 +22,20 @@ use crate::support::{
 use crate::tls::listener;
 use crate::wire::{Wire, ask, ask_with, chat, chat_request};
 
-const SSE: &str = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream; charset=utf-8\r\nTransfer-Encoding: chunked\r\n";
-const ASK: &str = "POST /v1/chat-messages HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\n{}";
+pub(crate) const SSE: &str =
+    "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream; charset=utf-8\r\nTransfer-Encoding: chunked\r\n";
+pub(crate) const ASK: &str = "POST /v1/chat-messages HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\n{}";
 
 fn chunk(text: &str) -> String {
     format!("{:x}\r\n{text}\r\n", text.len())
 }
 
 /// An endpoint that answers with these header lines, sends `first`, and `rest` when it is told to.
-async fn in_two_parts(headers: &'static str, first: &'static str, rest: &'static str) -> (Upstream, Arc<Notify>) {
+pub(crate) async fn in_two_parts(
+    headers: &'static str,
+    first: &'static str,
+    rest: &'static str,
+) -> (Upstream, Arc<Notify>) {
     let go_on = Arc::new(Notify::new());
     let permits = go_on.clone();
     let upstream = Upstream::start(move |mut arrived: Arrived| {
@@ -219,7 +224,7 @@ async fn other_pools_go_on() {
 }
 
 /// A large or chunked request goes by the framework's way.
-const CHUNKED: &str =
+pub(crate) const CHUNKED: &str =
     "POST /v1/chat-messages HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n";
 
 #[tokio::test(flavor = "multi_thread")]
@@ -240,6 +245,23 @@ async fn streams_of_streamed_requests_get_their_last_event_too() {
     }
     assert!(rest.contains("in\"}\n\ndata: {\"event\":\"error\""), "{rest}");
     assert!(!rest.contains("\"event\": \"message\""), "{rest}");
+    until_cut(&gate, 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_silent_stream_of_a_streamed_request_gets_its_last_event_after_a_while() {
+    let (blue, _go_on) = in_two_parts(SSE, "data: {\"event\": \"message\"}\n\n", "").await;
+    let gate = before(&blue, &Upstream::echo().await).await;
+    let mut wire = Wire::to(edge(&gate)).await;
+    wire.send(CHUNKED).await;
+    assert_eq!(wire.head().await.status, 200);
+    assert!(wire.event().await.is_some());
+    cut(&gate, 1, 0);
+    let rest = String::from_utf8(wire.ended().await).unwrap();
+    assert!(
+        rest.contains("gateway_drained") && rest.ends_with("\r\n0\r\n\r\n"),
+        "{rest}"
+    );
     until_cut(&gate, 1).await;
 }
 
@@ -336,14 +358,14 @@ async fn a_cut_is_told_in_the_access_log() {
     .await;
 }
 
-const UPGRADE: &str = "GET /socket.io/?EIO=4 HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+pub(crate) const UPGRADE: &str = "GET /socket.io/?EIO=4 HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
                        Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
 const SWITCHED: &str = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
 /// The close frame that a client is told with: not masked, code 1012.
-const GOODBYE: &[u8] = b"\x88\x10\x03\xf4out of service";
+pub(crate) const GOODBYE: &[u8] = b"\x88\x10\x03\xf4out of service";
 
 /// An endpoint with a WebSocket that sends `first`, and `rest` when it is told to; it hands on all that it is sent.
-async fn tunnel(
+pub(crate) async fn tunnel(
     first: &'static [u8],
     rest: &'static [u8],
 ) -> (Upstream, Arc<Notify>, mpsc::UnboundedReceiver<Vec<u8>>) {

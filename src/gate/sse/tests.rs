@@ -82,6 +82,42 @@ fn the_first_task_is_kept_if_it_is_a_plain_word() {
 }
 
 #[test]
+fn whose_clients_read_a_stream_is_told_by_its_first_data() {
+    use Dialect::{Completions, Dify, Other, Silent, Typed};
+    let piece = r#"data: {"id": "c", "object": "chat.completion.chunk", "choices": [{"delta": {}}]}"#;
+    for (stream, dialect) in [
+        ("", Silent),
+        (": a comment\n\nevent: ping\n\nretry: 5000\n\n", Silent),
+        ("data: {\"even", Silent),
+        (r#"data: {"event": "message"}"#, Dify),
+        ("event: ping\n\ndata: {\"event\":\"workflow_started\"}\n\n", Dify),
+        (piece, Completions),
+        ("data: [DONE]\n\n", Completions),
+        ("event: message_start\ndata: {\"type\": \"message_start\"}\n\n", Typed),
+        (
+            "event: response.created\r\ndata: {\"type\":\"response.created\"}\r\n\r\n",
+            Typed,
+        ),
+        // A type alone is said by many.
+        ("data: {\"type\": \"text-delta\"}\n\n", Other),
+        ("event: x\ndata: 1\n\ndata: {\"type\": \"y\"}\n\n", Other),
+        ("data: hello\n\n", Other),
+        ("data: {\"answer\": \"event\", \"x\": {\"choices\": []}}\n\n", Other),
+        (
+            "data: {\"jsonrpc\": \"2.0\"}\n\ndata: {\"choices\": []}\n\n",
+            Completions,
+        ),
+        ("data: {\"event\": \"message\"}\n\ndata: {\"choices\": []}\n\n", Dify),
+    ] {
+        assert_eq!(read(stream).dialect(), dialect, "{stream:?}");
+    }
+    for last in ["message_stop", "response.completed", "response.failed", "error"] {
+        assert!(read(&format!("event: {last}\ndata: {{\"type\": \"{last}\"}}\n\n")).is_over());
+        assert!(!read(&format!("data: {{\"type\": \"{last}\"}}\n\n")).is_over());
+    }
+}
+
+#[test]
 fn between_events_is_where_an_empty_line_was() {
     for (stream, between) in [
         ("", true),
@@ -123,6 +159,8 @@ fn streams() -> impl Strategy<Value = Vec<u8>> {
         Just("\"answer\": \"a \\\"b\\\\\"".to_owned()),
         Just("error".to_owned()),
         Just("[DONE]".to_owned()),
+        Just("\"choices\": []".to_owned()),
+        Just("\"type\": \"message_stop\"".to_owned()),
         Just("\n".to_owned()),
         Just("\n\n".to_owned()),
         Just("\r\n".to_owned()),
