@@ -21,7 +21,6 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use axum::Router;
-use pingora::apps::HttpServerOptions;
 use pingora::protocols::http::v2::server::{H2Options, default_h2_options};
 use pingora::proxy::{HttpProxy, http_proxy};
 use pingora::server::configuration::ServerConf;
@@ -48,6 +47,7 @@ use crate::reload::{Applied, Loader};
 use crate::server::binding::Bound;
 use crate::server::handover::{Handover, Signs};
 use crate::server::loading::Loading;
+use crate::server::stopping::Signals;
 use crate::server::threads::Threads;
 use crate::store::Store;
 use crate::tls::Authorities;
@@ -157,11 +157,7 @@ impl Parts {
                 metrics: self.metrics.clone(),
                 clock: self.clock,
             };
-            let idle = gateway.door.settings.idle_timeout;
             let mut proxy = http_proxy(&conf, gateway);
-            let mut options = HttpServerOptions::default();
-            options.h2_idle_timeout = Some(idle);
-            proxy.server_options = Some(options);
             proxy.h2_options = Some(http2());
             Arc::new(proxy)
         });
@@ -201,9 +197,7 @@ pub struct Gate {
     loader: Loader,
     opened: watch::Receiver<bool>,
     handed_over: watch::Receiver<bool>,
-    /// Ends what listens, and then what waits.
-    shut: watch::Sender<bool>,
-    end: watch::Sender<bool>,
+    signals: Signals,
     doors: Vec<Arc<Door>>,
     proxies: Vec<Arc<HttpProxy<Gateway>>>,
     parts: Parts,
@@ -249,9 +243,9 @@ impl Gate {
         let (loading, applied) = Loading::new(config, finders, (cutovers.standings(), archive.clone()), &parts);
         let conductor = moving::conductor(&parts, archive.clone(), (orders, standings));
         let api = parts.api(path, applied.clone(), loader.clone(), (cutovers, archive.as_ref()));
-        let ((shut, shutting), (end, ending)) = (watch::channel(false), watch::channel(false));
+        let signals = Signals::default();
         let handover = (upgrade_socket, bound.upgrades, bound.sockets);
-        let (handover, Signs { handed_over, settled }) = Handover::new(handover, &parts, shutting.clone());
+        let (handover, Signs { handed_over, settled }) = Handover::new(handover, &parts, signals.shut.subscribe());
         if let Some(store) = bound.store {
             control.spawn(remembering::remember(store, &parts, handed_over.clone()));
         }
@@ -261,11 +255,7 @@ impl Gate {
         control.spawn(tending::wardens(&parts));
         control.spawn(tending::issuers(&bound.listeners, &parts, handed_over.clone()));
         let proxies = parts.proxies(&bound.listeners, threads);
-        let ending = Ending {
-            shut: shutting,
-            end: ending,
-        };
-        let opened = parts.open(&edge, bound.listeners, proxies.clone(), found, ending);
+        let opened = parts.open(&edge, bound.listeners, proxies.clone(), found, signals.ending());
         let before = predecessor.is_some().then(|| opened.clone());
         control.spawn(moving::carry_out(conductor, settled, handed_over.clone()));
         control.spawn(handover::admin(bound.admin, api, before, handed_over.clone()));
@@ -277,8 +267,7 @@ impl Gate {
             loader,
             opened,
             handed_over,
-            shut,
-            end,
+            signals,
             doors,
             proxies,
             parts,

@@ -4,7 +4,9 @@
 pub(crate) mod conn;
 pub(crate) mod crowd;
 mod farewell;
+mod frames;
 pub mod framing;
+mod http2;
 mod preface;
 mod proxied;
 pub mod tls;
@@ -18,7 +20,7 @@ use std::time::Duration;
 
 use http::HeaderValue;
 use pingora::apps::ServerApp;
-use pingora::protocols::ALPN;
+use pingora::protocols::{ALPN, Stream};
 use pingora::server::ShutdownWatch;
 use prometheus::{IntCounter, IntCounterVec, IntGauge};
 use thiserror::Error;
@@ -31,6 +33,7 @@ use crate::clock::Coarse;
 use crate::config::{ListenerSettings, ProxyProtocol};
 use crate::edge::conn::Conn;
 use crate::edge::crowd::{Crowd, Place, Refusal};
+use crate::edge::http2::Http2;
 use crate::edge::preface::Opening;
 use crate::edge::tls::{Terminator, TlsError};
 use crate::gate::cidr::CidrSet;
@@ -126,10 +129,15 @@ pub enum ListenError {
 /// How a listener comes to its end.
 #[derive(Clone, Debug)]
 pub(crate) struct Ending {
-    /// It accepts nothing more, and connections of HTTP/2 take no further request, which they can say and lose none by it (RFC 9113 section 6.8).
+    /// It accepts nothing more.
     pub(crate) shut: ShutdownWatch,
     /// Connections of HTTP/1.1 that wait for their next request end; one that is on its way may be lost.
     pub(crate) end: ShutdownWatch,
+    /// Connections of HTTP/2 end once no request is under way there. From the time that the listener is left each does so at the end of an answer.
+    pub(crate) close: ShutdownWatch,
+    /// Connections of HTTP/2 take no more requests, whatever is under way there: clients are told by GOAWAY (RFC 9113 section 6.8), and some of them
+    /// give up what is under way.
+    pub(crate) late: ShutdownWatch,
 }
 
 /// Room for one connection, given back when it is dropped.
@@ -278,11 +286,17 @@ impl Listener {
             let Some(opening) = opening(&mut wire, &door).await else {
                 return door.limit("header_timeout");
             };
-            let shutdown = if opening.is_http2 { &ending.shut } else { &ending.end };
-            let conn = Conn::new(wire, opening, peer, door, permit);
-            let mut next = app.process_new(Box::new(conn), shutdown).await;
+            let is_http2 = opening.is_http2;
+            let conn = Conn::new(wire, opening, peer, door.clone(), permit);
+            let (stream, shutdown): (Stream, ShutdownWatch) = if is_http2 {
+                let (conn, refuses) = Http2::over(conn, door, &ending);
+                (Box::new(conn), refuses)
+            } else {
+                (Box::new(conn), ending.end)
+            };
+            let mut next = app.process_new(stream, &shutdown).await;
             while let Some(stream) = next {
-                next = app.process_new(stream, shutdown).await;
+                next = app.process_new(stream, &shutdown).await;
             }
         });
     }

@@ -192,8 +192,8 @@ impl Gateway {
             LastEvent::HasCome if framework && stream.may_end() => None,
             LastEvent::Is(_) | LastEvent::HasCome | LastEvent::Unknown => return,
         };
-        // The client may have gone meanwhile, and then nobody misses the end.
-        let _ = timeout(PATIENCE, self.give(session, exchange, last, true)).await;
+        let given = timeout(PATIENCE, self.give(session, exchange, last, true)).await;
+        exchange.answer_sent = matches!(given, Ok(Ok(())));
     }
 
     /// Adds the end of an event stream to what its endpoint's traffic came to.

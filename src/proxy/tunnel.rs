@@ -22,6 +22,7 @@ use crate::http1::{Tunnel, members};
 use crate::proxy::Gateway;
 use crate::proxy::context::Exchange;
 use crate::proxy::direct::upstream_error;
+use crate::proxy::request::conn;
 use crate::upstream::streams::{PATIENCE, Why};
 
 /// Whether a request asks for a WebSocket. Other upgrades are not passed on, and then the request is an ordinary one: `h2c` would open a
@@ -285,6 +286,9 @@ impl Duplex {
 
 /// Ends a client's connection, and reads on until the client has ended it too.
 async fn linger(session: &mut Session) {
+    if let Some(conn) = conn(session) {
+        conn.rest(true);
+    }
     let ending = async {
         session.as_downstream_mut().shutdown().await;
         drain(session).await;

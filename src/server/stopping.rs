@@ -3,11 +3,13 @@
 use std::time::Duration;
 
 use pingora::apps::ServerApp;
+use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
 
 use super::Gate;
 use crate::admin::Phase;
+use crate::edge::Ending;
 use crate::upstream::Severed;
 use crate::upstream::streams::{PATIENCE, Why};
 
@@ -19,6 +21,30 @@ const ENDING: Duration = PATIENCE.saturating_add(Duration::from_secs(1));
 
 /// So long it waits for connections that serve nothing any more: the last bytes of an answer may still be on their way to the socket.
 const CLOSING: Duration = Duration::from_secs(2);
+
+/// So long before the end of the drain, or half of a shorter one, HTTP/2 connections that are never without a request are told to take no more.
+const LATE: Duration = Duration::from_secs(10);
+
+/// What tells listeners and connections that the gate stops, step by step.
+#[derive(Default)]
+pub(super) struct Signals {
+    pub(super) shut: watch::Sender<bool>,
+    end: watch::Sender<bool>,
+    close: watch::Sender<bool>,
+    late: watch::Sender<bool>,
+}
+
+impl Signals {
+    /// The other side of them.
+    pub(super) fn ending(&self) -> Ending {
+        Ending {
+            shut: self.shut.subscribe(),
+            end: self.end.subscribe(),
+            close: self.close.subscribe(),
+            late: self.late.subscribe(),
+        }
+    }
+}
 
 /// How a gate stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,7 +64,7 @@ impl Gate {
         self.leave();
         info!(lame_duck = ?settings.lame_duck, in_flight = self.in_flight(), "stopping: not ready any more");
         sleep(settings.lame_duck).await;
-        self.shut.send_replace(true);
+        self.signals.shut.send_replace(true);
         self.end_waiting().await;
         self.drain(settings.drain_timeout).await
     }
@@ -48,7 +74,7 @@ impl Gate {
     pub async fn make_way(&self) -> Stopped {
         let patience = self.applied.borrow().server.drain_timeout;
         self.leave();
-        self.shut.send_replace(true);
+        self.signals.shut.send_replace(true);
         info!(in_flight = self.in_flight(), "another process has taken over");
         let deserted = async {
             while self.connections() > 0 {
@@ -71,15 +97,20 @@ impl Gate {
     }
 
     async fn end_waiting(&self) {
-        self.end.send_replace(true);
+        self.signals.end.send_replace(true);
         for proxy in &self.proxies {
             proxy.cleanup().await;
         }
     }
 
     async fn drain(&self, patience: Duration) -> Stopped {
-        if timeout(patience, self.idle()).await.is_ok() {
-            self.close().await;
+        let late = LATE.min(patience / 2);
+        let mut drained = timeout(patience - late, self.drained()).await;
+        if drained.is_err() {
+            self.signals.late.send_replace(true);
+            drained = timeout(late, self.drained()).await;
+        }
+        if drained.is_ok() || self.in_flight() == 0 {
             return Stopped::Drained;
         }
         let cut = self.in_flight();
@@ -89,14 +120,22 @@ impl Gate {
             streams,
             requests, "the drain timeout has passed: ending what is under way"
         );
-        if timeout(ENDING, self.idle()).await.is_err() {
+        if timeout(ENDING, self.drained()).await.is_err() {
             warn!(
                 requests = self.in_flight(),
                 "these requests did not end in time: cutting them off"
             );
         }
-        self.close().await;
         Stopped::Cut(cut)
+    }
+
+    /// Ready once no request is under way, and the connections are closed or have had their time to be.
+    async fn drained(&self) {
+        self.idle().await;
+        self.signals.close.send_replace(true);
+        self.close().await;
+        // A request that was read before its connection was told.
+        self.idle().await;
     }
 
     /// Ready once no request is under way.

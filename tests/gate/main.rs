@@ -21,6 +21,7 @@ mod ending;
 mod endpoints_http2;
 mod endpoints_tls;
 mod failover;
+mod goaway;
 mod healthz;
 mod healthz_faults;
 mod healthz_presets;
