@@ -2,15 +2,18 @@
 //! keep up, or the disk is full. A file that was moved away is opened anew at its path, so logs are rotated without a word to the gate.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, Write};
+use std::io;
+use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::Arc;
 use std::time::Duration;
 
 use prometheus::IntCounter;
 use serde::Serialize;
 use tracing::{info, warn};
+
+use crate::lines::{Lines, Output, Writer, write_some};
 
 /// What is told of a request.
 #[derive(Debug, Serialize)]
@@ -59,21 +62,13 @@ pub struct AccessRecord<'a> {
 /// Where records go.
 #[derive(Clone, Debug)]
 pub struct AccessLog {
-    sender: Option<SyncSender<Entry>>,
+    lines: Option<Arc<Lines>>,
     sample: f64,
     dropped: IntCounter,
 }
 
-/// What goes to the writer.
-#[derive(Debug)]
-enum Entry {
-    Line(Vec<u8>),
-    /// Everything before it is to be written, and this told then.
-    Flush(SyncSender<()>),
-}
-
-/// Lines that may wait for the writer.
-const WAITING: usize = 16 * 1024;
+/// Bytes of lines that may wait for the writer: about 10,000 lines.
+const WAITING: usize = 4 * 1024 * 1024;
 /// How long a line may wait for others to be written with it.
 const GATHER: Duration = Duration::from_millis(50);
 
@@ -81,7 +76,7 @@ impl AccessLog {
     /// A log that forgets everything.
     pub fn off(dropped: IntCounter) -> Self {
         Self {
-            sender: None,
+            lines: None,
             sample: 0.0,
             dropped,
         }
@@ -90,9 +85,10 @@ impl AccessLog {
     /// A log to standard output, with the share `sample` of unremarkable lines. Lines that are not written count in `dropped`.
     ///
     /// # Errors
-    /// No thread can be started.
+    /// There is no descriptor left, or no thread can be started.
     pub fn stdout(sample: f64, dropped: IntCounter) -> io::Result<Self> {
-        Self::to(Output::Stdout, sample, dropped)
+        let stdout = io::stdout().as_fd().try_clone_to_owned()?;
+        Self::to(Sink::Stdout(stdout.into()), sample, dropped)
     }
 
     /// A log appended to the file at `path`.
@@ -100,17 +96,18 @@ impl AccessLog {
     /// # Errors
     /// The file cannot be opened, or no thread can be started.
     pub fn file(path: &Path, sample: f64, dropped: IntCounter) -> io::Result<Self> {
-        Self::to(Output::File(path.to_owned(), open(path)?), sample, dropped)
+        Self::to(Sink::File(path.to_owned(), open(path)?), sample, dropped)
     }
 
-    fn to(output: Output, sample: f64, dropped: IntCounter) -> io::Result<Self> {
-        let (sender, receiver) = sync_channel(WAITING);
-        let lost = dropped.clone();
-        std::thread::Builder::new()
-            .name("access-log".into())
-            .spawn(move || write(output, &receiver, &lost))?;
+    fn to(sink: Sink, sample: f64, dropped: IntCounter) -> io::Result<Self> {
+        let writer = Writer {
+            name: "access-log",
+            limit: WAITING,
+            gather: GATHER,
+            dropped: dropped.clone(),
+        };
         Ok(Self {
-            sender: Some(sender),
+            lines: Some(Arc::new(Lines::start(writer, sink)?)),
             sample,
             dropped,
         })
@@ -118,37 +115,33 @@ impl AccessLog {
 
     /// Whether a record is wanted; `remarkable` ones always are.
     pub fn wants(&self, remarkable: bool) -> bool {
-        self.sender.is_some() && (remarkable || self.sample >= 1.0 || fastrand::f64() < self.sample)
+        self.lines.is_some() && (remarkable || self.sample >= 1.0 || fastrand::f64() < self.sample)
     }
 
     /// Writes a record, or counts it as dropped.
     pub fn record(&self, record: &AccessRecord<'_>) {
-        let Some(sender) = &self.sender else {
+        let Some(lines) = &self.lines else {
             return;
         };
         let mut line = Vec::with_capacity(384);
-        let written = serde_json::to_writer(&mut line, record);
-        line.push(b'\n');
-        if written.is_err() || sender.try_send(Entry::Line(line)).is_err() {
-            self.dropped.inc();
+        if serde_json::to_writer(&mut line, record).is_err() {
+            return self.dropped.inc();
         }
+        line.push(b'\n');
+        lines.push(&line);
     }
 
     /// Waits until everything recorded so far is written, but no longer than a second.
     pub fn flush(&self) {
-        let (done, written) = sync_channel(1);
-        if let Some(sender) = &self.sender
-            && sender.send(Entry::Flush(done)).is_ok()
-        {
-            // A writer that is stuck must not keep the process from ending.
-            let _ = written.recv_timeout(Duration::from_secs(1));
+        if let Some(lines) = &self.lines {
+            lines.flush();
         }
     }
 }
 
 /// Where lines are written.
-enum Output {
-    Stdout,
+enum Sink {
+    Stdout(File),
     File(PathBuf, File),
 }
 
@@ -156,21 +149,31 @@ fn open(path: &Path) -> io::Result<File> {
     OpenOptions::new().create(true).append(true).open(path)
 }
 
-impl Output {
-    fn write(&mut self, lines: &[u8]) -> io::Result<()> {
+/// An output that fails is tried again with the next lines: a full disk may be emptied.
+impl Output for Sink {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match self {
-            Self::Stdout => {
-                let mut stdout = io::stdout();
-                stdout.write_all(lines).and_then(|()| stdout.flush())
-            }
+            Self::Stdout(stdout) => write_some(stdout, bytes),
             Self::File(path, file) => {
                 if has_moved(path, file) {
                     *file = open(path)?;
                     info!(path = %path.display(), "the access log was moved away, and goes on in a new file");
                 }
-                file.write_all(lines)
+                write_some(file, bytes)
             }
         }
+    }
+
+    fn failed(&mut self, error: &io::Error) {
+        warn!(%error, "access lines cannot be written, and are dropped");
+    }
+
+    fn recovered(&mut self) {
+        info!("access lines are written again");
+    }
+
+    fn dropped(&mut self, lines: u64) {
+        warn!(lines, "{lines} access lines were dropped");
     }
 }
 
@@ -179,40 +182,4 @@ fn has_moved(path: &Path, file: &File) -> bool {
     let identity = |metadata: std::fs::Metadata| (metadata.dev(), metadata.ino());
     let there = std::fs::metadata(path).map(identity).ok();
     there != file.metadata().map(identity).ok()
-}
-
-/// Writes what comes, many lines at once. An output that fails is tried again with the next lines: a full disk may be
-/// emptied. It is told of when it begins to fail and when it is over.
-fn write(mut output: Output, receiver: &Receiver<Entry>, dropped: &IntCounter) {
-    let mut lines = Vec::new();
-    let mut waiting = Vec::new();
-    let mut fails = false;
-    while let Ok(first) = receiver.recv() {
-        if matches!(first, Entry::Line(_)) {
-            std::thread::sleep(GATHER);
-        }
-        for entry in std::iter::once(first).chain(receiver.try_iter()) {
-            match entry {
-                Entry::Line(line) => lines.extend(line),
-                Entry::Flush(done) => waiting.push(done),
-            }
-        }
-        if !lines.is_empty() {
-            let written = output.write(&lines);
-            if let Err(e) = &written {
-                dropped.inc_by(lines.iter().filter(|byte| **byte == b'\n').count() as u64);
-                if !fails {
-                    warn!(error = %e, "access lines cannot be written, and are dropped");
-                }
-            } else if fails {
-                info!("access lines are written again");
-            }
-            fails = written.is_err();
-        }
-        lines.clear();
-        for done in waiting.drain(..) {
-            // Whoever waited may have given up.
-            let _ = done.try_send(());
-        }
-    }
 }

@@ -40,6 +40,8 @@ macro_rules! metrics {
             pub fn new() -> prometheus::Result<Self> {
                 let registry = Registry::new_custom(Some("difygate".into()), None)?;
                 let family = Family(&registry);
+                // Of the process, not of one gate.
+                registry.register(Box::new(crate::log::dropped()?))?;
                 Ok(Self {
                     $($field: family.$make($name, concat!($($help),+).trim() $(, $more)*)?,)+
                     registry,

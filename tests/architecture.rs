@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 const ROOMS: &[&str] = &[
     "gate",
     "clock",
+    "lines",
+    "log",
     "metrics",
     "client",
     "access_log",

@@ -11,13 +11,15 @@ use bytes::Bytes;
 use http::Method;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
+use tracing::level_filters::LevelFilter;
 use tracing::{info, warn};
 
-use super::{Exit, block_on, refuse, run, say};
+use super::{Exit, block_on, refuse, say};
 use crate::client::{self, ClientError};
 use crate::config::healthz::{self, FromEnvironment};
-use crate::config::{self, ConfigErrors, LogFormat, LogSettings};
+use crate::config::{self, ConfigErrors};
 use crate::healthz::{Service, Settings};
+use crate::log;
 
 /// What `difygate healthz` is given.
 #[derive(clap::Args, Debug)]
@@ -115,12 +117,7 @@ pub(super) fn healthz(args: &HealthzArgs) -> anyhow::Result<Exit> {
 
 /// Serves until a signal ends it; a second one ends it at once.
 fn serve(settings: Settings, unasked: &[String]) -> anyhow::Result<Exit> {
-    run::start_log(&LogSettings {
-        level: tracing::level_filters::LevelFilter::INFO,
-        format: LogFormat::Json,
-        access: config::AccessSink::Off,
-        sample: 0.0,
-    });
+    let _log = log::start(LevelFilter::INFO, log::Format::Json)?;
     for why in unasked {
         warn!(why, "not asked");
     }

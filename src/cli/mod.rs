@@ -13,6 +13,7 @@ mod switch;
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::mpsc::sync_channel;
 use std::time::Duration;
 
 use clap::{CommandFactory, Parser, Subcommand};
@@ -237,7 +238,7 @@ pub fn main() -> ExitCode {
     healthz::spare_memory();
     let cli = Cli::parse();
     let exit = dispatch(cli.command).unwrap_or_else(|e| {
-        complain(&format!("difygate: {e:#}"));
+        complain_briefly(format!("difygate: {e:#}"));
         Exit::Failed
     });
     ExitCode::from(exit as u8)
@@ -294,6 +295,19 @@ fn say(text: &str) -> anyhow::Result<Exit> {
 /// Prints what is not a result. With nowhere to print it there is nothing left to do.
 fn complain(text: &str) {
     let _ = writeln!(std::io::stderr(), "{text}");
+}
+
+/// Prints why a command failed, and gives up after a second: a process that ends must not wait for somebody to read standard error.
+fn complain_briefly(text: String) {
+    let (printed, done) = sync_channel(1);
+    let printing = std::thread::Builder::new().spawn(move || {
+        complain(&text);
+        // Nobody waits any more after a second.
+        let _ = printed.send(());
+    });
+    if printing.is_ok() {
+        let _ = done.recv_timeout(Duration::from_secs(1));
+    }
 }
 
 /// Tells everything that is wrong with a configuration.

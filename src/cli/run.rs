@@ -1,7 +1,6 @@
 //! `run`, `check` and `demo`: the commands that read a configuration or build a gate.
 
 use std::ffi::OsString;
-use std::io::IsTerminal;
 use std::path::Path;
 use std::process::Stdio;
 
@@ -9,15 +8,12 @@ use anyhow::Context;
 use sd_notify::NotifyState;
 use tokio::process::Command;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tracing::level_filters::LevelFilter;
 use tracing::{error, info, warn};
-use tracing_subscriber::filter::Targets;
-use tracing_subscriber::layer::SubscriberExt;
-use tracing_subscriber::util::SubscriberInitExt;
 
 use super::{Exit, block_on, complain, refuse, say};
-use crate::config::{self, Config, LogFormat, LogSettings};
+use crate::config::{self, Config};
 use crate::edge::tls::Terminator;
+use crate::log;
 use crate::reload::Wanted;
 use crate::server::{Gate, Stopped};
 use crate::tls::Authorities;
@@ -84,7 +80,8 @@ pub(super) fn run(path: &Path, upgrade: bool) -> anyhow::Result<Exit> {
         Ok(config) => config,
         Err(errors) => return refuse(&errors),
     };
-    start_log(&config.log);
+    // Kept to the end: its last lines are written when it is dropped.
+    let _log = log::start(config.log.level, config.log.format)?;
     block_on(async {
         // Before there is anything to reload or to drain: a signal that nobody handles yet would kill the process.
         let signals = Signals::listen()?;
@@ -200,24 +197,6 @@ async fn tell_manager(opened: impl Future<Output = ()>) {
     let told = sd_notify::notify(&[NotifyState::MainPid(std::process::id()), NotifyState::Ready]);
     if let Err(e) = told {
         warn!(error = %e, "the service manager could not be told that the gate serves");
-    }
-}
-
-/// The framework's own lines repeat what ours tell, without the cause, so only its errors are let through.
-pub(super) fn start_log(settings: &LogSettings) {
-    let filter = Targets::new()
-        .with_default(settings.level)
-        .with_target("pingora", LevelFilter::ERROR.min(settings.level));
-    let log = tracing_subscriber::fmt::layer()
-        .with_target(false)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_writer(std::io::stderr);
-    match settings.format {
-        LogFormat::Json => tracing_subscriber::registry()
-            .with(filter)
-            .with(log.json().flatten_event(true))
-            .init(),
-        LogFormat::Text => tracing_subscriber::registry().with(filter).with(log).init(),
     }
 }
 

@@ -32,6 +32,7 @@ use crate::gate::alarm::AlarmRules;
 use crate::gate::cidr::CidrSet;
 use crate::gate::guard::Guard;
 use crate::gate::hygiene::Bounds;
+use crate::log;
 use crate::upstream::settings::UpstreamSettings;
 
 pub use error::{ConfigError, ConfigErrors, Mark};
@@ -102,20 +103,11 @@ pub struct LogSettings {
     /// The least severe level that is written.
     pub level: tracing::level_filters::LevelFilter,
     /// Text for people or JSON for machines.
-    pub format: LogFormat,
+    pub format: log::Format,
     /// Where access lines go.
     pub access: AccessSink,
     /// The share of access lines that is written, from 0.0 to 1.0; refusals and failures are always written.
     pub sample: f64,
-}
-
-/// How log lines look.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LogFormat {
-    /// One JSON object a line.
-    Json,
-    /// Readable text.
-    Text,
 }
 
 /// Where access lines go.

@@ -11,12 +11,11 @@ use super::error::{ConfigError, Mark};
 use super::raw::{self, Raw};
 use super::scalars::{self, Cidr, Socket, Time};
 use super::secrets::Secrets;
-use super::{
-    AccessSink, Config, LogFormat, LogSettings, ServerSettings, StateDir, cutover, listeners, routes, upstreams,
-};
+use super::{AccessSink, Config, LogSettings, ServerSettings, StateDir, cutover, listeners, routes, upstreams};
 use crate::gate::alarm::AlarmRules;
 use crate::gate::cidr::CidrSet;
 use crate::gate::guard::{DEFAULT_PATHS, Guard, GuardAnswer, GuardedPaths};
+use crate::log;
 use crate::upstream::settings::{Timeouts, UpstreamSettings};
 
 /// Collects what is wrong, each with the place of its key.
@@ -138,8 +137,8 @@ fn log(raw: raw::Log, findings: &mut Findings<'_>) -> LogSettings {
             raw::Level::Trace => LevelFilter::TRACE,
         },
         format: match raw.format.unwrap_or(raw::Format::Json) {
-            raw::Format::Json => LogFormat::Json,
-            raw::Format::Text => LogFormat::Text,
+            raw::Format::Json => log::Format::Json,
+            raw::Format::Text => log::Format::Text,
         },
         access: match raw.access.as_deref() {
             None | Some("stdout") => AccessSink::Stdout,

@@ -29,20 +29,20 @@ pub(super) struct Figures {
 impl Figures {
     pub(super) fn new(registry: &Registry) -> prometheus::Result<Self> {
         let figures = Self {
-            up: IntGaugeVec::new(Opts::new("difygate_check_up", "1 while a check passes"), &["check"])?,
+            up: IntGaugeVec::new(Opts::new("check_up", "1 while a check passes"), &["check"])?,
             runs: IntCounterVec::new(
-                Opts::new("difygate_check_runs_total", "Runs of a check, by what came of it"),
+                Opts::new("check_runs_total", "Runs of a check, by what came of it"),
                 &["check", "outcome"],
             )?,
             took: HistogramVec::new(
-                HistogramOpts::new("difygate_check_duration_seconds", "How long a check took")
-                    .buckets(BUCKETS.to_vec()),
+                HistogramOpts::new("check_duration_seconds", "How long a check took").buckets(BUCKETS.to_vec()),
                 &["check"],
             )?,
         };
         registry.register(Box::new(figures.up.clone()))?;
         registry.register(Box::new(figures.runs.clone()))?;
         registry.register(Box::new(figures.took.clone()))?;
+        registry.register(Box::new(crate::log::dropped()?))?;
         Ok(figures)
     }
 

@@ -69,7 +69,8 @@ impl Service {
         let address = settings.listen;
         let bound = TcpListener::bind(address).await;
         let listener = bound.map_err(|source| ServiceError::Listen { address, source })?;
-        let (registry, clock) = (Registry::new(), Clock::start());
+        let registry = Registry::new_custom(Some("difygate".into()), None)?;
+        let clock = Clock::start();
         let figures = Figures::new(&registry)?;
         let tools = Tools {
             clock,

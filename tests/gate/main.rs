@@ -27,6 +27,7 @@ mod healthz_faults;
 mod healthz_presets;
 mod limits;
 mod liveness;
+mod logging;
 mod overlap;
 mod overrides;
 mod own_faults;

@@ -12,26 +12,54 @@ use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
 
 use crate::cli::{difygate, file};
-use crate::support::{addresses, dify_upstream, instances, nobody, until};
+use crate::support::{addresses, dify_upstream, instances, nobody, soon, until};
 use crate::wire::{Wire, ask};
 
 /// A gate in a process of its own.
-struct Process {
-    child: Child,
-    edge: SocketAddr,
+pub(crate) struct Process {
+    pub(crate) child: Child,
+    pub(crate) edge: SocketAddr,
     admin: SocketAddr,
     _folder: tempfile::TempDir,
 }
 
+/// What the configuration of a [`Process`] says beside its endpoints.
+#[derive(Clone, Copy)]
+pub(crate) struct Setup<'a> {
+    /// The section `log`.
+    pub(crate) log: &'a str,
+    /// Further keys of the listener.
+    pub(crate) listener: &'a str,
+    /// Keys of the upstream.
+    pub(crate) keys: &'a str,
+}
+
 impl Process {
     async fn start(difys: &[SimulatedDify], keys: &str, command: impl FnOnce(&str) -> Command) -> Self {
+        let setup = Setup {
+            log: "{access: \"off\"}",
+            listener: "",
+            keys,
+        };
+        Self::of(difys, setup, |path| {
+            let mut command = command(path);
+            command.stderr(Stdio::null());
+            command
+        })
+        .await
+    }
+
+    /// Starts one, and waits until every endpoint is up.
+    pub(crate) async fn of(difys: &[SimulatedDify], setup: Setup<'_>, command: impl FnOnce(&str) -> Command) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let (edge, admin) = (nobody(), nobody());
         let text = format!(
-            "server: {{lame_duck: 0s}}\nlog: {{access: \"off\"}}\nadmin: {{address: \"{admin}\"}}\nlisteners: [{{address: \"{edge}\"}}]\n{}",
-            dify_upstream(&addresses(difys), keys)
+            "server: {{lame_duck: 0s}}\nlog: {}\nadmin: {{address: \"{admin}\"}}\nlisteners: [{{address: \"{edge}\"{}}}]\n{}",
+            setup.log,
+            setup.listener,
+            dify_upstream(&addresses(difys), setup.keys)
         );
-        let child = command(&file(&folder, &text)).stderr(Stdio::null()).spawn().unwrap();
+        let child = command(&file(&folder, &text)).spawn().unwrap();
         let process = Self {
             child,
             edge,
@@ -46,6 +74,12 @@ impl Process {
         })
         .await;
         process
+    }
+
+    /// Waits until it ends after SIGTERM, and returns its exit code.
+    pub(crate) async fn terminated(mut self) -> Option<i32> {
+        self.signal(Signal::SIGTERM);
+        soon("the process to end", self.child.wait()).await.unwrap().code()
     }
 
     fn signal(&self, signal: Signal) {
@@ -63,7 +97,7 @@ impl Process {
     }
 
     /// The sum of all lines that begin so.
-    async fn metric(&self, beginning: &str) -> f64 {
+    pub(crate) async fn metric(&self, beginning: &str) -> f64 {
         let text = self.text("/metrics").await;
         let lines = text.lines().filter(|line| line.starts_with(beginning));
         lines

@@ -160,6 +160,13 @@ impl Wire {
             .unwrap_or_else(|| panic!("the connection ended too early"))
     }
 
+    /// Says that nothing more is sent, waits until the peer ends the connection, and returns what it sent before.
+    pub(crate) async fn end(&mut self) -> Vec<u8> {
+        // The peer may have ended it already.
+        let _ = self.0.shutdown().await;
+        self.ended().await
+    }
+
     /// Waits until the peer ends the connection, and returns what it sent before.
     pub(crate) async fn ended(&mut self) -> Vec<u8> {
         let mut rest = Vec::new();
