@@ -1,23 +1,32 @@
-//! The log of events, on standard error: a thread of its own writes it. Libraries log by the same way, by `tracing` or by `log`.
+//! The log of events, on standard error: a thread of its own writes it, and what clients can cause again and again is limited. Libraries log by
+//! the same way, by `tracing` or by `log`.
+
+mod limit;
 
 use std::backtrace::{Backtrace, BacktraceStatus};
+use std::fmt::Debug;
 use std::fs::File;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{self, IsTerminal};
+use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::panic::PanicHookInfo;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context as _;
 use prometheus::IntCounter;
-use tracing::error;
+use tracing::field::{Field, Visit};
 use tracing::level_filters::LevelFilter;
+use tracing::{Event, Level, Subscriber, error, info, warn};
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt::MakeWriter;
-use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
 
+use crate::clock::Clock;
 use crate::lines::{Lines, Output, Writer, write_some};
+use crate::log::limit::{Cause, Limiter, Place, Suppressed, Verdict};
 
 /// How a line looks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,6 +39,19 @@ pub enum Format {
 
 /// Bytes of lines that may wait for the writer.
 const WAITING: usize = 1024 * 1024;
+/// The most of a suppressed line's text that its summary repeats, in characters.
+const LIKE: usize = 160;
+
+tokio::task_local! {
+    /// The client that a task serves.
+    static CLIENT: IpAddr;
+}
+
+/// Runs `future`, whose lines count as caused by `client`.
+pub fn on_behalf_of<F: Future>(client: IpAddr, future: F) -> impl Future<Output = F::Output> {
+    CLIENT.scope(client, future)
+}
+
 /// Counts lines of this process that were not written.
 ///
 /// # Errors
@@ -47,6 +69,7 @@ pub fn dropped() -> prometheus::Result<IntCounter> {
 #[derive(Debug)]
 pub struct Log {
     lines: Arc<Lines>,
+    limit: Limit,
 }
 
 /// Starts the log of this process, with events of `level` and above.
@@ -54,6 +77,7 @@ pub struct Log {
 /// # Errors
 /// There is a log already, or there is no room for a descriptor or a thread.
 pub fn start(level: LevelFilter, format: Format) -> anyhow::Result<Log> {
+    let limit = Limit::default();
     let writer = Writer {
         name: "log",
         limit: WAITING,
@@ -64,7 +88,7 @@ pub fn start(level: LevelFilter, format: Format) -> anyhow::Result<Log> {
         .as_fd()
         .try_clone_to_owned()
         .context("cannot write a log")?;
-    let output = Stderr(stderr.into());
+    let output = Stderr(stderr.into(), limit.clone());
     let lines = Arc::new(Lines::start(writer, output).context("cannot write a log")?);
     // The framework's own lines repeat what ours tell, without the cause, so only its errors are let through.
     let filter = Targets::new()
@@ -75,17 +99,18 @@ pub fn start(level: LevelFilter, format: Format) -> anyhow::Result<Log> {
         .with_ansi(io::stderr().is_terminal())
         .log_internal_errors(false)
         .with_writer(Queue(lines.clone()));
-    let registry = tracing_subscriber::registry().with(filter);
+    let registry = tracing_subscriber::registry().with(filter).with(limit.clone());
     match format {
         Format::Json => registry.with(log.json().flatten_event(true)).try_init()?,
         Format::Text => registry.with(log).try_init()?,
     }
     std::panic::set_hook(Box::new(tell_panic));
-    Ok(Log { lines })
+    Ok(Log { lines, limit })
 }
 
 impl Drop for Log {
     fn drop(&mut self) {
+        self.limit.report(true);
         self.lines.flush();
     }
 }
@@ -123,7 +148,7 @@ impl io::Write for &Queue {
 }
 
 /// Where the log is written.
-struct Stderr(File);
+struct Stderr(File, Limit);
 
 impl Output for Stderr {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
@@ -132,5 +157,135 @@ impl Output for Stderr {
 
     fn dropped(&mut self, lines: u64) {
         error!(lines, "{lines} log lines were dropped");
+    }
+
+    fn tick(&mut self) {
+        self.1.report(false);
+    }
+}
+
+/// Lets a line pass, or counts it. Levels below `info` are for whoever looks for a fault, and are not limited.
+#[derive(Clone, Debug)]
+struct Limit {
+    limiter: Arc<Mutex<Limiter>>,
+    clock: Clock,
+}
+
+impl Default for Limit {
+    fn default() -> Self {
+        Self {
+            limiter: Arc::default(),
+            clock: Clock::start(),
+        }
+    }
+}
+
+impl Limit {
+    fn limiter(&self) -> MutexGuard<'_, Limiter> {
+        self.limiter.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Logs what was left out in windows that are over, or in all of them.
+    fn report(&self, all: bool) {
+        let now = (!all).then(|| self.clock.now());
+        let reports = self.limiter().report(now);
+        for Suppressed {
+            level,
+            lines,
+            like,
+            client,
+        } in reports
+        {
+            let client = client.map(tracing::field::display);
+            match level {
+                Level::ERROR => error!(lines, client, like, "{lines} similar lines were suppressed"),
+                Level::WARN => warn!(lines, client, like, "{lines} similar lines were suppressed"),
+                _ => info!(lines, client, like, "{lines} similar lines were suppressed"),
+            }
+        }
+    }
+}
+
+impl<S: Subscriber> Layer<S> for Limit {
+    fn event_enabled(&self, event: &Event<'_>, _: Context<'_, S>) -> bool {
+        let metadata = event.metadata();
+        let level = *metadata.level();
+        if level > Level::INFO {
+            return true;
+        }
+        let mut line = Line::default();
+        let own = metadata.target().starts_with(env!("CARGO_CRATE_NAME"));
+        let record = metadata.target() == "log";
+        if own || record {
+            event.record(&mut line);
+        }
+        let place = if record {
+            Place::Record(line.place.finish())
+        } else {
+            Place::Callsite(metadata.callsite())
+        };
+        let client = line.client.or_else(|| CLIENT.try_get().ok());
+        let cause = match client {
+            Some(client) => Cause::Client(client),
+            None if own => Cause::Own(line.all.finish()),
+            None => Cause::Unknown,
+        };
+        let now = self.clock.now();
+        let verdict = self.limiter().admit(place.clone(), &cause, level, now);
+        if verdict == Verdict::Describe {
+            // Not under the lock: what makes the text may log as well.
+            let mut text = Text::default();
+            event.record(&mut text);
+            self.limiter().describe(&place, text.0);
+        }
+        verdict == Verdict::Write
+    }
+}
+
+/// What tells a line from others.
+#[derive(Default)]
+struct Line {
+    /// The client that it names.
+    client: Option<IpAddr>,
+    /// Where a `log` record comes from.
+    place: DefaultHasher,
+    /// All that it says.
+    all: DefaultHasher,
+}
+
+impl Visit for Line {
+    fn record_u64(&mut self, field: &Field, value: u64) {
+        if field.name() == "log.line" {
+            value.hash(&mut self.place);
+        }
+        value.hash(&mut self.all);
+    }
+
+    fn record_str(&mut self, field: &Field, value: &str) {
+        match field.name() {
+            "log.file" | "log.target" => value.hash(&mut self.place),
+            "client" => self.client = value.parse().ok(),
+            _ => {}
+        }
+        value.hash(&mut self.all);
+    }
+
+    fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
+        // Those of libraries are not needed, and take long to write.
+        if !field.name().starts_with("log.") && field.name() != "message" {
+            self.record_str(field, &format!("{value:?}"));
+        }
+    }
+}
+
+/// The text of a line, cut.
+#[derive(Default)]
+struct Text(String);
+
+impl Visit for Text {
+    fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
+        if field.name() == "message" {
+            self.0 = format!("{value:?}").chars().take(LIKE).collect();
+        }
     }
 }

@@ -37,6 +37,7 @@ use crate::edge::http2::Http2;
 use crate::edge::preface::Opening;
 use crate::edge::tls::{Terminator, TlsError};
 use crate::gate::cidr::CidrSet;
+use crate::log;
 use crate::metrics::Metrics;
 use crate::wire::Wire;
 
@@ -294,10 +295,13 @@ impl Listener {
             } else {
                 (Box::new(conn), ending.end)
             };
-            let mut next = app.process_new(stream, &shutdown).await;
-            while let Some(stream) = next {
-                next = app.process_new(stream, &shutdown).await;
-            }
+            log::on_behalf_of(peer.ip(), async {
+                let mut next = app.process_new(stream, &shutdown).await;
+                while let Some(stream) = next {
+                    next = app.process_new(stream, &shutdown).await;
+                }
+            })
+            .await;
         });
     }
 

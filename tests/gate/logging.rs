@@ -1,6 +1,6 @@
 //! Logs that nobody reads, or that a client fills: the gate goes on, its memory stays bounded, and it ends when it is told to.
 
-use std::io::{ErrorKind, PipeReader, PipeWriter, Read, Write};
+use std::io::{ErrorKind, PipeReader, PipeWriter, Read, Seek, SeekFrom, Write};
 use std::process::Stdio;
 use std::sync::mpsc;
 
@@ -233,6 +233,7 @@ fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
 
 /// What a client sends on one connection, and on how many.
 struct Nuisance {
+    what: &'static str,
     bytes: Vec<u8>,
     connections: usize,
 }
@@ -247,6 +248,8 @@ impl Nuisance {
     }
 }
 
+const HEADERS: u8 = 1;
+const RST_STREAM: u8 = 3;
 const SETTINGS: u8 = 4;
 const PING: u8 = 6;
 const ACK: u8 = 1;
@@ -264,7 +267,94 @@ fn after_preface(frames: &[u8]) -> Vec<u8> {
 /// So many answers to pings that nobody sent.
 fn acknowledgements(number: usize) -> Nuisance {
     Nuisance {
+        what: "PING acknowledgements",
         bytes: after_preface(&frame(PING, ACK, 0, &[7; 8]).repeat(number)),
         connections: 1,
     }
+}
+
+fn nuisances() -> Vec<Nuisance> {
+    let fields = b"\x82\x86\x04\x08/v1/info\x41\x10dify.example.com";
+    let resets: Vec<_> = (1..200)
+        .step_by(2)
+        .flat_map(|stream| {
+            [
+                frame(HEADERS, 4, stream, fields),
+                frame(RST_STREAM, 0, stream, &[0, 0, 0, 8]),
+            ]
+        })
+        .collect();
+    vec![
+        acknowledgements(20_000),
+        Nuisance {
+            what: "SETTINGS acknowledgements",
+            bytes: after_preface(&frame(SETTINGS, ACK, 0, &[]).repeat(10)),
+            connections: 300,
+        },
+        Nuisance {
+            what: "broken prefaces",
+            bytes: b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\nnonsense, and more of it".to_vec(),
+            connections: 300,
+        },
+        Nuisance {
+            what: "requests that are reset",
+            bytes: after_preface(&resets.concat()),
+            connections: 300,
+        },
+        Nuisance {
+            what: "requests that are none",
+            bytes: b"\x16\x03\x01 HTTP/1.1 nonsense\r\n\r\n".to_vec(),
+            connections: 300,
+        },
+        Nuisance {
+            what: "requests that end early",
+            bytes: b"POST /v1/info HTTP/1.1\r\nHost: dify\r\nContent-Length: 100000\r\n\r\nx".to_vec(),
+            connections: 300,
+        },
+    ]
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_client_fills_the_log() {
+    let difys = instances::<1>().await;
+    let mut log = tempfile::tempfile().unwrap();
+    let setup = Setup {
+        log: "{access: \"off\"}",
+        listener: ", http2: cleartext",
+        keys: QUICK,
+    };
+    let file = log.try_clone().unwrap();
+    let process = Process::of(&difys, setup, |path| run(path, Stdio::null(), file)).await;
+    let mut size = log.seek(SeekFrom::End(0)).unwrap();
+    for nuisance in nuisances() {
+        nuisance.come(&process).await;
+        let now = log.seek(SeekFrom::End(0)).unwrap();
+        let sent = nuisance.connections * nuisance.bytes.len();
+        let (what, logged) = (nuisance.what, now - size);
+        assert!(logged < 10_000, "{what}: {sent} bytes sent, {logged} bytes of log");
+        size = now;
+    }
+    assert_eq!(ask(process.edge, "GET /v1/info").await.status, 200);
+    assert_eq!(process.terminated().await, Some(0));
+    log.seek(SeekFrom::Start(0)).unwrap();
+    let mut text = String::new();
+    log.read_to_string(&mut text).unwrap();
+    assert!(
+        text.len() < 60_000,
+        "{} bytes of log, the last ones included",
+        text.len()
+    );
+    let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let acks = |line: &&Value| line["like"].as_str().is_some_and(|like| like.contains("PING ack"));
+    let suppressed = lines
+        .iter()
+        .filter(acks)
+        .inspect(|line| assert_eq!(line["client"], "127.0.0.1", "{line}"));
+    let suppressed: u64 = suppressed.map(|line| line["lines"].as_u64().unwrap()).sum();
+    let pings = |line: &&Value| {
+        line["message"]
+            .as_str()
+            .is_some_and(|message| message.contains("PING ack"))
+    };
+    assert_eq!(suppressed + lines.iter().filter(pings).count() as u64, 20_000, "{text}");
 }
