@@ -33,7 +33,7 @@ async fn read(answer: &'static [u8], step: usize, to_head: bool) -> Result<(u16,
         let body = String::from_utf8(body).unwrap();
         Ok::<_, WireError>((head.status.as_u16(), body, connection.is_reusable()))
     };
-    let told = tokio::time::timeout(Duration::from_secs(10), told)
+    let told = tokio::time::timeout(Duration::from_secs(60), told)
         .await
         .expect("an end");
     let _peer = sender.await.unwrap();

@@ -120,8 +120,11 @@ async fn the_gates_own_probes_follow_its_life() {
     let [dify] = instances().await;
     dify.set(|switches| switches.probe_latency = std::time::Duration::from_secs(60));
     let text = format!(
-        "server: {{lame_duck: 300ms, drain_timeout: 10s}}\n{}",
-        dify_upstream(&[dify.address()], "probe: {interval: 2s, timeout: 2s, rise: 1}")
+        "server: {{lame_duck: 5s, drain_timeout: 10s}}\n{}",
+        dify_upstream(
+            &[dify.address()],
+            "probe: {interval: 5s, timeout: 5s, rise: 1, fall: 1}"
+        )
     );
     let gate = Gate::start(settings(&text)).unwrap();
     let all = async |gate: &Gate| {
@@ -167,7 +170,7 @@ async fn metrics_have_the_documented_names() {
     let difys = instances::<2>().await;
     let gate = gate_before(
         &addresses(&difys),
-        "balance: round_robin, probe: {interval: 60s, timeout: 1s}",
+        "balance: round_robin, probe: {interval: 60s, timeout: 20s}",
     )
     .await;
     difys[0].set(|switches| switches.traffic = Traffic::Status(503));

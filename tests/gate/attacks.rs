@@ -52,7 +52,7 @@ impl Others {
 async fn slowhttptest_in_its_four_modes_hurts_nobody() {
     let difys = instances::<2>().await;
     let gate = gate(&format!(
-        "listeners: [{{address: \"127.0.0.1:8080\", header_timeout: 1s, limits: {{grace: 1s}}}}]\n{}",
+        "listeners: [{{address: \"127.0.0.1:8080\", header_timeout: 3s, limits: {{grace: 1s}}}}]\n{}",
         dify_upstream(&addresses(&difys), QUICK)
     ))
     .await;
@@ -159,7 +159,7 @@ async fn attacked() -> (Gate, Authority, Others, [SimulatedDify; 2]) {
     let authority = Authority::new();
     let certificate = authority.shown("gate", &["dify.example.com"]);
     let gate = gate(&format!(
-        "listeners: [{{address: \"127.0.0.1:8443\", header_timeout: 2s, tls: {{certificates: [{certificate}]}}}}, {{address: \"127.0.0.1:8080\"}}]\n{}",
+        "listeners: [{{address: \"127.0.0.1:8443\", header_timeout: 10s, tls: {{certificates: [{certificate}]}}}}, {{address: \"127.0.0.1:8080\"}}]\n{}",
         dify_upstream(&addresses(&difys), QUICK)
     ))
     .await;

@@ -9,11 +9,13 @@ use difygate::simulated_dify::{Health, SimulatedDify};
 use serde_json::Value;
 
 use crate::cli::difygate;
-use crate::cutover::{serving, text};
+use crate::cutover::{serving, text, until_phase};
 use crate::support::{QUICK, edge, instances, soon, until, until_state};
 use crate::wire::{Wire, ask, chat_request};
 
-const FAST: &str = "rise: 1, prepare: 2s, verify: 1s, bake: 200ms, min_samples: 0";
+const FAST: &str = "rise: 1, prepare: 20s, verify: 20s, bake: 200ms, min_samples: 0";
+/// For who waits until a gate has failed.
+const STRICT: &str = "rise: 1, prepare: 6s, verify: 6s, bake: 200ms, min_samples: 0";
 
 /// A gate whose probes ask `path`: Dify's own names a version, and that of its image tells of faults.
 async fn started(folder: &Path, pools: [&SimulatedDify; 2], path: &str, keys: &str) -> Gate {
@@ -89,7 +91,7 @@ async fn a_switch_shows_its_way_and_ends_when_the_old_pool_is_empty() {
 async fn exit_codes_tell_what_came_of_it() {
     let folder = tempfile::tempdir().unwrap();
     let [blue, green] = instances().await;
-    let gate = started(folder.path(), [&blue, &green], "/healthz", FAST).await;
+    let gate = started(folder.path(), [&blue, &green], "/healthz", STRICT).await;
     let (code, _, err) = run(&gate, &["switch", "dify", "--to", "green", "--expect-version", "9"]).await;
     assert_eq!(code, 3, "a gate fails and nothing moves: {err}");
     assert!(err.contains("names no version"), "{err}");
@@ -159,6 +161,7 @@ async fn who_waits_hears_of_a_way_back_and_of_time_that_is_over() {
     let (code, _, err) = run(&gate, &switch).await;
     assert_eq!(code, 6, "{err}");
     assert!(err.contains("the cutover goes on by itself"), "{err}");
+    until_phase(&gate, "baking").await;
     let mut stream = Wire::to(edge(&gate)).await;
     stream.send(chat_request("streaming", 10_000, 20)).await;
     assert_eq!(stream.head().await.status, 200);
@@ -179,11 +182,7 @@ async fn who_waits_hears_of_a_way_back_and_of_time_that_is_over() {
         "20s",
     ];
     let killer = async {
-        until("it to bake", async || {
-            let view = crate::admin::admin(&gate, "/api/v1/cutovers/dify").await.json();
-            view["phase"] == "baking"
-        })
-        .await;
+        until_phase(&gate, "baking").await;
         green.set(|switches| switches.health = Health::Status(503));
     };
     let ((code, out, err), ()) = tokio::join!(run(&gate, &waiting), killer);
@@ -195,10 +194,10 @@ async fn who_waits_hears_of_a_way_back_and_of_time_that_is_over() {
 async fn a_job_that_is_run_again_follows_what_it_began_and_tries_again_what_came_to_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let [blue, green] = instances().await;
-    let keys = FAST.replace("bake: 200ms", "bake: 3s");
+    let keys = STRICT.replace("bake: 200ms", "bake: 15s");
     let gate = started(folder.path(), [&blue, &green], "/healthz", &keys).await;
     green.set(|switches| switches.health = Health::Status(503));
-    let switch = ["switch", "dify", "--to", "green", "--timeout", "20s"];
+    let switch = ["switch", "dify", "--to", "green", "--timeout", "40s"];
     let again = async |job: &'static str| run_in(&gate, Some(job), &switch).await;
     assert_eq!(again("118").await.0, 3);
     green.set(|switches| switches.health = Health::Passing);
@@ -209,7 +208,7 @@ async fn a_job_that_is_run_again_follows_what_it_began_and_tries_again_what_came
         "--to",
         "green",
         "--timeout",
-        "2s",
+        "40s",
         "--wait",
         "flipped",
     ];
@@ -227,7 +226,7 @@ async fn a_job_of_long_ago_hears_that_another_cutover_was_started_since() {
     let folder = tempfile::tempdir().unwrap();
     let [blue, green] = instances().await;
     let gate = started(folder.path(), [&blue, &green], "/healthz", FAST).await;
-    let switch = |pool: &'static str| ["switch", "dify", "--to", pool, "--timeout", "20s"];
+    let switch = |pool: &'static str| ["switch", "dify", "--to", pool, "--timeout", "40s"];
     assert_eq!(run_in(&gate, Some("118"), &switch("green")).await.0, 0);
     assert_eq!(run(&gate, &["cutover", "promote", "dify"]).await.0, 0);
     until("green to be alone", async || {

@@ -23,7 +23,7 @@ fn why(view: &Value) -> String {
 async fn a_new_pool_that_fails_requests_is_left_again_and_nobody_notices() {
     let folder = tempfile::tempdir().unwrap();
     let [blue, green] = instances().await;
-    let keys = "rise: 1, bake: 1h, min_samples: 5, triggers: {window: 200ms}";
+    let keys = "rise: 1, bake: 1h, min_samples: 5, triggers: {window: 2s}";
     let gate = started(folder.path(), [&blue, &green], keys).await;
     for _ in 0..20 {
         let answer = ask(edge(&gate), "GET /v1/info").await;
@@ -68,7 +68,7 @@ async fn a_new_pool_that_fails_requests_is_left_again_and_nobody_notices() {
 async fn over_a_migration_barrier_nothing_goes_back_by_itself() {
     let folder = tempfile::tempdir().unwrap();
     let [blue, green] = instances().await;
-    let keys = "rise: 1, bake: 1h, min_samples: 5, triggers: {window: 200ms}";
+    let keys = "rise: 1, bake: 1h, min_samples: 5, triggers: {window: 2s}";
     let gate = started(folder.path(), [&blue, &green], keys).await;
     let start = json!({"to": "green", "auto": true, "migration": "barrier"});
     assert_eq!(say(&gate, "dify", start).await.status, 200);

@@ -130,7 +130,7 @@ async fn an_endpoint_that_turns_impostor_gets_no_request() {
     let endpoint = behind(&authority, "127.0.0.1", "", &difys).await;
     // The probe passes in the clear elsewhere, so that traffic alone meets the stranger.
     let probe = format!(
-        "probe: {{tls: false, port: {}, interval: 100ms, timeout: 100ms, rise: 1}}",
+        "probe: {{tls: false, port: {}, interval: 100ms, timeout: 100ms, rise: 1, fall: {{default: 3, timeout: 50}}}}",
         difys[0].address().port()
     );
     let text = dify_upstream(&[edge(&endpoint)], &format!("{probe}, tls: {{ca: {}}}", stranger.ca()));

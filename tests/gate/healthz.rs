@@ -109,7 +109,7 @@ async fn the_other_kinds_tell_what_is_missing_and_what_is_not_critical_fails_not
 #[tokio::test(flavor = "multi_thread")]
 async fn many_who_ask_at_once_cost_one_run_and_a_hung_check_holds_nobody_for_long() {
     let (address, runs) = counted().await;
-    let text = format!("cache: 1h\nchecks:\n  hung: {{http: {{url: \"http://{address}/\"}}, timeout: 300ms}}\n");
+    let text = format!("cache: 1h\nchecks:\n  hung: {{http: {{url: \"http://{address}/\"}}, timeout: 2s}}\n");
     let service = start(&text).await;
     let asking: Vec<_> = (0..50)
         .map(|_| {
@@ -139,7 +139,7 @@ async fn a_check_with_an_interval_sits_rounds_out_and_nobody_waits_for_two() {
     assert_eq!(seldom.1.load(Ordering::SeqCst), 1);
     // Who asks while a round is under way that takes longer than it serves gets its answer, and begins no further one.
     let text = format!(
-        "cache: 10ms\nchecks:\n  hung: {{http: {{url: \"http://{}/\"}}, timeout: 600ms}}\n",
+        "cache: 10ms\nchecks:\n  hung: {{http: {{url: \"http://{}/\"}}, timeout: 5s}}\n",
         slow.0
     );
     let service = start(&text).await;

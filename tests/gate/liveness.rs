@@ -9,7 +9,8 @@ use crate::wire::ask;
 use crate::{overrides, support};
 use difygate::server::Gate;
 
-const LIVE: &str = "probe: {path: /health, initial_delay: 0s, interval: 50ms, timeout: 50ms, fall: 3}";
+const LIVE: &str =
+    "probe: {path: /health, initial_delay: 0s, interval: 50ms, timeout: 50ms, fall: {default: 3, timeout: 100}}";
 
 async fn restarts(gate: &Gate, outcome: &str) -> usize {
     let metrics = admin(gate, "/metrics").await.text();

@@ -115,7 +115,7 @@ async fn a_probe_path_that_never_existed_leaves_endpoints_unknown_and_says_what_
     for dify in &difys {
         dify.set(|switches| switches.health = Health::Real);
     }
-    let gate = gate_before(&addresses(&difys), "probe: {interval: 1s, timeout: 1s, fall: 2}").await;
+    let gate = gate_before(&addresses(&difys), "probe: {interval: 3s, timeout: 3s, fall: 2}").await;
     for dify in &difys {
         let told = async || {
             let known = known(&gate, dify.address()).await;
@@ -206,7 +206,7 @@ async fn expectations_of_json_body_headers_and_status_all_count() {
         .map(|(dify, (expect, _))| format!("{{address: \"{}\", probe: {{expect: {expect}}}}}", dify.address()))
         .collect();
     let gate = gate(&format!(
-        "upstreams: {{dify: {{probe: {{path: /health, interval: 1s, timeout: 1s, fall: 1}}, pools: {{main: {{endpoints: [{}]}}}}}}}}\n",
+        "upstreams: {{dify: {{probe: {{path: /health, interval: 20s, timeout: 20s, fall: 1}}, pools: {{main: {{endpoints: [{}]}}}}}}}}\n",
         endpoints.join(", ")
     ))
     .await;
@@ -229,7 +229,7 @@ async fn presets_know_what_a_real_dify_answers() {
         dify.set(|switches| switches.health = Health::Real);
     }
     let gate = gate(&format!(
-        "upstreams: {{dify: {{probe: {{interval: 1s, timeout: 1s, fall: 1}}, pools: {{main: {{endpoints: [{}]}}}}}}}}\n",
+        "upstreams: {{dify: {{probe: {{interval: 20s, timeout: 20s, fall: 1}}, pools: {{main: {{endpoints: [{}]}}}}}}}}\n",
         endpoints.join(", ")
     ))
     .await;
@@ -295,7 +295,7 @@ async fn a_tls_probe_passes_with_the_right_authority_and_name_alone() {
         ("true".to_owned(), Some(FailureClass::Tls)),
         ("false".to_owned(), Some(FailureClass::Protocol)),
     ] {
-        let keys = format!("probe: {{interval: 1s, timeout: 1s, fall: 1, tls: {tls}}}");
+        let keys = format!("probe: {{interval: 20s, timeout: 20s, fall: 1, tls: {tls}}}");
         let gate = gate_before(&[address], &keys).await;
         let known = known(&gate, address).await;
         assert_eq!(class(&known), expected, "{tls}: {}", known.cause);
@@ -334,7 +334,7 @@ async fn counting_origin(patience: usize) -> (SocketAddr, watch::Receiver<(usize
 async fn a_kept_connection_serves_ten_questions_and_none_where_nobody_asked_for_it() {
     for (reuse, connections) in [(true, 2), (false, 20)] {
         let (address, mut seen) = counting_origin(usize::MAX).await;
-        let keys = format!("probe: {{interval: 50ms, timeout: 50ms, fall: 50, reuse: {reuse}}}");
+        let keys = format!("probe: {{interval: 200ms, timeout: 200ms, fall: 50, reuse: {reuse}}}");
         let gate = gate_before(&[address], &keys).await;
         soon("twenty questions", seen.wait_for(|(_, asked)| *asked >= 20))
             .await

@@ -13,7 +13,7 @@ const REQUEST: &[u8] = b"GET /v1/info HTTP/1.1\r\nHost: h\r\nConnection: close\r
 async fn proxied(version: &str, trusted: &str) -> (Gate, Upstream) {
     let echo = Upstream::echo().await;
     let text = format!(
-        "listeners: [{{address: \"127.0.0.1:8080\", proxy_protocol: {version}, header_timeout: 1s}}]\ntrusted_proxies: [\"{trusted}\"]\n\
+        "listeners: [{{address: \"127.0.0.1:8080\", proxy_protocol: {version}, header_timeout: 3s}}]\ntrusted_proxies: [\"{trusted}\"]\n\
          upstreams: {{dify: {{pools: {{main: {{endpoints: [\"{}\"]}}}}}}}}\n",
         echo.address
     );

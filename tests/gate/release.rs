@@ -258,7 +258,7 @@ async fn a_wrong_password_ends_it_before_anything_is_deployed() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_gate_that_fails_is_3_and_the_job_may_be_run_again() {
-    let stage = Stage::set(&FAST.replace("20s", "4s")).await;
+    let stage = Stage::set(&FAST.replace("20s", "8s")).await;
     let run = |attempt| {
         [
             ("RELEASE_VERSION", "1.15.0"),

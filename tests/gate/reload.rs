@@ -206,7 +206,7 @@ async fn a_new_probe_takes_nobody_out_before_it_fails() {
     let one = [dify.address()];
     let filed = Filed::start(&dify_upstream(&one, QUICK)).await;
     let asking = Asking::start(edge(&filed.gate));
-    let probes = "probes: {readiness: {interval: 100ms, timeout: 100ms, fall: 2}, api: {preset: dify-api, interval: 100ms, timeout: 100ms, fall: 2}}";
+    let probes = "probes: {readiness: {interval: 100ms, timeout: 100ms, fall: {default: 2, timeout: 50}}, api: {preset: dify-api, interval: 100ms, timeout: 100ms, fall: {default: 2, timeout: 50}}}";
     filed.reload(&dify_upstream(&one, probes)).await.unwrap();
     until("both to be asked", async || {
         let seen = known(&filed.gate, dify.address()).await;

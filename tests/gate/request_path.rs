@@ -295,7 +295,7 @@ async fn a_request_that_comes_before_the_last_one_is_answered_waits_for_its_turn
 async fn a_trickled_header_is_cut_and_an_idle_connection_closed() {
     let [dify] = instances().await;
     let text = format!(
-        "listeners: [{{address: \"127.0.0.1:8080\", header_timeout: 300ms, idle_timeout: 200ms}}]\n{}",
+        "listeners: [{{address: \"127.0.0.1:8080\", header_timeout: 2s, idle_timeout: 1s}}]\n{}",
         dify_upstream(&[dify.address()], "")
     );
     let gate = gate(&text).await;
@@ -320,11 +320,11 @@ async fn a_trickled_header_is_cut_and_an_idle_connection_closed() {
 async fn a_slow_answer_outlives_the_clients_timeouts() {
     let [dify] = instances().await;
     let text = format!(
-        "listeners: [{{address: \"127.0.0.1:8080\", header_timeout: 100ms, idle_timeout: 100ms}}]\n{}",
+        "listeners: [{{address: \"127.0.0.1:8080\", header_timeout: 1s, idle_timeout: 1s}}]\n{}",
         dify_upstream(&[dify.address()], "")
     );
     let gate = gate(&text).await;
-    dify.set(|switches| switches.latency = Duration::from_millis(500));
+    dify.set(|switches| switches.latency = Duration::from_secs(2));
     assert_eq!(ask(edge(&gate), "GET /v1/info").await.status, 200);
 }
 

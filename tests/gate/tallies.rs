@@ -103,7 +103,7 @@ async fn a_silent_stream_is_counted_once() {
         arrived.closed().await;
     })
     .await;
-    let gate = gate_before(&[upstream.address], "outlier: {stream_silence: 300ms}").await;
+    let gate = gate_before(&[upstream.address], "outlier: {stream_silence: 3s}").await;
     let mut wire = Wire::to(edge(&gate)).await;
     wire.send("GET / HTTP/1.1\r\nHost: h\r\n\r\n").await;
     assert_eq!(wire.head().await.status, 200);

@@ -349,7 +349,7 @@ async fn who_does_not_shake_hands_is_cut() {
     let certificate = authority.shown("dify", &["dify.example.com"]);
     let text = format!(
         "{}{}",
-        listener(&certificate, "").replace("tls:", "header_timeout: 300ms, tls:"),
+        listener(&certificate, "").replace("tls:", "header_timeout: 2s, tls:"),
         dify_upstream(&addresses(&difys), QUICK)
     );
     let gate = gate(&text).await;
@@ -409,7 +409,7 @@ async fn run(program: &str, arguments: &[&str]) -> String {
 async fn http2_in_the_clear_is_spoken_where_it_is_asked_for_and_silence_has_an_end() {
     let difys = instances::<1>().await;
     let gate = gate(&format!(
-        "listeners: [{{address: \"127.0.0.1:8080\", http2: cleartext, header_timeout: 1s}}, {{address: \"127.0.0.1:8081\"}}]\n{}",
+        "listeners: [{{address: \"127.0.0.1:8080\", http2: cleartext, header_timeout: 3s}}, {{address: \"127.0.0.1:8081\"}}]\n{}",
         dify_upstream(&addresses(&difys), QUICK)
     ))
     .await;

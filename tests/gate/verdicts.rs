@@ -9,7 +9,7 @@ use crate::support::{QUICK, addresses, edge, gate_before, instances, known, unti
 use crate::wire::{Wire, ask, chat_request};
 
 /// So rarely that only traffic can be quick.
-const RARE: &str = "probe: {interval: 60s, timeout: 1s}, balance: round_robin";
+const RARE: &str = "probe: {interval: 60s, timeout: 20s}, balance: round_robin";
 
 fn traffic(dify: &SimulatedDify) -> u64 {
     dify.tally().traffic()
@@ -77,7 +77,7 @@ async fn where_everyone_fails_nobody_is_ejected_beyond_a_third() {
 async fn ten_streams_that_fill_an_instance_make_it_busy_and_others_serve() {
     let difys = instances::<2>().await;
     let full = &difys[0];
-    let keys = "probe: {interval: 300ms, timeout: 300ms}, balance: round_robin";
+    let keys = "probe: {interval: 1s, timeout: 1s}, balance: round_robin";
     let gate = gate_before(&addresses(&difys), keys).await;
     full.set(|switches| switches.slots = 10);
     let mut streams = Vec::new();

@@ -17,7 +17,7 @@ use super::{Cluster, SimulatedDify};
 /// Long enough to be sure that nothing comes, on a machine that is not stalled.
 const SILENCE: Duration = Duration::from_millis(150);
 /// Nothing here takes longer, except on a machine that is hung.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 async fn one() -> SimulatedDify {
     SimulatedDify::start(&Cluster::new(), "dify-1").await.unwrap()
