@@ -4,9 +4,15 @@
 //! The framework knows when it has handed over the end of an answer, and not when that has been written. A GOAWAY that overtakes it makes some clients
 //! give up the very request that is being answered (httpx 0.28 with h2 4.4).
 
-use std::collections::BTreeSet;
+mod expect;
+
+use std::collections::{BTreeSet, VecDeque};
+
+use crate::edge::frames::expect::Expecting;
 
 const HEADER: usize = 9;
+/// An interim answer.
+pub(super) const INTERIM: usize = HEADER + 5;
 /// The first bytes of a client.
 const PREFACE: usize = 24;
 
@@ -45,6 +51,8 @@ struct Reader {
     frame: Option<(Frame, usize)>,
     /// Bytes before the first frame.
     skip: usize,
+    /// The payload of the frame that is passing, where it is asked for.
+    payload: Option<Vec<u8>>,
 }
 
 impl Reader {
@@ -52,7 +60,10 @@ impl Reader {
     fn next(&mut self, bytes: &mut &[u8]) -> Option<Seen> {
         take(bytes, &mut self.skip);
         if let Some((frame, mut left)) = self.frame {
-            take(bytes, &mut left);
+            let taken = take(bytes, &mut left);
+            if let Some(payload) = &mut self.payload {
+                payload.extend_from_slice(taken);
+            }
             self.frame = (left > 0).then_some((frame, left));
             return (left == 0).then_some(Seen::Over(frame));
         }
@@ -80,10 +91,11 @@ impl Reader {
 }
 
 /// Takes so many bytes, or as many as there are.
-fn take(bytes: &mut &[u8], left: &mut usize) {
-    let taken = bytes.len().min(*left);
-    *bytes = bytes.get(taken..).unwrap_or_default();
-    *left -= taken;
+fn take<'b>(bytes: &mut &'b [u8], left: &mut usize) -> &'b [u8] {
+    let (taken, rest) = bytes.split_at(bytes.len().min(*left));
+    *bytes = rest;
+    *left -= taken.len();
+    taken
 }
 
 /// Both directions.
@@ -99,6 +111,9 @@ pub(super) struct Traffic {
     last: u32,
     /// Whether frames of other kinds are forbidden until the headers that are being sent are over (section 4.3), and the stream that ends with them.
     block: Option<Option<u32>>,
+    expecting: Expecting,
+    /// Requests whose clients wait for `100 Continue`.
+    waiting: VecDeque<u32>,
 }
 
 impl Traffic {
@@ -114,6 +129,8 @@ impl Traffic {
             open: BTreeSet::new(),
             last: 0,
             block: None,
+            expecting: Expecting::default(),
+            waiting: VecDeque::new(),
         }
     }
 
@@ -125,6 +142,14 @@ impl Traffic {
                 Seen::Begun(frame) if frame.kind == HEADERS && frame.stream > self.last => {
                     self.last = frame.stream;
                     self.open.insert(frame.stream);
+                    // Only a request with a body can wait.
+                    self.received.payload = (frame.flags & END_STREAM == 0).then(Vec::new);
+                }
+                Seen::Over(frame) if frame.kind == HEADERS => {
+                    let payload = self.received.payload.take();
+                    if payload.is_some_and(|payload| self.expecting.waits(frame.flags, &payload)) {
+                        self.waiting.push_back(frame.stream);
+                    }
                 }
                 Seen::Over(frame) if frame.kind == RST_STREAM => {
                     self.open.remove(&frame.stream);
@@ -151,7 +176,10 @@ impl Traffic {
         let is_last = frame.flags & END_HEADERS != 0;
         let ended = match frame.kind {
             DATA => ends,
-            HEADERS if is_last => ends,
+            HEADERS if is_last => {
+                self.waiting.retain(|waiting| *waiting != frame.stream);
+                ends
+            }
             HEADERS => {
                 self.block = Some(ends);
                 None
@@ -162,6 +190,21 @@ impl Traffic {
         };
         if let Some(stream) = ended {
             self.open.remove(&stream);
+        }
+    }
+
+    /// The interim answer that may be sent now (RFC 9113 section 8.1), if somebody waits for one.
+    pub(super) fn interim(&mut self) -> Option<[u8; INTERIM]> {
+        if !self.begun || self.block.is_some() || !self.sent.is_between_frames() {
+            return None;
+        }
+        loop {
+            let stream = self.waiting.pop_front()?;
+            if self.open.contains(&stream) {
+                let [a, b, c, d] = stream.to_be_bytes();
+                // The field `:status: 100`, in no table.
+                return Some([0, 0, 5, HEADERS, END_HEADERS, a, b, c, d, 8, 3, b'1', b'0', b'0']);
+            }
         }
     }
 
@@ -228,6 +271,32 @@ mod tests {
         // Frames of a stream that was reset may still come.
         traffic.receive(&frame(DATA, 1, 1, 9));
         assert!(traffic.is_idle());
+    }
+
+    #[test]
+    fn who_waits_to_send_a_body_is_told_to_go_on_between_two_frames() {
+        let mut traffic = opened();
+        let mut request = frame(HEADERS, 4, 1, 3);
+        request[HEADER..].copy_from_slice(&[0x40 | 35, 1, b'x']);
+        request.iter().for_each(|byte| traffic.receive(&[*byte]));
+        let settings = frame(4, 1, 0, 0);
+        traffic.send(&settings[..4]);
+        assert_eq!(traffic.interim(), None);
+        traffic.send(&settings[4..]);
+        let interim = traffic.interim().unwrap();
+        assert_eq!(interim, [0, 0, 5, 1, 4, 0, 0, 0, 1, 8, 3, b'1', b'0', b'0']);
+        assert_eq!(traffic.interim(), None);
+        assert!(!traffic.send(&interim), "the answer is yet to come");
+        // Without a body nobody waits, and after an answer nobody does any more.
+        request[4] = 5;
+        request[8] = 3;
+        traffic.receive(&request);
+        assert_eq!(traffic.interim(), None);
+        request[4] = 4;
+        request[8] = 5;
+        traffic.receive(&request);
+        traffic.send(&frame(HEADERS, 5, 5, 1));
+        assert_eq!(traffic.interim(), None);
     }
 
     #[test]

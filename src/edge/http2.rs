@@ -44,6 +44,8 @@ pub(super) struct Http2<S> {
     late: Option<Told>,
     /// Has the framework take no more requests, whatever is under way.
     refuse: watch::Sender<bool>,
+    /// What is left of an interim answer.
+    interim: Bytes,
     parting: Option<Parting>,
 }
 
@@ -96,6 +98,7 @@ impl<S: IO> Http2<S> {
             close: Some(told(ending.close.clone())),
             late: Some(told(ending.late.clone())),
             refuse,
+            interim: Bytes::new(),
             parting: None,
         };
         (connection, refuses)
@@ -123,6 +126,32 @@ impl<S: IO> Http2<S> {
             timer.as_mut().reset(due);
         }
         false
+    }
+
+    /// Tells clients that wait for it to send their bodies. What cannot be sent now is when something else is.
+    fn go_ahead(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        while self.interim.is_empty() {
+            let Some(interim) = self.traffic.interim() else {
+                return Ok(());
+            };
+            self.interim = Bytes::copy_from_slice(&interim);
+            self.traffic.send(&interim);
+            if self.poll_interim(cx)?.is_pending() {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    fn poll_interim(&mut self, cx: &mut Context<'_>) -> io::Result<Poll<()>> {
+        while !self.interim.is_empty() {
+            match Pin::new(&mut self.stream).poll_write(cx, &self.interim)? {
+                Poll::Ready(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Poll::Ready(sent) => self.interim.advance(sent),
+                Poll::Pending => return Ok(Poll::Pending),
+            }
+        }
+        Ok(Poll::Ready(()))
     }
 
     fn part(&mut self) {
@@ -189,6 +218,7 @@ impl<S: IO> AsyncRead for Http2<S> {
         if !was_idle {
             this.rests = Instant::now();
         }
+        this.go_ahead(cx)?;
         Poll::Ready(Ok(()))
     }
 }
@@ -201,6 +231,7 @@ impl<S: IO> AsyncWrite for Http2<S> {
             // Nothing of a request, for none is under way.
             return Poll::Ready(Ok(bytes.len()));
         }
+        ready!(this.poll_interim(cx)?);
         let written = ready!(Pin::new(&mut this.stream).poll_write(cx, bytes))?;
         if this.traffic.send(bytes.get(..written).unwrap_or_default()) {
             this.rests = Instant::now();
@@ -212,6 +243,7 @@ impl<S: IO> AsyncWrite for Http2<S> {
                 this.has_rested(cx);
             }
         }
+        this.go_ahead(cx)?;
         Poll::Ready(Ok(written))
     }
 

@@ -32,7 +32,7 @@ use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use bytes::Bytes;
 use http::Version;
-use http::header::HOST;
+use http::header::{EXPECT, HOST};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::protocols::Digest;
 use pingora::proxy::{FailToProxy, ProxyHttp, Session};
@@ -99,6 +99,7 @@ impl ProxyHttp for Gateway {
         }
         request::restore_refused(session)?;
         name_host(session.req_header_mut(), &self.door.name)?;
+        forget_expectation(session.req_header_mut());
         self.announce_end(session);
         Ok(())
     }
@@ -373,6 +374,17 @@ impl ProxyHttp for Gateway {
 
     fn request_summary(&self, _session: &Session, exchange: &Exchange) -> String {
         exchange.request_id.as_str().to_owned()
+    }
+}
+
+/// Removes the expectation of a client that the listener has told to go on, as it does over HTTP/2: nobody else need tell it.
+fn forget_expectation(request: &mut RequestHeader) {
+    let expects = request
+        .headers
+        .get(EXPECT)
+        .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
+    if expects && request.version == Version::HTTP_2 {
+        request.remove_header(&EXPECT);
     }
 }
 

@@ -36,7 +36,7 @@ async fn shown() -> ([SimulatedDify; 1], Authority, Gate) {
 }
 
 /// What curl printed, and whether it was content.
-async fn curl(edge: SocketAddr, host: &str, path: &str, arguments: &[&str]) -> (bool, String) {
+pub(crate) async fn curl(edge: SocketAddr, host: &str, path: &str, arguments: &[&str]) -> (bool, String) {
     let resolve = format!("{host}:{}:{}", edge.port(), edge.ip());
     let mut command = Command::new("curl");
     command

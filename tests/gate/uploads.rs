@@ -5,7 +5,9 @@ use std::sync::{Arc, Mutex};
 use difygate::server::Gate;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt};
 
+use crate::authority::Authority;
 use crate::support::{Arrived, QUICK, Upstream, dify_upstream, edge, gate, nobody, soon, until, until_idle};
+use crate::tls::{curl, listener};
 use crate::wire::Wire;
 
 /// Reads a request body as its head frames it, with its trailer section behind it; `None` where it breaks off.
@@ -187,6 +189,38 @@ async fn who_waits_for_100_continue_is_told_to_go_on_and_keeps_the_connection() 
         .await;
     let answer = wire.answer().await;
     assert_eq!((answer.status, answer.header("connection")), (413, Some("close")));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_waits_for_100_continue_over_http2_is_told_to_go_on() {
+    let (upstream, seen) = recorder().await;
+    let authority = Authority::new();
+    let certificate = authority.shown("gate", &["dify.example.com"]);
+    let gate = gate(&format!(
+        "{}{}",
+        listener(&certificate, ""),
+        dify_upstream(&[upstream.address], QUICK)
+    ))
+    .await;
+    let content = authority.path("content");
+    std::fs::write(&content, vec![b'z'; 2_000_000]).unwrap();
+    let (content, ca) = (format!("@{}", content.display()), authority.ca());
+    // Without the interim answer curl waits for longer than the test does.
+    let patience = [
+        "--http2",
+        "--cacert",
+        &ca,
+        "--expect100-timeout",
+        "60",
+        "--header",
+        "Expect: 100-continue",
+    ];
+    for _ in 0..2 {
+        let arguments = [&patience[..], &["--data-binary", &content]].concat();
+        let (content, out) = curl(edge(&gate), "dify.example.com", "/v1/files", &arguments).await;
+        assert!(content && out == "2000000", "{out}");
+        assert_eq!(seen.lock().unwrap().pop().unwrap().unwrap().0.len(), 2_000_000);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
