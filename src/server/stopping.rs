@@ -46,6 +46,9 @@ impl Signals {
     }
 }
 
+/// After another process has taken over, connections of HTTP/1.1 that rest have so long to be used once more.
+const RESTING: Duration = Duration::from_secs(3);
+
 /// How a gate stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stopped {
@@ -69,8 +72,9 @@ impl Gate {
         self.drain(settings.drain_timeout).await
     }
 
-    /// Accepts nothing more, since another process does, and waits for what is under way. Clients are asked to come back by another connection
-    /// and have until the idle timeout to hear of it: a connection that is closed while it waits may lose a request that is on its way.
+    /// Accepts nothing more, since another process does, and waits for what is under way. Answers ask their clients for another connection. One that
+    /// nobody has asked anything on meanwhile is closed: that may lose a request that is on its way, which clients send again, as they do wherever a
+    /// kept connection ends (nginx and HAProxy close them at once).
     pub async fn make_way(&self) -> Stopped {
         let patience = self.applied.borrow().server.drain_timeout;
         self.leave();
@@ -81,8 +85,7 @@ impl Gate {
                 sleep(LOOK).await;
             }
         };
-        let idle = self.doors.iter().map(|door| door.settings.idle_timeout).max();
-        drop(timeout(idle.unwrap_or_default().min(patience), deserted).await);
+        drop(timeout(RESTING.min(patience), deserted).await);
         self.end_waiting().await;
         self.drain(patience).await
     }
