@@ -170,7 +170,9 @@ impl Framer {
 
     /// Begins the next request.
     pub fn next(&mut self) {
-        *self = Self::new(std::mem::take(&mut self.input), self.head_limit);
+        // A connection that rests holds no buffer.
+        let rest = Some(std::mem::take(&mut self.input)).filter(|rest| !rest.is_empty());
+        *self = Self::new(rest.unwrap_or_default(), self.head_limit);
     }
 
     /// From now on every byte passes.

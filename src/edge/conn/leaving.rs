@@ -1,12 +1,13 @@
 //! Whether a client is still there while its request is worked on.
 
 use std::io;
-use std::pin::pin;
+use std::mem::MaybeUninit;
+use std::pin::Pin;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncRead, ReadBuf};
 use tokio::time::Instant;
 
 use super::Conn;
@@ -37,21 +38,21 @@ impl Conn {
     /// Ready once the client has gone. What it sends meanwhile is kept, of the body under way or of the next request.
     pub(super) fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.ended.is_none() {
-            let input = self.framer.input();
-            if input.len() >= AHEAD {
+            if self.framer.input().len() >= AHEAD {
                 if !self.strict.load(Ordering::Relaxed) {
                     return Poll::Pending;
                 }
                 ready!(self.poll_read_closed(cx));
                 continue;
             }
-            input.reserve(AHEAD / 8);
-            match ready!(pin!(self.stream.read_buf(input)).poll(cx)) {
-                Ok(0) => self.note_end(),
+            let mut room = [MaybeUninit::uninit(); 2 * 1024];
+            let mut part = ReadBuf::uninit(&mut room);
+            match ready!(Pin::new(&mut self.stream).poll_read(cx, &mut part)) {
+                Ok(()) if part.filled().is_empty() => self.note_end(),
+                Ok(()) => self.framer.input().extend_from_slice(part.filled()),
                 // A client may end its direction without the alert of TLS.
                 Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => self.note_end(),
                 Err(e) => return Poll::Ready(Err(e)),
-                Ok(_) => {}
             }
         }
         self.poll_closed(cx)
