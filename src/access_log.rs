@@ -4,7 +4,6 @@
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::AsFd;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,6 +12,7 @@ use prometheus::IntCounter;
 use serde::Serialize;
 use tracing::{info, warn};
 
+use crate::files::Stamp;
 use crate::lines::{Lines, Output, Writer, write_some};
 
 /// What is told of a request.
@@ -179,7 +179,10 @@ impl Output for Sink {
 
 /// Whether another file, or none, is where this one was opened.
 fn has_moved(path: &Path, file: &File) -> bool {
-    let identity = |metadata: std::fs::Metadata| (metadata.dev(), metadata.ino());
-    let there = std::fs::metadata(path).map(identity).ok();
-    there != file.metadata().map(identity).ok()
+    let open = file.metadata().map(|found| Stamp::of(&found));
+    match (Stamp::at(path), open) {
+        (Ok(there), Ok(open)) => !there.is_same_file(&open),
+        // What cannot be opened anew either is told of then.
+        (Err(_), _) | (_, Err(_)) => true,
+    }
 }

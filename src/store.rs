@@ -3,13 +3,15 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Access, access};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use thiserror::Error;
+
+use crate::files::Stamp;
 
 /// Why a folder cannot be used.
 #[derive(Debug, Error)]
@@ -102,8 +104,8 @@ impl Store {
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
             other => other,
         };
-        let inode = |path: &Path| fs::metadata(path).map(|found| found.ino()).ok();
-        if inode(&at(1)).is_some() && inode(&at(1)) == inode(&self.0.join(name)) {
+        let (last, own) = (Stamp::at(&at(1)), Stamp::at(&self.0.join(name)));
+        if last.is_ok_and(|last| own.is_ok_and(|own| own.is_same_file(&last))) {
             // It is there already: what was to take its place could not be written.
             return Ok(());
         }

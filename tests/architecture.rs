@@ -12,6 +12,7 @@ const ROOMS: &[&str] = &[
     "lines",
     "log",
     "metrics",
+    "files",
     "client",
     "access_log",
     "store",

@@ -3,17 +3,17 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::fs::{File, Metadata};
-use std::io::{self, Read};
-use std::os::unix::fs::MetadataExt;
+use std::fs::Metadata;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use ring::digest::{Context, SHA256, SHA256_OUTPUT_LEN};
+use ring::digest::SHA256_OUTPUT_LEN;
 use tokio::task::spawn_blocking;
 
 use super::check::Tools;
+use crate::files::{Stamp, digest};
 
 /// A file that must be there.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,18 +32,9 @@ pub struct Sha256([u8; 32]);
 
 impl Sha256 {
     fn of(path: &Path) -> io::Result<Self> {
-        let (mut file, mut hash) = (File::open(path)?, Context::new(&SHA256));
-        let mut part = vec![0; 64 * 1024];
-        loop {
-            match file.read(&mut part)? {
-                0 => break,
-                length => hash.update(part.get(..length).unwrap_or_default()),
-            }
-        }
+        let digest = digest(path)?;
         let mut sum = [0; SHA256_OUTPUT_LEN];
-        sum.iter_mut()
-            .zip(hash.finish().as_ref())
-            .for_each(|(to, from)| *to = *from);
+        sum.iter_mut().zip(digest.as_ref()).for_each(|(to, from)| *to = *from);
         Ok(Self(sum))
     }
 }
@@ -71,20 +62,6 @@ impl fmt::Debug for Sha256 {
     }
 }
 
-/// What tells that a file is another one than before.
-type Stamp = (u64, u64, i64, i64, i64, i64);
-
-fn stamp(found: &Metadata) -> Stamp {
-    (
-        found.ino(),
-        found.len(),
-        found.mtime(),
-        found.mtime_nsec(),
-        found.ctime(),
-        found.ctime_nsec(),
-    )
-}
-
 /// The checksums of files as they were when they were read; none while one is being read.
 type Known = BTreeMap<PathBuf, Option<(Stamp, Sha256)>>;
 
@@ -110,7 +87,7 @@ impl Checksums {
         let before = look(path)?;
         let mut known = self.known();
         match known.get(path) {
-            Some(Some((then, sum))) if *then == stamp(&before) => return Ok(*sum),
+            Some(Some((then, sum))) if *then == Stamp::of(&before) => return Ok(*sum),
             Some(None) => return Err(format!("{}: its checksum is still being read", path.display())),
             Some(Some(_)) | None => known.insert(path.to_owned(), None),
         };
@@ -120,7 +97,7 @@ impl Checksums {
         known.remove(path);
         let sum = read.map_err(|e| format!("{}: {e}", path.display()))?;
         // One that grows while it is read is read again.
-        known.insert(path.to_owned(), Some((stamp(&before), sum)));
+        known.insert(path.to_owned(), Some((Stamp::of(&before), sum)));
         Ok(sum)
     }
 }
@@ -186,7 +163,7 @@ mod tests {
         let checksums = Checksums::default();
         assert_eq!(needed.look(&checksums), Ok(()));
         // What is known of the same file is believed: it is not read again.
-        let stale = stamp(&std::fs::metadata(&path).unwrap());
+        let stale = Stamp::at(&path).unwrap();
         let other = Sha256([0; 32]);
         checksums.known().insert(path.clone(), Some((stale, other)));
         assert!(
