@@ -85,7 +85,7 @@ pub struct Looked {
 /// The operator's word on the endpoints at an address.
 #[derive(Clone, Debug)]
 pub struct Word {
-    /// The address, as the configuration writes it.
+    /// The address, in any spelling.
     pub address: String,
     /// Only where it serves this upstream.
     pub upstream: Option<String>,

@@ -44,7 +44,7 @@ use crate::clock::Clock;
 use crate::cutover::Cutovers;
 use crate::gate::alarm::Alarm;
 use crate::gate::cutover;
-use crate::gate::names::UpstreamName;
+use crate::gate::names::{Address, UpstreamName};
 use crate::mailbox::{Acquaintance, Mailbox};
 use crate::metrics::{Metrics, endpoint_labels};
 use crate::reload::{Applied, Loader};
@@ -252,7 +252,9 @@ async fn explain(State(admin): State<Admin>, Path(address): Path<String>) -> Res
     let Some(known) = admin.mailbox.known().await else {
         return stopping();
     };
-    let found = known.iter().filter(|one| one.known.id.address.as_str() == address);
+    let asked = Address::parse(&address);
+    let is_meant = |one: &&Acquaintance| asked.as_ref().is_ok_and(|asked| one.known.id.address.matches(asked));
+    let found = known.iter().filter(is_meant);
     let explained: Vec<Explanation> = found
         .map(|one| Explanation::of(&one.known, &one.endpoint, &admin.clock))
         .collect();

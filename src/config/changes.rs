@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::Config;
+use crate::gate::names::Address;
 
 /// One difference.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
@@ -96,10 +97,11 @@ fn elements(key: &str, from: &[Value], to: &[Value], found: &mut Vec<Change>) {
     }
 }
 
-/// What an element of a list is called: its address, its host and path, or itself.
+/// What an element of a list is called: its address in the spelling of all its spellings, its host and path, or itself.
 fn element_name(element: &Value) -> String {
     let Value::Object(map) = element else {
-        return element.as_str().map_or_else(|| element.to_string(), str::to_owned);
+        let text = element.as_str().map_or_else(|| element.to_string(), str::to_owned);
+        return Address::parse(&text).map_or(text, |address| address.to_string());
     };
     let text = |key: &str| match map.get(key) {
         Some(Value::Array(several)) => several.iter().map(element_name).collect::<Vec<_>>().join(","),
@@ -192,6 +194,16 @@ mod tests {
                 "~ upstreams.dify.pools.main.endpoints[10.0.0.2:80]: 10.0.0.2:80 -> {\"address\":\"10.0.0.2:80\",\"weight\":2}",
                 "+ upstreams.dify.pools.main.endpoints[10.0.0.3:80]",
             ]
+        );
+    }
+
+    #[test]
+    fn an_endpoint_in_another_spelling_is_the_same() {
+        let before = BEFORE.replace("10.0.0.1:80", "localhost:80");
+        let after = BEFORE.replace("10.0.0.1:80", "LOCALHOST:080");
+        assert_eq!(
+            told(&before, &after),
+            ["~ upstreams.dify.pools.main.endpoints[localhost:80]: localhost:80 -> LOCALHOST:080"]
         );
     }
 

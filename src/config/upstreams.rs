@@ -310,13 +310,8 @@ fn pool(
         let Ok(address) = Address::parse(&text) else {
             continue;
         };
-        if endpoints.iter().any(|other| other.address == address) {
-            findings.error(
-                &key,
-                format!(
-                    "\"{address}\" stands twice in this pool; remove one (`weight` gives an endpoint a larger share)"
-                ),
-            );
+        if let Some(other) = endpoints.iter().find(|other| other.address.matches(&address)) {
+            findings.error(&key, twice(&text, &other.address));
         }
         if address
             .literal()
@@ -350,6 +345,16 @@ fn pool(
         name: PoolName::new(name),
         endpoints,
     }
+}
+
+/// Tells that an address is one that the pool has already, perhaps in another spelling.
+fn twice(text: &str, other: &Address) -> String {
+    let same = if other.as_str() == text {
+        String::new()
+    } else {
+        format!(" is \"{other}\", which")
+    };
+    format!("\"{text}\"{same} stands twice in this pool; remove one (`weight` gives an endpoint a larger share)")
 }
 
 fn outlier(key: &str, raw: raw::Outlier, findings: &mut Findings<'_>) -> Outlier {

@@ -1,7 +1,8 @@
 //! Names of the things that decisions are about: upstreams, pools and endpoints. Cheap to clone, ordered, never empty.
 
+use std::borrow::Cow;
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
 macro_rules! name {
@@ -39,10 +40,11 @@ name! {
     PoolName
 }
 
-/// Where an endpoint listens, as configured: `host:port`, where the host is an IP literal or a name.
+/// Where an endpoint listens: `host:port`, where the host is an IP literal or a name.
 ///
 /// The text is the endpoint's identity: a name that resolves to another address is still the same endpoint, and weight is
-/// no part of it (a changed weight must not forget a verdict).
+/// no part of it (a changed weight must not forget a verdict). All spellings of one address have one text: names are in lower case (RFC 4343),
+/// IPv6 addresses as RFC 5952 writes them, IPv4 addresses within IPv6 (`::ffff:10.0.0.1`) as IPv4, and ports without leading zeros.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Address {
     text: Arc<str>,
@@ -79,18 +81,17 @@ impl fmt::Display for AddressError {
 impl std::error::Error for AddressError {}
 
 impl Address {
-    /// Reads `host:port`; an IPv6 host stands in brackets (RFC 3986 section 3.2.2).
+    /// Reads `host:port`; an IPv6 host stands in brackets (RFC 3986 section 3.2.2). A name may end in a dot, which keeps the resolver from its search
+    /// list (RFC 1034 section 3.1), and keeps it.
     ///
     /// # Errors
     /// Says which half is wrong and what it should look like.
     pub fn parse(text: &str) -> Result<Self, AddressError> {
         let (host, port) = text.rsplit_once(':').ok_or(AddressError::NoPort)?;
-        if !is_host(host) {
-            return Err(AddressError::BadHost(host.to_owned()));
-        }
+        let host = canonical(host).ok_or_else(|| AddressError::BadHost(host.to_owned()))?;
         match port.parse::<u16>() {
             Ok(number) if number != 0 && port.bytes().all(|b| b.is_ascii_digit()) => Ok(Self {
-                text: text.into(),
+                text: format!("{host}:{number}").into(),
                 host_len: host.len(),
                 port: number,
             }),
@@ -103,7 +104,20 @@ impl Address {
         &self.text
     }
 
-    /// The host, without the brackets of an IPv6 literal.
+    /// The text without the dot at the end of a name: what a `Host` header says, and what names the same place where the dot makes no difference.
+    pub fn without_dot(&self) -> Cow<'_, str> {
+        match self.text.split_at_checked(self.host_len) {
+            Some((host, port)) if host.ends_with('.') => Cow::Owned(format!("{}{port}", without_dot(host))),
+            Some(_) | None => Cow::Borrowed(&self.text),
+        }
+    }
+
+    /// Whether both name one place: a dot at the end of a name makes no difference.
+    pub fn matches(&self, other: &Self) -> bool {
+        self.port == other.port && self.without_dot() == other.without_dot()
+    }
+
+    /// The host as a resolver takes it, without the brackets of an IPv6 literal.
     pub fn host(&self) -> &str {
         self.text
             .get(..self.host_len)
@@ -130,23 +144,30 @@ impl fmt::Display for Address {
     }
 }
 
-fn is_host(host: &str) -> bool {
+/// A name without the dot at its end, as certificates and `Host` headers write it (RFC 6066 section 3).
+pub fn without_dot(name: &str) -> &str {
+    name.strip_suffix('.').unwrap_or(name)
+}
+
+/// A host in the spelling of all its spellings, if it is one.
+fn canonical(host: &str) -> Option<String> {
     if let Some(inner) = host.strip_prefix('[') {
-        return inner
-            .strip_suffix(']')
-            .is_some_and(|v6| v6.parse::<std::net::Ipv6Addr>().is_ok());
+        let v6: Ipv6Addr = inner.strip_suffix(']')?.parse().ok()?;
+        return Some(
+            v6.to_ipv4_mapped()
+                .map_or_else(|| format!("[{v6}]"), |v4| v4.to_string()),
+        );
     }
     let looks_like_v4 = host.bytes().all(|b| b.is_ascii_digit() || b == b'.');
     if looks_like_v4 {
-        return host.parse::<std::net::Ipv4Addr>().is_ok();
+        return host.parse::<Ipv4Addr>().ok().map(|v4| v4.to_string());
     }
-    host.len() <= 253
-        && host.split('.').all(|label| {
-            !label.is_empty()
-                && label
-                    .bytes()
-                    .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
-        })
+    let is_label = |label: &str| {
+        let fits = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
+        !label.is_empty() && label.bytes().all(fits)
+    };
+    let name = without_dot(host);
+    (name.len() <= 253 && name.split('.').all(is_label)).then(|| host.to_ascii_lowercase())
 }
 
 /// One endpoint, named by where it belongs and where it listens.
@@ -187,6 +208,37 @@ mod tests {
             assert_eq!((address.host(), address.port()), (host, port));
             assert_eq!(address.literal().is_some(), literal, "{text}");
             assert_eq!(address.to_string(), text);
+        }
+    }
+
+    #[test]
+    fn all_spellings_of_an_address_are_one() {
+        for (spelled, text) in [
+            ("LOCALHOST:80", "localhost:80"),
+            ("Dify-API.Internal:5001", "dify-api.internal:5001"),
+            ("127.0.0.1:025802", "127.0.0.1:25802"),
+            ("[0:0:0:0:0:0:0:1]:80", "[::1]:80"),
+            ("[2001:DB8::00A]:080", "[2001:db8::a]:80"),
+            ("[::ffff:10.0.0.1]:80", "10.0.0.1:80"),
+        ] {
+            let address = Address::parse(spelled).unwrap();
+            assert_eq!(address.as_str(), text);
+            assert_eq!(address, Address::parse(text).unwrap());
+            assert_eq!(address.without_dot(), text);
+        }
+    }
+
+    #[test]
+    fn a_name_may_end_in_a_dot_that_resolvers_see_and_nobody_else() {
+        let address = Address::parse("Dify.Internal.:80").unwrap();
+        assert_eq!(
+            (address.as_str(), address.host()),
+            ("dify.internal.:80", "dify.internal.")
+        );
+        assert_eq!(address.without_dot(), "dify.internal:80");
+        assert_eq!(without_dot(address.host()), "dify.internal");
+        for text in [".:80", "dify..:80", ".dify:80", "10.0.0.1.:80"] {
+            assert!(Address::parse(text).is_err(), "{text}");
         }
     }
 

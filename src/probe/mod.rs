@@ -204,7 +204,7 @@ async fn resolve(address: &Address, port: u16) -> Result<SocketAddr, Failed> {
 
 /// `last` asks for an end of the connection after the answer.
 fn request(address: &Address, spec: &ProbeSpec, last: bool) -> Vec<u8> {
-    let host = spec.host.as_deref().unwrap_or(address.as_str());
+    let host = spec.host.as_deref().map_or_else(|| address.without_dot(), Into::into);
     let mut request = format!(
         "{} {} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: difygate/{} (probe)\r\n{}",
         spec.method,

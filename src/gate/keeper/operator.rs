@@ -3,14 +3,18 @@
 use std::time::Instant;
 
 use super::{Cause, Health, Keeper, Slot, Timer};
+use crate::gate::names::Address;
 use crate::gate::overrides::{Override, Picture, Wish};
 use crate::gate::state::State;
 
 impl Keeper {
-    /// The endpoints at an address, in every pool that has it.
+    /// The endpoints at an address, however it is spelled, in every pool that has it.
     pub fn at(&self, address: &str) -> Vec<Slot> {
+        let Ok(address) = Address::parse(address) else {
+            return Vec::new();
+        };
         let all = self.all();
-        all.filter(|(_, known)| known.id.address.as_str() == address)
+        all.filter(|(_, known)| known.id.address.matches(&address))
             .map(|(slot, _)| slot)
             .collect()
     }
