@@ -1,53 +1,49 @@
 //! Endpoints in a file: an address on each line, perhaps with its weight. Whoever writes it needs no word to the gate.
 
-use std::path::PathBuf;
-use std::time::{Duration, SystemTime};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::{Found, Look};
+use crate::files::{Followed, text_without_mark};
 use crate::gate::names::Address;
 
-/// A file and what was seen of it last.
+/// A file of endpoints that is read again when it has changed.
 pub(super) struct Watched {
     path: PathBuf,
-    seen: Option<Result<Stamp, String>>,
+    followed: Followed,
 }
-
-type Stamp = (SystemTime, u64);
 
 impl Watched {
     pub(super) fn new(path: PathBuf) -> Self {
-        Self { path, seen: None }
+        Self {
+            followed: Followed::new([path.clone()]),
+            path,
+        }
     }
 
     /// What it says, if it has changed.
     pub(super) fn look(&mut self) -> Option<Result<Look, String>> {
-        let stamp = std::fs::metadata(&self.path).and_then(|found| Ok((found.modified()?, found.len())));
-        let stamp = stamp.map_err(|e| format!("{}: {e}", self.path.display()));
-        if self.seen.as_ref() == Some(&stamp) {
-            return None;
-        }
-        let looked = stamp.clone().and_then(|_| self.read());
-        self.seen = Some(stamp);
-        Some(looked)
+        self.followed.read_if_changed(|| read(&self.path))
     }
+}
 
-    fn read(&self) -> Result<Look, String> {
-        let place = self.path.display();
-        let text = std::fs::read_to_string(&self.path).map_err(|e| format!("{place}: {e}"))?;
-        let lines = text.lines().enumerate().filter_map(|(index, line)| {
-            let line = line.split('#').next().unwrap_or_default().trim();
-            (!line.is_empty()).then(|| endpoint(line).map_err(|why| format!("{place}:{}: {why}", index + 1)))
-        });
-        let found = lines.collect::<Result<Vec<_>, _>>()?;
-        if found.is_empty() {
-            // It may be in the middle of being written.
-            return Err(format!("{place}: it names no endpoint"));
-        }
-        Ok(Look {
-            found,
-            lasts: Duration::ZERO,
-        })
+fn read(path: &Path) -> Result<Look, String> {
+    let place = path.display();
+    let text = std::fs::read_to_string(path).map_err(|e| format!("{place}: {e}"))?;
+    let lines = text_without_mark(&text).lines().enumerate();
+    let found = lines.filter_map(|(index, line)| {
+        let line = line.split('#').next().unwrap_or_default().trim();
+        (!line.is_empty()).then(|| endpoint(line).map_err(|why| format!("{place}:{}: {why}", index + 1)))
+    });
+    let found = found.collect::<Result<Vec<_>, _>>()?;
+    if found.is_empty() {
+        // It may be in the middle of being written.
+        return Err(format!("{place}: it names no endpoint"));
     }
+    Ok(Look {
+        found,
+        lasts: Duration::ZERO,
+    })
 }
 
 /// An endpoint of one line: `10.0.0.11:80` or `10.0.0.11:80 weight=2`.
@@ -107,5 +103,20 @@ mod tests {
         assert!(why.contains("endpoints:2: `nonsense`"), "{why}");
         std::fs::write(&path, "").unwrap();
         assert!(watched.look().unwrap().is_err());
+    }
+
+    #[test]
+    fn a_file_of_the_same_length_and_time_is_read_again_and_its_byte_order_mark_is_no_endpoint() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("endpoints");
+        let mut watched = Watched::new(path.clone());
+        for text in ["\u{feff}10.0.0.1:80\n", "\u{feff}10.0.0.2:80\n"] {
+            std::fs::write(&path, text).unwrap();
+            let file = std::fs::File::options().write(true).open(&path).unwrap();
+            file.set_modified(std::time::SystemTime::UNIX_EPOCH).unwrap();
+            let found = watched.look().unwrap().unwrap_or_else(|e| panic!("{e}")).found;
+            assert!(text.contains(found[0].address.as_str()), "{text}: {found:?}");
+        }
+        assert!(watched.look().is_none());
     }
 }
