@@ -215,14 +215,14 @@ impl Finder {
         lasts
     }
 
-    /// Waits until what was found has lasted, or an endpoint of the upstream goes down: it may have moved.
+    /// Waits until what was found has lasted, or an endpoint of the pool goes down: it may have moved.
     async fn until_worth_a_look(&self, lasts: Duration) {
         tokio::time::sleep(LEAST).await;
         let upstreams = self.roster.borrow().upstreams.clone();
         let own = upstreams.iter().find(|upstream| upstream.settings.name == self.id.0);
         let down = async {
             match own {
-                Some(upstream) => upstream.flow.distress.notified().await,
+                Some(upstream) => upstream.flow.distress.signalled(&self.id.1).await,
                 None => std::future::pending().await,
             }
         };

@@ -225,9 +225,10 @@ impl Driver {
 
     /// What waits on an endpoint is to go elsewhere as soon as it is published that the endpoint is out, so that nothing is sent there again.
     pub(super) fn lose(&mut self, slot: Slot) {
-        if let Some(serving) = self.serving_of(slot) {
+        let pool = self.endpoints.get(slot).map(|watched| watched.endpoint.id.pool.clone());
+        if let (Some(serving), Some(pool)) = (self.serving_of(slot), pool) {
             serving.lost.push(slot);
-            serving.upstream.flow.distress.notify_one();
+            serving.upstream.flow.distress.signal(&pool);
         }
     }
 

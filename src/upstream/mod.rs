@@ -1,5 +1,6 @@
 //! What requests share about upstreams and endpoints: counts that every request bumps, and snapshots that none changes.
 
+pub mod distress;
 pub mod idle;
 pub mod line;
 pub mod pulse;
@@ -21,6 +22,7 @@ use tokio::sync::{Notify, watch};
 use crate::gate::keeper::Slot;
 use crate::gate::names::{EndpointId, PoolName, UpstreamName};
 use crate::metrics::{Metrics, RequestTimes, endpoint_labels};
+use crate::upstream::distress::Distress;
 use crate::upstream::idle::Idle;
 use crate::upstream::line::Lines;
 use crate::upstream::pulse::Pulse;
@@ -157,8 +159,8 @@ pub struct Flow {
     pub world: ArcSwap<World>,
     /// Told when traffic is let go on, or is not to wait any more.
     pub resumed: Notify,
-    /// Told when an endpoint goes down: it may have moved.
-    pub distress: Notify,
+    /// Endpoints that go down, by their pools.
+    pub distress: Distress,
     /// Whether requests that wait, and new ones, are refused, since the gate is about to end.
     closed: watch::Sender<bool>,
     turn: AtomicU64,
@@ -199,7 +201,7 @@ impl Flow {
             streams: Arc::default(),
             world: ArcSwap::from_pointee(World::empty(active)),
             resumed: Notify::new(),
-            distress: Notify::new(),
+            distress: Distress::default(),
             closed: watch::Sender::new(false),
             turn: AtomicU64::new(0),
         }
