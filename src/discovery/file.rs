@@ -43,6 +43,7 @@ fn read(path: &Path) -> Result<Look, String> {
     Ok(Look {
         found,
         lasts: Duration::ZERO,
+        stale: None,
     })
 }
 

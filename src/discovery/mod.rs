@@ -1,13 +1,13 @@
 //! Endpoints that are found rather than written down: by DNS, or in a file. A finder for each pool that says so looks again and again and
 //! tells whom it has found; who decides what that means is elsewhere.
 //!
-//! **Invariant.** What cannot be looked up changes nothing: the last list that was found stays. A name service that is down is no reason to take
-//! anybody out of rotation.
+//! **Invariant.** What cannot be looked up changes nothing: the last list that was found stays, or the part of it that cannot be looked up. A name
+//! service that is down is no reason to take anybody out of rotation.
 
 mod dns;
 mod file;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
@@ -35,6 +35,8 @@ pub struct Found {
 struct Look {
     found: Vec<Found>,
     lasts: Duration,
+    /// Why a part of what was found is what an earlier look found.
+    stale: Option<String>,
 }
 
 /// It is never looked more often than this, whatever a name's time to live says or how many connections are refused.
@@ -145,7 +147,7 @@ impl Finders {
                 let found = self.found.get(&(upstream.name.clone(), pool.name.clone()));
                 for Found { address, weight } in found.into_iter().flatten() {
                     // Who is written down as well is as the file says.
-                    if pool.endpoints.iter().all(|written| written.address != *address) {
+                    if pool.endpoints.iter().all(|written| !written.address.matches(address)) {
                         pool.endpoints.push(EndpointSettings {
                             address: address.clone(),
                             weight: *weight,
@@ -192,24 +194,28 @@ impl Finder {
     /// Passes on what a look came to, and tells how long it lasts.
     fn heard(&self, looked: Result<Look, String>) -> Duration {
         let labels = [self.id.0.as_str(), self.id.1.as_str()];
+        let (found, lasts, stale) = match looked {
+            Ok(Look { found, lasts, stale }) => {
+                let found = distinct(found);
+                let count = i64::try_from(found.len()).unwrap_or(i64::MAX);
+                self.metrics.discovery_endpoints.with_label_values(&labels).set(count);
+                (Some(found), lasts, stale)
+            }
+            Err(why) => (None, LEAST, Some(why)),
+        };
         self.metrics
             .discovery_stale
             .with_label_values(&labels)
-            .set(looked.is_err().into());
-        let (found, lasts) = match looked {
-            Ok(Look { mut found, lasts }) => {
-                found.sort();
-                found.dedup_by(|one, other| one.address == other.address);
-                let count = i64::try_from(found.len()).unwrap_or(i64::MAX);
-                self.metrics.discovery_endpoints.with_label_values(&labels).set(count);
-                (Some(found), lasts)
-            }
-            Err(why) => {
-                self.metrics.discovery_failures.with_label_values(&labels).inc();
-                warn!(upstream = %self.id.0, pool = %self.id.1, why, "endpoints cannot be looked up: the last list stays");
-                (None, LEAST)
-            }
-        };
+            .set(stale.is_some().into());
+        if let Some(why) = stale {
+            self.metrics.discovery_failures.with_label_values(&labels).inc();
+            let kept = if found.is_some() {
+                "a part of the last list"
+            } else {
+                "the last list"
+            };
+            warn!(upstream = %self.id.0, pool = %self.id.1, why, "endpoints cannot be looked up: {kept} stays");
+        }
         // Whoever listens has gone with the gate.
         let _ = self.sender.send((self.id.clone(), found));
         lasts
@@ -228,5 +234,36 @@ impl Finder {
         };
         // Either way it is looked again.
         let _ = tokio::time::timeout(lasts.saturating_sub(LEAST), down).await;
+    }
+}
+
+/// `found` in order, each place once.
+fn distinct(mut found: Vec<Found>) -> Vec<Found> {
+    found.sort();
+    let mut places = HashSet::new();
+    found.retain(|one| places.insert(one.address.without_dot().into_owned()));
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_place_is_found_once_however_it_is_spelled() {
+        let found = [
+            "LOCALHOST:80",
+            "localhost:080",
+            "localhost.:80",
+            "[::1]:80",
+            "[0:0::1]:80",
+        ];
+        let found = found.map(|text| Found {
+            address: Address::parse(text).unwrap(),
+            weight: 1,
+        });
+        let distinct = distinct(found.to_vec());
+        let texts: Vec<&str> = distinct.iter().map(|one| one.address.as_str()).collect();
+        assert_eq!(texts, ["[::1]:80", "localhost.:80"]);
     }
 }

@@ -1,13 +1,14 @@
 //! Endpoints that are found: by a name service and in a file, with all that can go wrong on the way.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, Mutex};
 
 use difygate::gate::state::State;
+use difygate::server::Gate;
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 
 use crate::admin::admin;
-use crate::cli::file;
+use crate::cli::{file, run};
 use crate::reload::Asking;
 use crate::support::{QUICK, edge, gate, instances, known, nobody, until, until_state};
 use crate::wire::ask;
@@ -18,9 +19,33 @@ enum Says {
     Addresses(Vec<Ipv4Addr>),
     /// Priority, weight and port of targets that are all `localhost`.
     Targets(Vec<[u16; 3]>),
+    /// Each family by itself, IPv4 and IPv6.
+    Families(Family<Ipv4Addr>, Family<Ipv6Addr>),
     /// No such name, by 3, or a failure of its own, by 2.
     Code(u8),
     Nothing,
+}
+
+/// What the name service says of one family of addresses.
+#[derive(Clone)]
+enum Family<Ip> {
+    Has(Vec<Ip>),
+    /// An answer with a code, such as SERVFAIL, 2.
+    Code(u8),
+    Silent,
+}
+
+/// A code, and the kind and the data of each record.
+type Answer = (u8, Vec<(u16, Vec<u8>)>);
+
+impl<Ip> Family<Ip> {
+    fn answer(&self, kind: u16, data: impl Fn(&Ip) -> Vec<u8>) -> Option<Answer> {
+        match self {
+            Self::Has(all) => Some((0, all.iter().map(|ip| (kind, data(ip))).collect())),
+            Self::Code(code) => Some((*code, Vec::new())),
+            Self::Silent => None,
+        }
+    }
 }
 
 /// A name service with one answer to everything.
@@ -57,7 +82,7 @@ fn answer(question: &[u8], says: &Says, ttl: u32) -> Option<Vec<u8>> {
     let name = question[12..].iter().position(|byte| *byte == 0)?;
     let asked = &question[12..12 + name + 5];
     let kind = u16::from_be_bytes([asked[name + 1], asked[name + 2]]);
-    let (code, records): (u8, Vec<(u16, Vec<u8>)>) = match says {
+    let (code, records): Answer = match says {
         Says::Nothing => return None,
         Says::Code(code) => (*code, Vec::new()),
         Says::Addresses(addresses) if kind == 1 => (0, addresses.iter().map(|ip| (1, ip.octets().to_vec())).collect()),
@@ -68,7 +93,9 @@ fn answer(question: &[u8], says: &Says, ttl: u32) -> Option<Vec<u8>> {
             };
             (0, targets.iter().map(|target| (33, data(target))).collect())
         }
-        Says::Addresses(_) | Says::Targets(_) => (0, Vec::new()),
+        Says::Families(v4, _) if kind == 1 => v4.answer(1, |ip| ip.octets().to_vec())?,
+        Says::Families(_, v6) if kind == 28 => v6.answer(28, |ip| ip.octets().to_vec())?,
+        Says::Addresses(_) | Says::Targets(_) | Says::Families(..) => (0, Vec::new()),
     };
     let mut answer = question[..2].to_vec();
     answer.extend([0x81, 0x80 | code, 0, 1, 0, records.len() as u8, 0, 0, 0, 0]);
@@ -260,4 +287,134 @@ async fn who_is_written_down_serves_beside_who_is_found() {
         ask(edge(&gate), "GET /v1/info").await.status == 200 && difys[1].tally().traffic() > 0
     })
     .await;
+}
+
+/// Where the endpoints of the gate listen, in order.
+async fn places(gate: &Gate) -> Vec<String> {
+    let all = gate.handle().mailbox.known().await.unwrap();
+    let mut places: Vec<String> = all.iter().map(|one| one.known.id.address.to_string()).collect();
+    places.sort();
+    places
+}
+
+async fn is_stale(gate: &Gate) -> bool {
+    let metrics = admin(gate, "/metrics").await.text();
+    metrics.contains("difygate_discovery_stale{pool=\"main\",upstream=\"dify\"} 1\n")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn half_an_answer_keeps_what_was_known_of_the_other_family() {
+    const SIXTH: Ipv6Addr = Ipv6Addr::LOCALHOST;
+    let port = nobody().port();
+    let (v4, v6) = (Family::Has(vec![FIRST]), Family::Has(vec![SIXTH]));
+    let names = Names::start(Says::Families(v4.clone(), v6.clone()), 1).await;
+    let gate = gate(&by_name(&names, port)).await;
+    let both = [format!("127.0.0.1:{port}"), format!("[::1]:{port}")];
+    assert_eq!(places(&gate).await, both);
+    let halves = [
+        Says::Families(v4.clone(), Family::Code(2)),
+        Says::Families(Family::Code(5), v6.clone()),
+        Says::Families(v4.clone(), Family::Silent),
+    ];
+    for half in halves {
+        names.say(half);
+        until("half an answer to be noticed", async || is_stale(&gate).await).await;
+        assert_eq!(places(&gate).await, both);
+        names.say(Says::Families(v4.clone(), v6.clone()));
+        until("the whole answer to be noticed", async || !is_stale(&gate).await).await;
+    }
+    // The family that answers is believed meanwhile, and so is one that says it has nothing.
+    names.say(Says::Families(Family::Has(vec![FIRST, SECOND]), Family::Code(2)));
+    until("the new address to be found", async || places(&gate).await.len() == 3).await;
+    assert!(places(&gate).await.contains(&both[1]));
+    names.say(Says::Families(v4, Family::Has(Vec::new())));
+    until("the other family to be gone", async || places(&gate).await == both[..1]).await;
+    assert!(!is_stale(&gate).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_family_that_never_answers_is_nothing_to_complain_of() {
+    let port = nobody().port();
+    let says = Says::Families(Family::Has(vec![FIRST]), Family::Code(2));
+    let names = Names::start(says, 1).await;
+    let gate = gate(&by_name(&names, port)).await;
+    assert_eq!(places(&gate).await, [format!("127.0.0.1:{port}")]);
+    assert!(!is_stale(&gate).await);
+    names.say(Says::Families(Family::Has(vec![SECOND]), Family::Code(2)));
+    until("the other address to be found", async || {
+        places(&gate).await == [format!("127.0.0.2:{port}")]
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_endpoint_that_is_down_has_its_own_pool_looked_up_again() {
+    let [first, second] = instances::<2>().await;
+    let port = first.address().port();
+    way(SocketAddr::from((SECOND, port)), second.address()).await;
+    let early = Names::start(Says::Addresses(vec![FIRST]), 300).await;
+    let late = Names::start(Says::Code(2), 300).await;
+    let pool = |names: &Names, port: u16| {
+        format!(
+            "{{dns: {{name: \"dify.example.com:{port}\", server: \"{}\"}}}}",
+            names.address
+        )
+    };
+    let gate = gate(&format!(
+        "upstreams: {{dify: {{{QUICK}, active: late, pools: {{early: {}, late: {}}}}}}}\n",
+        pool(&early, nobody().port()),
+        pool(&late, port)
+    ))
+    .await;
+    // The finder of the other pool waits first by then, for it has found somebody a look before this one.
+    until("the other pool to be found", async || places(&gate).await.len() == 1).await;
+    late.say(Says::Addresses(vec![FIRST]));
+    until("the instance to serve", async || {
+        ask(edge(&gate), "GET /v1/info").await.status == 200
+    })
+    .await;
+    late.say(Says::Addresses(vec![SECOND]));
+    first.kill().await;
+    until("the other address to be found long before five minutes", async || {
+        ask(edge(&gate), "GET /v1/info").await.status == 200
+    })
+    .await;
+    assert_eq!(ask(edge(&gate), "GET /v1/info").await.instance(), "dify-1");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_name_may_end_in_a_dot() {
+    let [dify] = instances::<1>().await;
+    let port = dify.address().port();
+    let names = Names::start(Says::Addresses(vec![FIRST]), 1).await;
+    let gate = gate(&by_name(&names, port).replace("dify.example.com:", "dify.example.com.:")).await;
+    assert_eq!(ask(edge(&gate), "GET /v1/info").await.instance(), "dify-0");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_endpoint_is_found_by_every_spelling_of_its_address() {
+    let port = nobody().port();
+    let folder = tempfile::tempdir().unwrap();
+    let path = file(
+        &folder,
+        &format!("LOCALHOST:{port}\nlocalhost:0{port}\n[0:0:0:0:0:0:0:1]:{port}\n"),
+    );
+    let gate = gate(&format!(
+        "upstreams: {{dify: {{{QUICK}, pools: {{main: {{file: {path}, endpoints: [\"[::1]:{port}\"]}}}}}}}}\n"
+    ))
+    .await;
+    assert_eq!(
+        places(&gate).await,
+        [format!("[::1]:{port}"), format!("localhost:{port}")]
+    );
+    let url = format!("http://{}", gate.admin());
+    for spelled in ["LocalHost", "localhost.", "[0:0::1]", "[::1]"] {
+        for port in [format!("{port}"), format!("0{port}")] {
+            let address = format!("{spelled}:{port}");
+            for words in [&["explain", &address][..], &["endpoint", "enable", &address]] {
+                let (code, _, err) = run(&[words, &["--admin", &url]].concat()).await;
+                assert_eq!(code, 0, "{words:?}: {err}");
+            }
+        }
+    }
 }
