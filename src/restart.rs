@@ -1,12 +1,14 @@
 //! How a restart is asked for: by a command or by a webhook. Never by a shell, always within a deadline.
 
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use http::StatusCode;
 use serde_json::json;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::net::TcpStream;
-use tokio::process::Command;
+use tokio::process::{ChildStderr, Command};
+use tokio::task::JoinHandle;
 
 use crate::gate::names::EndpointId;
 use crate::http1::{Connection, WireError};
@@ -28,8 +30,10 @@ pub struct Webhook(HttpUrl);
 
 /// How long a hook may take.
 const DEADLINE: Duration = Duration::from_secs(30);
-/// So much of what a command complains is told.
-const TOLD: u64 = 500;
+/// So many bytes of what a command complains are told.
+const TOLD: usize = 500;
+/// How long the rest of what a command complains is waited for after it has ended.
+const REST: Duration = Duration::from_millis(250);
 
 impl Webhook {
     /// Reads a URL.
@@ -60,7 +64,7 @@ impl Webhook {
         let request = format!(
             "POST {} HTTP/1.1\r\nHost: {}\r\nUser-Agent: difygate/{}\r\nContent-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
             target,
-            address,
+            address.without_dot(),
             env!("CARGO_PKG_VERSION"),
             body.len()
         );
@@ -142,17 +146,48 @@ async fn command(words: &[String], id: &EndpointId, reason: &str) -> Result<(), 
         .kill_on_drop(true)
         .spawn();
     let mut child = started.map_err(|e| format!("`{program}` cannot be run: {e}"))?;
-    let mut complaint = Vec::new();
-    if let Some(stderr) = child.stderr.take() {
-        // What it complains is for people; its exit code decides.
-        let _ = stderr.take(TOLD).read_to_end(&mut complaint).await;
-    }
+    let complaint = child.stderr.take().map(Complaint::read);
+    // What it complains is for people; its exit code decides, whoever still holds its standard error then.
     let status = child.wait().await.map_err(|e| e.to_string())?;
     if status.success() {
         return Ok(());
     }
-    let complaint = String::from_utf8_lossy(&complaint);
-    Err(format!("`{program}` ended with {status}: {}", complaint.trim()))
+    let complaint = match complaint {
+        Some(complaint) => complaint.told().await,
+        None => String::new(),
+    };
+    Err(format!("`{program}` ended with {status}: {complaint}"))
+}
+
+/// The standard error of a command. It is read to its end, though only its beginning is kept: whoever writes to a pipe that nobody reads waits, and
+/// dies of SIGPIPE once it is closed. A service that the command has started may hold it for as long as it runs.
+struct Complaint {
+    beginning: Arc<Mutex<Vec<u8>>>,
+    reading: JoinHandle<()>,
+}
+
+impl Complaint {
+    fn read(mut stderr: ChildStderr) -> Self {
+        let beginning = Arc::new(Mutex::new(Vec::new()));
+        let kept = beginning.clone();
+        let reading = tokio::spawn(async move {
+            let mut part = vec![0; 4096];
+            while let Ok(length @ 1..) = stderr.read(&mut part).await {
+                let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
+                let room = TOLD.saturating_sub(kept.len());
+                kept.extend(part.iter().take(length.min(room)));
+            }
+        });
+        Self { beginning, reading }
+    }
+
+    /// Its beginning, once the command has ended. What the command itself has written is in the pipe by then.
+    async fn told(mut self) -> String {
+        // Where the end does not come, a service of the command's holds the pipe.
+        let _ = tokio::time::timeout(REST, &mut self.reading).await;
+        let beginning = self.beginning.lock().unwrap_or_else(PoisonError::into_inner);
+        String::from_utf8_lossy(&beginning).trim().to_owned()
+    }
 }
 
 #[cfg(test)]
@@ -215,5 +250,51 @@ mod tests {
             missing.contains("/nowhere/restart") && missing.contains("cannot be run"),
             "{missing}"
         );
+    }
+
+    #[tokio::test]
+    async fn a_command_may_complain_at_length() {
+        assert_eq!(run(&["sh", "-c", "exec head -c 300000 /dev/zero >&2"]).await, Ok(()));
+        let told = run(&[
+            "sh",
+            "-c",
+            "echo the first line >&2; head -c 300000 /dev/zero >&2; exit 3",
+        ])
+        .await;
+        let told = told.unwrap_err();
+        assert!(
+            told.starts_with("`sh` ended with exit status: 3: the first line\n"),
+            "{told}"
+        );
+        assert!(told.len() < 600, "{}", told.len());
+    }
+
+    #[tokio::test]
+    async fn a_command_is_over_when_it_has_ended_whatever_it_leaves_behind() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name).display().to_string();
+        // A service that holds standard error until it is told to write, and longer than a command may take.
+        let service =
+            "(while [ -e $0 ] && [ ! -e $1 ]; do sleep 0.05; done; head -c 300000 /dev/zero >&2 && touch $2) &";
+        let (lives, go, done) = (at("lives"), at("go"), at("done"));
+        std::fs::write(&lives, "").unwrap();
+        for (end, expected) in [
+            ("exit 0", Ok(())),
+            (
+                "echo why >&2; exit 4",
+                Err("`sh` ended with exit status: 4: why".to_owned()),
+            ),
+        ] {
+            let script = format!("{service} {end}");
+            assert_eq!(run(&["sh", "-c", &script, &lives, &go, &done]).await, expected);
+        }
+        std::fs::write(&go, "").unwrap();
+        let wrote = async {
+            while !std::path::Path::new(&done).exists() {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        let wrote = tokio::time::timeout(Duration::from_secs(20), wrote).await;
+        assert!(wrote.is_ok(), "the service was killed when it wrote");
     }
 }
