@@ -97,6 +97,12 @@ pub fn wall_seconds() -> i64 {
     i64::try_from(since.unwrap_or_default().as_secs()).unwrap_or(i64::MAX)
 }
 
+/// The day of a time in seconds of Unix time, as ISO 8601 writes it.
+pub fn date(seconds: i64) -> String {
+    let day = jiff::Timestamp::from_second(seconds).map(|at| at.strftime("%F").to_string());
+    day.unwrap_or_else(|_| "a day beyond all calendars".to_owned())
+}
+
 fn tell_wall(wall: SystemTime) -> String {
     jiff::Timestamp::try_from(wall).map_or_else(|_| String::new(), |at| format!("{at:.3}"))
 }

@@ -121,7 +121,7 @@ metrics! {
     http2_errors: IntCounterVec = counters("http2_errors_total", &[&["listener", "code"]]);
     /// Requests that a limit ended or refused.
     limited: IntCounterVec = counters("limited_total", &[&["listener", "limit"]]);
-    /// Times that a listener's certificates were read, by what came of it.
+    /// Times that a listener's certificates, or its authorities for clients, were read, by what came of it.
     certificates_loaded: IntCounterVec = counters("tls_certificates_loaded_total", &[&["listener", "outcome"]]);
     /// Certificates that the gate ordered, by what came of it.
     acme_orders: IntCounterVec = counters("acme_orders_total", &[&["host", "outcome"]]);

@@ -1,10 +1,16 @@
 //! TLS towards others: endpoints, probes, webhooks. Whoever is asked is always verified: a gate that trusts anybody would call an impostor
 //! healthy, and hand it every prompt.
 
+mod key;
+mod pem;
+mod validity;
+
 use std::collections::BTreeMap;
+use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use pingora::protocols::tls::CaType;
 use pingora::utils::tls::{CertKey, WrappedX509, parse_x509};
@@ -12,10 +18,17 @@ use thiserror::Error;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
-use tokio_rustls::rustls::pki_types::pem::{self, PemObject};
-use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName, pem as encoding};
 use tokio_rustls::rustls::{self, ClientConfig, RootCertStore, crypto::ring};
-use x509_parser::prelude::{FromDer, X509Certificate};
+use tracing::{error, info, warn};
+
+use crate::clock;
+use crate::files::Followed;
+use crate::gate::names::without_dot;
+
+pub use key::{certified, unverifiable};
+pub use pem::{certificates, content, private_key};
+pub use validity::{concerns, validity};
 
 /// How somebody is spoken to within TLS.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -27,9 +40,9 @@ pub struct TlsTerms {
 }
 
 impl TlsTerms {
-    /// The name that is sent to and verified of somebody at `host`.
+    /// The name that is sent to and verified of somebody at `host`, without the dot at its end (RFC 6066 section 3).
     pub fn name<'a>(&'a self, host: &'a str) -> &'a str {
-        self.server_name.as_deref().unwrap_or(host)
+        without_dot(self.server_name.as_deref().unwrap_or(host))
     }
 }
 
@@ -40,6 +53,22 @@ pub struct TlsFiles {
     pub ca: Option<PathBuf>,
     /// What the gate itself shows where it is asked for a certificate.
     pub identity: Option<Identity>,
+}
+
+impl TlsFiles {
+    /// Each file.
+    pub fn paths(&self) -> Vec<PathBuf> {
+        let own = self.identity.iter().flat_map(|own| [&own.cert, &own.key]);
+        self.ca.iter().chain(own).cloned().collect()
+    }
+}
+
+impl fmt::Display for TlsFiles {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let paths = self.paths();
+        let paths = paths.iter().map(|path| path.display().to_string());
+        f.write_str(&paths.collect::<Vec<_>>().join(", "))
+    }
 }
 
 /// A certificate with its chain, and its private key, both PEM files.
@@ -60,14 +89,16 @@ pub enum TlsError {
         /// Which.
         path: PathBuf,
         /// What is wrong with it.
-        source: pem::Error,
+        source: encoding::Error,
     },
-    /// It holds no certificate.
-    #[error("{0}: it holds no certificate")]
-    Empty(PathBuf),
-    /// What it holds as a certificate cannot be read as one.
-    #[error("{0}: it holds something that is no certificate")]
-    Unreadable(PathBuf),
+    /// What it holds is of no use.
+    #[error("{path}: {why}")]
+    Unfit {
+        /// The file.
+        path: PathBuf,
+        /// Why, and what to do.
+        why: String,
+    },
     /// The system trusts nobody.
     #[error("this system has no certificate authorities; install ca-certificates or set `ca`")]
     NoAuthorities,
@@ -107,19 +138,21 @@ pub struct Loaded {
     pub identity: Option<Arc<CertKey>>,
 }
 
-/// When a certificate begins to hold and when it ends, in seconds of Unix time; none for what is no certificate.
-pub fn validity(certificate: &CertificateDer<'_>) -> Option<(i64, i64)> {
-    let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
-    let validity = certificate.validity();
-    Some((validity.not_before.timestamp(), validity.not_after.timestamp()))
+/// Everything that was read from files, by their names. Each is read when first needed, when a configuration is loaded, and when a file has changed.
+#[derive(Default)]
+pub struct Authorities(Mutex<BTreeMap<TlsFiles, Read>>);
+
+/// What was read from files.
+struct Read {
+    loaded: Arc<Loaded>,
+    followed: Arc<Mutex<Followed>>,
 }
 
-/// Everything that was read from files, by their names. Each is read once, when first needed or when a configuration is loaded.
-#[derive(Default)]
-pub struct Authorities(Mutex<BTreeMap<TlsFiles, Arc<Loaded>>>);
+/// How often it is looked whether a file has changed.
+pub const LOOK: Duration = Duration::from_secs(2);
 
-impl std::fmt::Debug for Authorities {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for Authorities {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Authorities")
     }
 }
@@ -137,12 +170,53 @@ impl Authorities {
     /// They were not read yet, and cannot be.
     pub fn of(&self, files: &TlsFiles) -> Result<Arc<Loaded>, TlsError> {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(loaded) = known.get(files) {
-            return Ok(loaded.clone());
+        if let Some(read) = known.get(files) {
+            return Ok(read.loaded.clone());
         }
-        let loaded = Arc::new(Loaded::read(files)?);
-        known.insert(files.clone(), loaded.clone());
+        let mut followed = Followed::new(files.paths());
+        let loaded = Arc::new(followed.read(|| Loaded::read(files))?);
+        let read = Read {
+            loaded: loaded.clone(),
+            followed: Arc::new(Mutex::new(followed)),
+        };
+        known.insert(files.clone(), read);
         Ok(loaded)
+    }
+
+    /// Reads files again whenever they change, for connections from then on. Those that cannot be used change nothing, which is told once.
+    pub async fn follow(self: Arc<Self>) {
+        let mut ticks = tokio::time::interval(LOOK);
+        loop {
+            ticks.tick().await;
+            self.look_again();
+        }
+    }
+
+    fn look_again(&self) {
+        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let all = known.iter().map(|(files, read)| (files.clone(), read.followed.clone()));
+        let all: Vec<_> = all.collect();
+        drop(known);
+        for (files, followed) in all {
+            // Connections do not wait for the disk meanwhile.
+            let mut looking = followed.lock().unwrap_or_else(PoisonError::into_inner);
+            match looking.read_if_changed(|| Loaded::read(&files)) {
+                None => {}
+                Some(Ok(loaded)) => {
+                    info!(%files, "the files for TLS to others have changed, and new connections go by the new ones");
+                    let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+                    let read = known
+                        .get_mut(&files)
+                        .filter(|read| Arc::ptr_eq(&read.followed, &followed));
+                    if let Some(read) = read {
+                        read.loaded = Arc::new(loaded);
+                    }
+                }
+                Some(Err(e)) => {
+                    error!(error = %e, "the files for TLS to others have changed and cannot be used: new connections go by the old ones")
+                }
+            }
+        }
     }
 
     /// Shakes hands on `stream` with `host`, to speak HTTP/1.1.
@@ -176,6 +250,9 @@ impl Loaded {
             None => (system_roots()?, None),
             Some(path) => {
                 let certificates = certificates(path)?;
+                for concern in unverifiable(path, &certificates) {
+                    warn!("{concern}");
+                }
                 (trusting(path, &certificates)?, Some(wrapped(&certificates)))
             }
         };
@@ -185,8 +262,11 @@ impl Loaded {
         let (mut config, identity) = match &files.identity {
             None => (builder.with_no_client_auth(), None),
             Some(Identity { cert, key }) => {
-                let chain = certificates(cert)?;
-                let private = private_key(key)?;
+                let (own, private) = certified(cert, key)?;
+                let chain = own.cert;
+                for concern in concerns(cert, &chain, clock::wall_seconds()) {
+                    warn!("{concern}");
+                }
                 let der = |one: &CertificateDer<'_>| one.as_ref().to_vec();
                 let shown = CertKey::new(chain.iter().map(der).collect(), private.secret_der().to_vec());
                 let config = builder.with_client_auth_cert(chain, private);
@@ -214,37 +294,6 @@ fn server_name(host: &str, terms: &TlsTerms) -> Result<ServerName<'static>, TlsE
 /// Whether a certificate could be for `name`: a host or an address.
 pub fn is_name(name: &str) -> bool {
     ServerName::try_from(name).is_ok()
-}
-
-/// The certificates of a PEM file, at least one.
-///
-/// # Errors
-/// It cannot be read, or holds none, or something else.
-pub fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    let file = |source| TlsError::File {
-        path: path.to_owned(),
-        source,
-    };
-    let found: Result<Vec<_>, _> = CertificateDer::pem_file_iter(path).map_err(file)?.collect();
-    let found = found.map_err(file)?;
-    if found.is_empty() {
-        return Err(TlsError::Empty(path.to_owned()));
-    }
-    if found.iter().any(|one| X509Certificate::from_der(one).is_err()) {
-        return Err(TlsError::Unreadable(path.to_owned()));
-    }
-    Ok(found)
-}
-
-/// The private key of a PEM file.
-///
-/// # Errors
-/// It cannot be read, or holds none.
-pub fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
-    PrivateKeyDer::from_pem_file(path).map_err(|source| TlsError::File {
-        path: path.to_owned(),
-        source,
-    })
 }
 
 /// Whoever trusts the authorities of a PEM file.

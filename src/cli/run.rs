@@ -12,7 +12,7 @@ use tracing::{error, info, warn};
 
 use super::{Exit, block_on, complain, refuse, say};
 use crate::config::{self, Config};
-use crate::edge::tls::Terminator;
+use crate::edge::{self, tls::Terminator};
 use crate::log;
 use crate::reload::Wanted;
 use crate::server::{Gate, Stopped};
@@ -30,13 +30,19 @@ pub(super) fn check(path: &Path) -> anyhow::Result<Exit> {
     };
     if config::healthz::is_meant(&text) {
         return match config::healthz::inspect(&text, path, &config::environment) {
-            Ok(settings) => say(&format!("{}: valid; {} checks", path.display(), settings.checks.len())),
+            Ok(settings) => {
+                warn_of(path, config::healthz::concerns(&settings));
+                say(&format!("{}: valid; {} checks", path.display(), settings.checks.len()))
+            }
             Err(errors) => refuse(&errors),
         };
     }
     match config::parse(&text, path, &config::environment) {
         Ok(config) => match certificates(path, &config) {
-            wrong if wrong.is_empty() => say(&summary(path, &config)),
+            wrong if wrong.is_empty() => {
+                warn_of(path, concerns(&config));
+                say(&summary(path, &config))
+            }
             wrong => {
                 complain(&wrong.join("\n"));
                 Ok(Exit::Failed)
@@ -56,6 +62,24 @@ fn certificates(path: &Path, config: &Config) -> Vec<String> {
     let trusted = config.trust(&Authorities::default()).err();
     let trusted = trusted.map(|wrong| format!("{}: {wrong}", path.display()));
     checked.chain(trusted).collect()
+}
+
+/// What is to be said of certificates that can be used, with the key of each.
+fn concerns(config: &Config) -> Vec<(String, String)> {
+    let listeners = config.listeners.iter().enumerate();
+    let shown = listeners.filter_map(|(index, listener)| Some((index, listener.tls.as_ref()?)));
+    let shown = shown.flat_map(|(listener, tls)| {
+        let each = edge::tls::concerns(tls).into_iter();
+        each.map(move |(key, concern)| (format!("listeners[{listener}].tls.{key}"), concern))
+    });
+    shown.chain(config.concerns()).collect()
+}
+
+/// Tells what is no error and may become one.
+fn warn_of(path: &Path, concerns: Vec<(String, String)>) {
+    for (key, concern) in concerns {
+        complain(&format!("{}: warning: {key}: {concern}", path.display()));
+    }
 }
 
 fn summary(path: &Path, config: &Config) -> String {

@@ -18,6 +18,7 @@ use crate::gate::names::Address;
 use crate::healthz::{Check, Kind, Needed, Settings};
 
 pub use environment::{FromEnvironment, of_environment};
+pub use presence::concerns;
 
 /// Reads the file at `path`.
 ///

@@ -1,33 +1,31 @@
-//! TLS for listeners, by rustls: memory-safe, without a C library of its own, and already here for probes. Certificates are chosen by the host
-//! that a client names (RFC 6066 section 3), and are read again when their files change.
+//! TLS for listeners, by rustls: memory-safe, without a C library of its own, and already here for probes. Certificates and the authorities for
+//! clients are read again when their files change.
 
-use std::collections::HashMap;
+mod certificates;
+
 use std::fmt;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use thiserror::Error;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::crypto::ring;
-use tokio_rustls::rustls::pki_types::CertificateDer;
-use tokio_rustls::rustls::server::{
-    ClientHello, ResolvesServerCert, ServerSessionMemoryCache, VerifierBuilderError, WebPkiClientVerifier,
-};
-use tokio_rustls::rustls::sign::CertifiedKey;
+use tokio_rustls::rustls::server::{ServerSessionMemoryCache, VerifierBuilderError, WebPkiClientVerifier};
 use tokio_rustls::rustls::version::{TLS12, TLS13};
 use tokio_rustls::rustls::{self, ServerConfig};
 use tokio_rustls::server::TlsStream;
 use tracing::{error, info, warn};
-use x509_parser::extensions::GeneralName;
-use x509_parser::prelude::{FromDer, X509Certificate};
 
-use crate::clock;
-use crate::config::{CertificateSettings, TlsSettings};
+use crate::config::TlsSettings;
+use crate::files::Followed;
 use crate::metrics::Metrics;
 use crate::tls;
+use certificates::{Certificates, Shown};
+
+pub(crate) use certificates::concerns;
 
 /// Why a listener cannot speak TLS.
 #[derive(Debug, Error)]
@@ -38,16 +36,6 @@ pub enum TlsError {
     /// There is nothing to show.
     #[error("no certificate is named")]
     Empty,
-    /// The key is of a kind that nobody signs with, or belongs to another certificate.
-    #[error("{key} does not sign for {cert}: {source}")]
-    Key {
-        /// The key's file.
-        key: PathBuf,
-        /// The certificate's.
-        cert: PathBuf,
-        /// Why.
-        source: rustls::Error,
-    },
     /// The authorities for clients cannot be used.
     #[error("{path}: {source}")]
     Clients {
@@ -63,16 +51,28 @@ pub enum TlsError {
 
 /// Sessions that are remembered for clients which come back without a ticket (TLS 1.2).
 const SESSIONS: usize = 4_096;
-/// How often it is looked whether a file has changed.
-const LOOK: Duration = Duration::from_secs(2);
-/// A certificate that ends sooner is warned of.
-const SOON: i64 = 14 * 24 * 3_600;
+/// How often it is said anew that a certificate ends soon.
+const DAY: Duration = Duration::from_secs(24 * 3_600);
 
 /// What speaks TLS on one listener.
 pub(crate) struct Terminator {
     settings: Arc<TlsSettings>,
+    http2: bool,
     shown: Arc<Shown>,
-    acceptor: TlsAcceptor,
+    config: ArcSwap<ServerConfig>,
+    files: Mutex<Files>,
+}
+
+/// The files that are followed: of certificates with their keys, and of the authorities for clients.
+struct Files {
+    certificates: Followed,
+    authorities: Followed,
+}
+
+/// What became of files that have changed.
+struct News {
+    what: &'static str,
+    outcome: Result<(), TlsError>,
 }
 
 impl fmt::Debug for Terminator {
@@ -89,41 +89,16 @@ impl Terminator {
     /// # Errors
     /// A file cannot be used; the error names it.
     pub(crate) fn new(settings: Arc<TlsSettings>, http2: bool) -> Result<Self, TlsError> {
-        let shown = Arc::new(Shown(ArcSwap::from_pointee(Certificates::read(&settings)?)));
-        let provider = Arc::new(ring::default_provider());
-        let versions = if settings.only_1_3 {
-            &[&TLS13][..]
-        } else {
-            &[&TLS13, &TLS12]
-        };
-        let builder = ServerConfig::builder_with_provider(provider.clone()).with_protocol_versions(versions)?;
-        let builder = match &settings.client_ca {
-            None => builder.with_no_client_auth(),
-            Some(path) => {
-                let roots = WebPkiClientVerifier::builder_with_provider(Arc::new(tls::roots(path)?), provider);
-                let roots = if settings.client_required {
-                    roots
-                } else {
-                    roots.allow_unauthenticated()
-                };
-                builder.with_client_cert_verifier(roots.build().map_err(|source| TlsError::Clients {
-                    path: path.clone(),
-                    source,
-                })?)
-            }
-        };
-        let mut config = builder.with_cert_resolver(shown.clone());
-        config.alpn_protocols = if http2 {
-            vec![b"h2".to_vec(), b"http/1.1".to_vec()]
-        } else {
-            vec![b"http/1.1".to_vec()]
-        };
-        config.session_storage = ServerSessionMemoryCache::new(SESSIONS);
-        config.ticketer = ring::Ticketer::new()?;
+        let mut files = Files::of(&settings);
+        let certificates = files.certificates.read(|| Certificates::read(&settings))?;
+        let shown = Arc::new(Shown::new(certificates));
+        let config = files.authorities.read(|| server_config(&settings, http2, &shown))?;
         Ok(Self {
             settings,
+            http2,
             shown,
-            acceptor: Arc::new(config).into(),
+            config: ArcSwap::new(config),
+            files: Mutex::new(files),
         })
     }
 
@@ -132,176 +107,114 @@ impl Terminator {
     /// # Errors
     /// It speaks something else, or cannot agree.
     pub(crate) async fn accept(&self, stream: TcpStream) -> std::io::Result<TlsStream<TcpStream>> {
-        self.acceptor.accept(stream).await
+        TlsAcceptor::from(self.config.load_full()).accept(stream).await
     }
 
-    /// Reads the certificates again whenever one of their files changes. One that cannot be used changes nothing and is told of once.
+    /// Reads certificates and authorities again whenever one of their files changes. One that cannot be used changes nothing and is told of once.
     pub(crate) async fn follow(self: Arc<Self>, listener: String, metrics: Metrics) {
-        let tell = |outcome, ends| {
-            metrics
-                .certificates_loaded
-                .with_label_values(&[listener.as_str(), outcome])
-                .inc();
-            metrics
-                .certificate_ends
-                .with_label_values(&[listener.as_str()])
-                .set(ends);
+        let tell = |outcome| {
+            let labels = [listener.as_str(), outcome];
+            metrics.certificates_loaded.with_label_values(&labels).inc();
+            let ends = metrics.certificate_ends.with_label_values(&labels[..1]);
+            ends.set(self.shown.ends());
         };
-        tell("ok", self.shown.0.load().ends);
-        let mut seen = self.stamps();
-        let mut ticks = tokio::time::interval(LOOK);
+        tell("ok");
+        let mut ticks = tokio::time::interval(tls::LOOK);
+        let mut days = tokio::time::interval(DAY);
+        days.reset();
         loop {
-            ticks.tick().await;
-            let now = self.stamps();
-            if now == seen {
-                continue;
-            }
-            seen = now;
-            match Certificates::read(&self.settings) {
-                Ok(certificates) => {
-                    tell("ok", certificates.ends);
-                    self.shown.0.store(Arc::new(certificates));
-                    info!("the certificates have changed, and new connections are shown the new ones");
-                }
-                Err(e) => {
-                    tell("failed", self.shown.0.load().ends);
-                    error!(error = %e, "the certificates have changed and cannot be used: the old ones are shown")
+            tokio::select! {
+                _ = ticks.tick() => {}
+                _ = days.tick() => {
+                    for (_, concern) in concerns(&self.settings) {
+                        warn!("{concern}");
+                    }
                 }
             }
-        }
-    }
-
-    /// When each file was written, and its length.
-    fn stamps(&self) -> Vec<Option<(SystemTime, u64)>> {
-        let files = self.settings.certificates.iter();
-        let files = files.flat_map(|one| [one.cert.clone(), one.key.clone()]);
-        let own = self.settings.acme.as_ref().map(|acme| acme.file());
-        let stamp = |path: PathBuf| {
-            let found = std::fs::metadata(path).ok()?;
-            Some((found.modified().ok()?, found.len()))
-        };
-        files.chain(own).map(stamp).collect()
-    }
-}
-
-/// The certificates that are shown at present.
-struct Shown(ArcSwap<Certificates>);
-
-impl fmt::Debug for Shown {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Shown")
-    }
-}
-
-impl ResolvesServerCert for Shown {
-    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        self.0.load().of(hello.server_name())
-    }
-}
-
-/// Certificates by host.
-struct Certificates {
-    by_host: HashMap<String, Arc<CertifiedKey>>,
-    /// For whoever names no host, or an unknown one; none until the gate has got its own.
-    first: Option<Arc<CertifiedKey>>,
-    /// When the first of them ends, in seconds of Unix time; 0 where there is none.
-    ends: i64,
-}
-
-impl Certificates {
-    fn read(settings: &TlsSettings) -> Result<Self, TlsError> {
-        let (mut by_host, mut first, mut ends) = (HashMap::new(), None, i64::MAX);
-        let own = settings.acme.as_ref().map(|acme| (acme.file(), &acme.hosts));
-        let own = own
-            .filter(|(file, _)| file.exists())
-            .map(|(file, hosts)| CertificateSettings {
-                cert: file.clone(),
-                key: file,
-                hosts: hosts.clone(),
-            });
-        for one in settings.certificates.iter().chain(&own) {
-            let (key, told) = read(one)?;
-            let key = Arc::new(key);
-            ends = ends.min(told.ends);
-            first.get_or_insert_with(|| key.clone());
-            let names = if one.hosts.is_empty() {
-                told.hosts
-            } else {
-                one.hosts.clone()
-            };
-            for name in names {
-                // Of two for the same host the first one is shown.
-                by_host.entry(name.to_ascii_lowercase()).or_insert_with(|| key.clone());
+            for News { what, outcome } in self.look() {
+                match outcome {
+                    Ok(()) => {
+                        tell("ok");
+                        info!(
+                            listener,
+                            "the {what} have changed, and new connections go by the new ones"
+                        );
+                    }
+                    Err(e) => {
+                        tell("failed");
+                        error!(listener, error = %e, "the {what} have changed and cannot be used: new connections go by the old ones");
+                    }
+                }
             }
         }
-        match first {
-            None if settings.acme.is_none() => Err(TlsError::Empty),
-            None => Ok(Self {
-                by_host,
-                first,
-                ends: 0,
-            }),
-            Some(_) => Ok(Self { by_host, first, ends }),
+    }
+
+    /// Takes over what has changed.
+    fn look(&self) -> impl Iterator<Item = News> + use<> {
+        let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
+        let certificates = files.certificates.read_if_changed(|| {
+            self.shown.replace(Certificates::read(&self.settings)?);
+            Ok(())
+        });
+        let authorities = files.authorities.read_if_changed(|| {
+            self.config
+                .store(server_config(&self.settings, self.http2, &self.shown)?);
+            Ok(())
+        });
+        let news = |what, outcome: Option<Result<(), TlsError>>| outcome.map(|outcome| News { what, outcome });
+        let certificates = news("certificates", certificates);
+        certificates
+            .into_iter()
+            .chain(news("authorities for clients", authorities))
+    }
+}
+
+impl Files {
+    fn of(settings: &TlsSettings) -> Self {
+        let named = settings.certificates.iter();
+        let named = named.flat_map(|one| [one.cert.clone(), one.key.clone()]);
+        let own = settings.acme.as_ref().map(|acme| acme.file());
+        Self {
+            certificates: Followed::new(named.chain(own)),
+            authorities: Followed::new(settings.client_ca.clone()),
         }
     }
-
-    /// The certificate for a host: its own, that of everything one label below a domain, or the first.
-    fn of(&self, host: Option<&str>) -> Option<Arc<CertifiedKey>> {
-        let host = host.unwrap_or_default().to_ascii_lowercase();
-        let below = || host.split_once('.').map(|(_, domain)| format!("*.{domain}"));
-        let found = self.by_host.get(&host).or_else(|| self.by_host.get(&below()?));
-        found.or(self.first.as_ref()).cloned()
-    }
 }
 
-/// What a certificate says of itself.
-struct Told {
-    /// The hosts that it names.
-    hosts: Vec<String>,
-    /// When it ends, in seconds of Unix time.
-    ends: i64,
-}
-
-/// A certificate with its chain and key.
-fn read(settings: &CertificateSettings) -> Result<(CertifiedKey, Told), TlsError> {
-    let CertificateSettings { cert, key, .. } = settings;
-    let chain = tls::certificates(cert)?;
-    let leaf = chain.first().ok_or(TlsError::Empty)?;
-    let told = told(cert, leaf)?;
-    let private = tls::private_key(key)?;
-    let refused = |source| TlsError::Key {
-        key: key.clone(),
-        cert: cert.clone(),
-        source,
+/// How hands are shaken. Sessions and tickets are its own: a client does not go on with one that other authorities have let in.
+fn server_config(settings: &TlsSettings, http2: bool, shown: &Arc<Shown>) -> Result<Arc<ServerConfig>, TlsError> {
+    let provider = Arc::new(ring::default_provider());
+    let versions = if settings.only_1_3 {
+        &[&TLS13][..]
+    } else {
+        &[&TLS13, &TLS12]
     };
-    let signer = ring::sign::any_supported_type(&private).map_err(refused)?;
-    let certified = CertifiedKey::new(chain, signer);
-    match certified.keys_match() {
-        Ok(()) | Err(rustls::Error::InconsistentKeys(rustls::InconsistentKeys::Unknown)) => Ok((certified, told)),
-        Err(source) => Err(refused(source)),
-    }
-}
-
-/// Reads a certificate (its hosts by RFC 6125 section 6.4); one that ends soon, or has ended, is warned of.
-#[allow(clippy::wildcard_enum_match_arm)] // of a certificate's many kinds of names one is a host's
-fn told(path: &Path, leaf: &CertificateDer<'_>) -> Result<Told, TlsError> {
-    let unreadable = || tls::TlsError::Unreadable(path.to_owned());
-    let (_, certificate) = X509Certificate::from_der(leaf).map_err(|_| unreadable())?;
-    let ends = certificate.validity().not_after.timestamp();
-    let left = ends - clock::wall_seconds();
-    if left < 0 {
-        warn!(path = %path.display(), "this certificate has expired; browsers will refuse it");
-    } else if left < SOON {
-        warn!(path = %path.display(), days = left / 86_400, "this certificate ends soon");
-    }
-    let alternative = certificate.subject_alternative_name().map_err(|_| unreadable())?;
-    let names = alternative.into_iter().flat_map(|names| &names.value.general_names);
-    let hosts = names.filter_map(|name| match name {
-        GeneralName::DNSName(host) => Some((*host).to_owned()),
-        _ => None,
-    });
-    Ok(Told {
-        hosts: hosts.collect(),
-        ends,
-    })
+    let builder = ServerConfig::builder_with_provider(provider.clone()).with_protocol_versions(versions)?;
+    let builder = match &settings.client_ca {
+        None => builder.with_no_client_auth(),
+        Some(path) => {
+            for concern in tls::unverifiable(path, &tls::certificates(path)?) {
+                warn!("{concern}");
+            }
+            let roots = WebPkiClientVerifier::builder_with_provider(Arc::new(tls::roots(path)?), provider);
+            let roots = if settings.client_required {
+                roots
+            } else {
+                roots.allow_unauthenticated()
+            };
+            builder.with_client_cert_verifier(roots.build().map_err(|source| TlsError::Clients {
+                path: path.clone(),
+                source,
+            })?)
+        }
+    };
+    let mut config = builder.with_cert_resolver(shown.clone());
+    config.alpn_protocols = if http2 {
+        vec![b"h2".to_vec(), b"http/1.1".to_vec()]
+    } else {
+        vec![b"http/1.1".to_vec()]
+    };
+    config.session_storage = ServerSessionMemoryCache::new(SESSIONS);
+    config.ticketer = ring::Ticketer::new()?;
+    Ok(Arc::new(config))
 }

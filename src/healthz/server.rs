@@ -14,6 +14,7 @@ use bytes::Bytes;
 use prometheus::{Registry, TextEncoder};
 use thiserror::Error;
 use tokio::net::TcpListener;
+use tokio::task::JoinSet;
 use tracing::info;
 
 use super::answer::Answer;
@@ -56,6 +57,7 @@ struct Desk {
 #[derive(Debug)]
 pub struct Service {
     listener: TcpListener,
+    authorities: Arc<Authorities>,
     desk: Desk,
     drain: Duration,
 }
@@ -85,6 +87,7 @@ impl Service {
         let rounds = |checks| Arc::new(Rounds::new(checks, tools.clone(), figures.clone(), settings.cache));
         Ok(Self {
             listener,
+            authorities: tools.authorities.clone(),
             drain: settings.drain,
             desk: Desk {
                 ready: rounds(settings.checks),
@@ -111,6 +114,8 @@ impl Service {
     /// The listener fails.
     pub async fn serve(self, stop: impl Future<Output = ()> + Send + 'static) -> io::Result<()> {
         let (ready, drain) = (self.desk.ready.clone(), self.drain);
+        let mut following = JoinSet::new();
+        following.spawn(self.authorities.follow());
         let routes = Router::new()
             .route("/healthz", get(readiness))
             .route("/readyz", get(readiness))

@@ -4,6 +4,7 @@ use std::sync::{Arc, PoisonError};
 
 use arc_swap::ArcSwap;
 use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
 use tracing::{error, info, warn};
 
 use super::{FIRST_ROUND, Parts, first_round, moving};
@@ -65,8 +66,10 @@ impl Loading {
         (loading, watching)
     }
 
-    /// Answers until nobody can ask any more, and follows what is discovered.
+    /// Answers until nobody can ask any more, and follows what is discovered and the files for TLS to others.
     pub(super) async fn run(mut self, mut questions: mpsc::Receiver<Question>) {
+        let mut following = JoinSet::new();
+        following.spawn(self.authorities.clone().follow());
         self.finders.look_for(&self.config.upstreams);
         loop {
             tokio::select! {

@@ -7,6 +7,7 @@ mod admin;
 mod attacks;
 mod authority;
 mod balance;
+mod certificates;
 mod cli;
 mod connections;
 mod cutover;

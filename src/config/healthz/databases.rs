@@ -1,6 +1,6 @@
 //! Databases and caches as a file of `difygate healthz` names them, and as whom they are asked.
 
-use std::sync::OnceLock;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::address;
@@ -49,7 +49,7 @@ pub(super) fn mysql(key: &str, raw: raw::Database, findings: &mut Findings<'_>) 
     Mysql {
         login: login.into(),
         tls: probes::tls(&format!("{key}.tls"), raw.tls, findings),
-        secured: OnceLock::new(),
+        secured: Arc::default(),
     }
 }
 
