@@ -468,3 +468,56 @@ fn the_compose_file_sends_every_path_where_difys_nginx_does() {
         );
     }
 }
+
+/// A configuration of one upstream whose timeouts are `timeouts`, after an anchor for each of `anchors`.
+fn merging(anchors: &str, timeouts: &str) -> Result<Config, ConfigErrors> {
+    let text = format!(
+        "listeners: [{{address: \"0.0.0.0:8080\"}}]\nupstreams:\n  first:\n    pools: {{main: {{endpoints: [\"10.0.0.11:80\"]}}}}\n    {anchors}\n  second:\n    pools: {{main: {{endpoints: [\"10.0.0.12:80\"]}}}}\n    timeouts: {timeouts}\nroutes: [{{upstream: first}}]\n"
+    );
+    parse(&text, "merge.yaml")
+}
+
+#[test]
+fn keys_of_an_anchor_are_merged_beneath_the_own_ones() {
+    let one = "timeouts: &one {connect: 1s, idle: 10s}";
+    let both = "timeouts: &one {connect: 1s, idle: 10s}\n    live: {probe: {path: /livez}, restart: {command: [\"true\"]}}\n  other:\n    pools: {main: {endpoints: [\"10.0.0.13:80\"]}}\n    timeouts: &two {<<: *one, connect: 3s, first_byte: 30s}";
+    for (anchors, timeouts, connect, first_byte, idle) in [
+        (one, "{<<: *one}", 1, 300, 10),
+        (one, "{<<: *one, idle: 20s}", 1, 300, 20),
+        (one, "{idle: 20s, <<: *one}", 1, 300, 20),
+        (one, "\n      <<: *one\n      idle: 20s", 1, 300, 20),
+        (one, "{<<: {connect: 2s}, idle: 20s}", 2, 300, 20),
+        (both, "{<<: *two}", 3, 30, 10),
+        (both, "{<<: [*one, *two]}", 1, 30, 10),
+        (both, "{<<: [*two, *one], idle: 5s}", 3, 30, 5),
+        (both, "{<<: []}", 2, 300, 120),
+    ] {
+        let config = merging(anchors, timeouts).unwrap_or_else(|errors| panic!("{timeouts}: {errors}"));
+        let read = config.upstreams.last().unwrap().timeouts;
+        let seconds = [read.connect, read.first_byte, read.idle].map(|time| time.as_secs());
+        assert_eq!(seconds, [connect, first_byte, idle], "{timeouts}");
+    }
+}
+
+/// Each anchor names the one before it below thirty lists: a file of a few kilobytes would be thousands of levels deep, too deep for any stack.
+#[test]
+fn aliases_do_not_make_a_file_deeper_than_it_may_be() {
+    let (open, close) = ("[".repeat(25), "]".repeat(25));
+    let mut text = format!("a0: &a0 {open}{close}\n");
+    for level in 1..100 {
+        text += &format!("a{level}: &a{level} {open}*a{}{close}\n", level - 1);
+    }
+    let errors = parse(&text, "deep.yaml").unwrap_err().to_string();
+    assert!(
+        errors.starts_with("deep.yaml:2:34: aliases make the file too deep\n"),
+        "{errors}"
+    );
+    // Merged maps are as many nodes as they are where they are named.
+    let mut text = "a0: &a0 {x: 1, y: 2}\n".to_owned();
+    for level in 1..30 {
+        let below = format!("*a{}", level - 1);
+        text += &format!("a{level}: &a{level} {{<<: [{below}, {below}], z{level}: {{<<: {below}}}}}\n");
+    }
+    let errors = parse(&text, "wide.yaml").unwrap_err().to_string();
+    assert!(errors.contains("aliases make the file too large"), "{errors}");
+}

@@ -263,7 +263,7 @@ fn fits(node: &Node, schema: &Value) -> bool {
     types.is_empty() || types.contains(&kind) || (kind == "integer" && types.contains(&"number"))
 }
 
-fn article(kind: &str) -> &'static str {
+pub(super) fn article(kind: &str) -> &'static str {
     match kind {
         "boolean" => "true or false",
         "integer" | "number" => "a number",

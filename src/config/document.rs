@@ -7,6 +7,7 @@ use saphyr_parser::{Event, Marker, Parser, ScalarStyle, Span};
 use serde_json::{Number, Value};
 
 use super::Environment;
+use super::check::article;
 use super::error::{ConfigError, Mark};
 use super::secrets::Secrets;
 
@@ -62,10 +63,20 @@ struct Reader<'a> {
     events: Parser<'a, saphyr_parser::StrInput<'a>>,
     environment: Environment<'a>,
     secrets: &'a mut Secrets,
-    anchors: BTreeMap<usize, Node>,
+    anchors: BTreeMap<usize, Anchored>,
     nodes: usize,
     errors: &'a mut Vec<ConfigError>,
 }
+
+/// A node that aliases stand for, and how large and how deep it is.
+struct Anchored {
+    node: Node,
+    nodes: usize,
+    depth: usize,
+}
+
+/// The key that merges other maps into its own (YAML's merge key, as docker compose and GitLab know it).
+const MERGE: &str = "<<";
 
 fn mark(marker: Marker) -> Mark {
     Mark {
@@ -132,12 +143,14 @@ impl<'a> Reader<'a> {
             Event::Scalar(text, style, anchor, _) => (self.scalar(&text, style, mark), anchor),
             Event::SequenceStart(anchor, _) => (self.list(depth)?, anchor),
             Event::MappingStart(anchor, _) => (self.map(depth)?, anchor),
-            Event::Alias(anchor) => (self.alias(anchor, mark)?, 0),
+            Event::Alias(anchor) => (self.alias(anchor, mark, depth)?, 0),
             _ => return Err(ConfigError::at(mark, "", "this is not YAML")),
         };
         let node = Node { mark, content };
         if anchor != 0 {
-            self.anchors.insert(anchor, node.clone());
+            let (nodes, depth) = measure(&node.content);
+            let node = node.clone();
+            self.anchors.insert(anchor, Anchored { node, nodes, depth });
         }
         Ok(node)
     }
@@ -153,35 +166,83 @@ impl<'a> Reader<'a> {
     }
 
     fn map(&mut self, depth: usize) -> Result<Content, ConfigError> {
-        let mut entries: Vec<(String, Mark, Node)> = Vec::new();
+        let (mut entries, mut merged) = (Vec::new(), Vec::new());
+        let mut first: BTreeMap<String, Mark> = BTreeMap::new();
         loop {
             let (event, span) = self.next()?;
             let at = mark(span.start);
-            let key = match event {
-                Event::MappingEnd => return Ok(Content::Map(entries)),
-                Event::Scalar(text, ..) => text.into_owned(),
+            let (key, merges) = match event {
+                Event::MappingEnd => break,
+                Event::Scalar(text, style, _, tag) => {
+                    let merges = text == MERGE && style == ScalarStyle::Plain && tag.is_none();
+                    (text.into_owned(), merges)
+                }
                 _ => return Err(ConfigError::at(at, "", "a key must be a plain text")),
             };
-            if let Some((_, first, _)) = entries.iter().find(|(name, ..)| *name == key) {
-                let message = format!("the key `{key}` stands twice here; first on line {}", first.line);
+            if let Some(first) = first.get(&key) {
+                let instead = if merges { "; write `<<: [*ONE, *OTHER]`" } else { "" };
+                let message = format!(
+                    "the key `{key}` stands twice here; first on line {}{instead}",
+                    first.line
+                );
                 self.errors.push(ConfigError::at(at, &key, message));
+            } else {
+                first.insert(key.clone(), at);
             }
             let (event, span) = self.next()?;
             let value = self.node(event, span, depth + 1)?;
-            entries.push((key, at, value));
+            if merges {
+                self.merge(value, &mut merged);
+            } else {
+                entries.push((key, at, value));
+            }
+        }
+        // The map's own keys come first, and of two maps the one that is named first.
+        for (key, at, value) in merged {
+            if !first.contains_key(&key) {
+                first.insert(key.clone(), at);
+                entries.push((key, at, value));
+            }
+        }
+        Ok(Content::Map(entries))
+    }
+
+    /// Takes the entries of a map, or of each map in a list. They keep their places in the file, for errors to point at.
+    fn merge(&mut self, value: Node, merged: &mut Vec<(String, Mark, Node)>) {
+        let maps = match value.content {
+            Content::List(maps) => maps,
+            Content::Unset | Content::Scalar(_) | Content::Map(_) => vec![value],
+        };
+        for map in maps {
+            match map.content {
+                Content::Map(entries) => merged.extend(entries),
+                Content::Unset => {}
+                Content::Scalar(_) | Content::List(_) => {
+                    let is = match map.kind() {
+                        "null" => "has no value",
+                        kind => &format!("is {}", article(kind)),
+                    };
+                    let message = format!(
+                        "{is}, but a group of keys, or a list of such groups, is merged here: `<<: *NAME` or `<<: [*ONE, *OTHER]`"
+                    );
+                    self.errors.push(ConfigError::at(map.mark, MERGE, message));
+                }
+            }
         }
     }
 
-    fn alias(&mut self, anchor: usize, at: Mark) -> Result<Content, ConfigError> {
-        let Some(node) = self.anchors.get(&anchor) else {
+    fn alias(&mut self, anchor: usize, at: Mark, depth: usize) -> Result<Content, ConfigError> {
+        let Some(anchored) = self.anchors.get(&anchor) else {
             return Err(ConfigError::at(at, "", "an alias must not stand within what it names"));
         };
-        let content = node.content.clone();
-        self.nodes += size(&content);
+        self.nodes += anchored.nodes;
         if self.nodes > MAX_NODES {
             return Err(ConfigError::at(at, "", "aliases make the file too large"));
         }
-        Ok(content)
+        if depth + anchored.depth > MAX_DEPTH {
+            return Err(ConfigError::at(at, "", "aliases make the file too deep"));
+        }
+        Ok(anchored.node.content.clone())
     }
 
     fn scalar(&mut self, text: &str, style: ScalarStyle, at: Mark) -> Content {
@@ -225,11 +286,18 @@ impl<'a> Reader<'a> {
     }
 }
 
-fn size(content: &Content) -> usize {
+/// How many nodes there are, and how many levels below the first one.
+fn measure(content: &Content) -> (usize, usize) {
+    let all = |nodes: &mut dyn Iterator<Item = &Node>| {
+        let below = nodes.map(|node| measure(&node.content));
+        below.fold((1, 0), |(nodes, depth), below| {
+            (nodes + below.0, depth.max(below.1 + 1))
+        })
+    };
     match content {
-        Content::Unset | Content::Scalar(_) => 1,
-        Content::List(items) => items.iter().map(|item| size(&item.content)).sum::<usize>() + 1,
-        Content::Map(entries) => entries.iter().map(|(_, _, value)| size(&value.content)).sum::<usize>() + 1,
+        Content::Unset | Content::Scalar(_) => (1, 0),
+        Content::List(items) => all(&mut items.iter()),
+        Content::Map(entries) => all(&mut entries.iter().map(|(_, _, value)| value)),
     }
 }
 
