@@ -521,3 +521,17 @@ fn aliases_do_not_make_a_file_deeper_than_it_may_be() {
     let errors = parse(&text, "wide.yaml").unwrap_err().to_string();
     assert!(errors.contains("aliases make the file too large"), "{errors}");
 }
+
+#[test]
+fn a_byte_order_mark_before_a_configuration_is_none_of_its_keys() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("difygate.yaml");
+    for known in ["conf/minimal.yaml", "conf/healthz.yaml"] {
+        let text = std::fs::read_to_string(root().join(known)).unwrap();
+        let text = text.trim_start_matches(|c: char| c != '\n').trim_start();
+        std::fs::write(&path, format!("\u{feff}{text}")).unwrap();
+        let read = config::read_file(&path).unwrap();
+        assert_eq!(errors(&format!("\u{feff}{text}"), known), None);
+        assert_eq!(read, text);
+    }
+}

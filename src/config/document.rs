@@ -10,6 +10,7 @@ use super::Environment;
 use super::check::article;
 use super::error::{ConfigError, Mark};
 use super::secrets::Secrets;
+use crate::files::text_without_mark;
 
 /// One value of the file, and where it begins.
 #[derive(Clone, Debug)]
@@ -43,7 +44,7 @@ pub(super) fn read(
     errors: &mut Vec<ConfigError>,
 ) -> Option<Node> {
     let mut reader = Reader {
-        events: Parser::new_from_str(text),
+        events: Parser::new_from_str(text_without_mark(text)),
         environment,
         secrets,
         anchors: BTreeMap::new(),

@@ -28,6 +28,7 @@ use std::time::Duration;
 
 use crate::acme;
 use crate::cutover::{CutoverSettings, DeploymentSettings};
+use crate::files::text_without_mark;
 use crate::gate::alarm::AlarmRules;
 use crate::gate::cidr::CidrSet;
 use crate::gate::guard::Guard;
@@ -247,7 +248,8 @@ pub fn load(path: &Path, environment: Environment<'_>) -> Result<Config, ConfigE
 /// # Errors
 /// It cannot be read.
 pub fn read_file(path: &Path) -> Result<String, ConfigErrors> {
-    std::fs::read_to_string(path).map_err(|e| {
+    let text = std::fs::read_to_string(path).map(|text| text_without_mark(&text).to_owned());
+    text.map_err(|e| {
         let message = format!("cannot be read: {e}; name a configuration with `-c FILE`");
         ConfigErrors::new(path, vec![ConfigError::nowhere(message)])
     })

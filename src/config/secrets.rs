@@ -5,6 +5,8 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 
+use crate::files::text_without_mark;
+
 /// How a name of the environment begins that means a file.
 pub const FILE: &str = "file:";
 
@@ -54,15 +56,14 @@ impl Secrets {
     }
 }
 
-/// The text of a file, without the end of its last line.
+/// The text of a file, without the byte order mark that some editors put before it and the end of its last line.
 pub(super) fn read(path: &Path) -> io::Result<String> {
     let mut text = String::new();
     File::open(path)?.take(MOST + 1).read_to_string(&mut text)?;
     if text.len() as u64 > MOST {
         return Err(io::Error::other(format!("it has more than {} KiB", MOST / 1024)));
     }
-    text.truncate(text.trim_end_matches(['\r', '\n']).len());
-    Ok(text)
+    Ok(text_without_mark(&text).trim_end_matches(['\r', '\n']).to_owned())
 }
 
 fn is_secret(name: &str) -> bool {
@@ -74,6 +75,14 @@ fn is_secret(name: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_secret_begins_after_its_byte_order_mark_and_ends_before_the_end_of_its_line() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("secret");
+        std::fs::write(&path, "\u{feff}hush\r\n").unwrap();
+        assert_eq!(read(&path).unwrap(), "hush");
+    }
 
     #[test]
     fn files_and_variables_named_for_a_secret_are_hidden_wherever_they_stand() {
