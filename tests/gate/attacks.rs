@@ -52,7 +52,7 @@ impl Others {
 async fn slowhttptest_in_its_four_modes_hurts_nobody() {
     let difys = instances::<2>().await;
     let gate = gate(&format!(
-        "listeners: [{{address: \"127.0.0.1:8080\", header_timeout: 3s, limits: {{grace: 1s}}}}]\n{}",
+        "listeners: [{{address: \"127.0.0.1:8080\", header_timeout: 2s, limits: {{grace: 1s}}}}]\n{}",
         dify_upstream(&addresses(&difys), QUICK)
     ))
     .await;
@@ -68,7 +68,7 @@ async fn slowhttptest_in_its_four_modes_hurts_nobody() {
         let mut command = Command::new("slowhttptest");
         command
             .args(mode)
-            .args(["-c", "150", "-r", "100", "-l", "4", "-p", "3", "-u", &url]);
+            .args(["-c", "150", "-r", "100", "-l", "12", "-p", "3", "-u", &url]);
         command
             .stdin(Stdio::null())
             .stdout(Stdio::null())

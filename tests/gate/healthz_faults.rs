@@ -60,11 +60,15 @@ impl Watched {
         (answer.status, answer.json())
     }
 
-    /// Waits until exactly these checks fail.
-    async fn until_failing(&mut self, names: &[&str]) {
-        let expected = if names.is_empty() { Value::Null } else { json!(names) };
-        let what = format!("{names:?} to fail");
-        until(&what, async || self.ask().await.1["failed"] == expected).await;
+    /// Waits until exactly these checks fail, and returns the answer that says so.
+    async fn until_failing(&mut self, names: &[&str]) -> Value {
+        let mut answer = Value::Null;
+        until(&format!("{names:?} to fail"), async || {
+            answer = self.ask().await.1;
+            answer["failed"] == json!(names)
+        })
+        .await;
+        answer
     }
 
     /// Waits until `name`, its only check, fails for a reason that has these words, and holds the answer against the contract.
@@ -177,8 +181,7 @@ async fn only_who_is_verified_is_spoken_to(kind: Kind) {
     ])
     .await;
     let failing = ["anonymous", "misnamed", "untrusted", "open"];
-    watched.until_failing(&failing).await;
-    let (_, answer) = watched.ask().await;
+    let answer = watched.until_failing(&failing).await;
     assert_eq!(answer["details"]["verified"], true, "{answer}");
     for (name, words) in [("misnamed", "not valid for name"), ("untrusted", "UnknownIssuer")] {
         let why = answer["reasons"][name].as_str().unwrap();

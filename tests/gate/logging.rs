@@ -1,5 +1,6 @@
 //! Logs that nobody reads, or that a client fills: the gate goes on, its memory stays bounded, and it ends when it is told to.
 
+use std::cell::Cell;
 use std::io::{ErrorKind, PipeReader, PipeWriter, Read, Seek, SeekFrom, Write};
 use std::process::Stdio;
 use std::sync::mpsc;
@@ -66,14 +67,16 @@ const CLEAR: Setup<'_> = Setup {
 /// Requests whose access lines come to more than a writer may hold.
 const FLOOD: u32 = 5_000;
 
-/// Sends them.
+/// Sends them, many at a time.
 async fn flood(process: &Process) {
     let (path, host) = ("x".repeat(500), ["h"; 100].join("."));
     let request = format!("GET /{path} HTTP/1.1\r\nHost: {host}\r\n\r\n");
     let mut wire = Wire::to(process.edge).await;
-    for _ in 0..FLOOD {
-        wire.send(&request).await;
-        wire.answer().await;
+    for _ in 0..FLOOD / 20 {
+        wire.send(request.repeat(20)).await;
+        for _ in 0..20 {
+            wire.answer().await;
+        }
     }
 }
 
@@ -100,11 +103,14 @@ async fn with_both_outputs_full_everything_goes_on_and_memory_stays_bounded() {
     let dropped = process.metric("difygate_access_lines_dropped_total").await;
     assert!(dropped > 100.0, "{dropped}");
     let before = resident(&process);
-    flood(&process).await;
+    for _ in 0..2 {
+        flood(&process).await;
+    }
     let grown = resident(&process).saturating_sub(before);
+    // The allocator keeps a few pages of each thread.
     assert!(
-        grown < 2 * 1024 * 1024,
-        "{grown} bytes for 5 MB of lines that were dropped"
+        grown < 6 * 1024 * 1024,
+        "{grown} bytes for 10 MB of lines that were dropped"
     );
     let dropped = process.metric("difygate_access_lines_dropped_total").await;
     assert!(dropped > f64::from(FLOOD), "{dropped}");
@@ -135,27 +141,31 @@ async fn what_was_dropped_is_counted_and_reported_once_somebody_reads() {
     })
     .await;
     let (access, log) = (lines(stdout), lines(stderr));
-    let mut reported = [0.0; 2];
-    until("both reports", async || {
-        for line in log.try_iter() {
-            let message = line["message"].as_str().unwrap_or_default().to_owned();
-            let number = line["lines"].as_f64().unwrap_or_default();
-            for (kind, what) in ["log lines were dropped", "access lines were dropped"]
-                .into_iter()
-                .enumerate()
-            {
-                if message.ends_with(what) {
-                    assert!(message.starts_with(&format!("{number} ")), "{line}");
-                    reported[kind] += number;
-                }
+    let reported = Cell::new([0.0; 2]);
+    let mut hear = |line: Value| {
+        let mut sums = reported.get();
+        let message = line["message"].as_str().unwrap_or_default();
+        let number = line["lines"].as_f64().unwrap_or_default();
+        for (kind, what) in ["log lines were dropped", "access lines were dropped"]
+            .into_iter()
+            .enumerate()
+        {
+            if message.ends_with(what) {
+                assert!(message.starts_with(&format!("{number} ")), "{line}");
+                sums[kind] += number;
             }
         }
-        reported[0] >= dropped[0] && reported[1] >= dropped[1]
+        reported.set(sums);
+    };
+    let mut written = 0;
+    until("every line to be written or reported", async || {
+        log.try_iter().for_each(&mut hear);
+        written += access.try_iter().count();
+        let reported = reported.get();
+        reported[0] >= dropped[0] && written as f64 + reported[1] == f64::from(FLOOD)
     })
     .await;
     assert_eq!(process.terminated().await, Some(0));
-    let written = access.iter().count() as f64;
-    assert_eq!(written + reported[1], f64::from(FLOOD), "{written} access lines");
 }
 
 #[tokio::test(flavor = "multi_thread")]

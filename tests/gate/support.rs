@@ -2,8 +2,8 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicUsize, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use difygate::config::{self, Config};
@@ -206,11 +206,13 @@ pub(crate) async fn until_idle(gate: &Gate) {
     until("nothing to be under way", async || gate.in_flight() == 0).await;
 }
 
-/// An address at which nobody listens, and nobody will: it is below the ports that the system gives out itself, so that no other test is
-/// given it meanwhile.
+/// An address at which nobody listens, and nobody will: it is below the ports that the system gives out itself, and no other test is
+/// given it.
 pub(crate) fn nobody() -> SocketAddr {
+    static NEXT: LazyLock<AtomicU16> = LazyLock::new(|| AtomicU16::new(fastrand::u16(0..12_000)));
     loop {
-        let address = SocketAddr::from(([127, 0, 0, 1], fastrand::u16(20_000..32_000)));
+        let port = 20_000 + NEXT.fetch_add(1, Ordering::Relaxed) % 12_000;
+        let address = SocketAddr::from(([127, 0, 0, 1], port));
         if std::net::TcpListener::bind(address).is_ok() {
             return address;
         }
