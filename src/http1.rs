@@ -9,15 +9,18 @@ use std::pin::Pin;
 use std::task::{Context, Waker};
 
 use bytes::{Buf, Bytes, BytesMut};
-use http::header::{CONNECTION, CONTENT_LENGTH, HeaderName, HeaderValue, TRANSFER_ENCODING};
+use http::header::{HeaderName, HeaderValue};
 use http::{StatusCode, Version};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 
 use crate::wire::Wire;
 
+mod framing;
 mod sending;
 mod tunnel;
 
+pub use framing::members;
+use framing::{chunk_size, framing, keeps_alive, trailer};
 pub use sending::{Outgoing, Step, chunk, last_chunk, plain};
 pub use tunnel::Tunnel;
 
@@ -28,8 +31,13 @@ const MAX_HEADERS: usize = 128;
 /// A read makes room for so many bytes, and for more once an answer has filled it.
 const ROOM: usize = 4 * 1024;
 const MORE_ROOM: usize = 64 * 1024;
-/// A line between two chunks may be as long as this; it is a number, and extensions that nobody sends.
+/// An answer may have as many trailers.
+const MAX_TRAILERS: usize = 64;
+/// A line between two chunks, or of a trailer, may be as long as this, in bytes.
 const MAX_CHUNK_LINE: usize = 4 * 1024;
+/// The first write of a request takes no more than this many bytes: what fits into the smallest send buffer of Linux, and into one record of TLS
+/// (RFC 8446 section 5.1). So where that write fails, no byte can be read by the endpoint.
+const FIRST_WRITE: usize = 16 * 1024;
 
 /// Why no answer, or no more of it, came.
 #[derive(Debug, thiserror::Error)]
@@ -45,13 +53,16 @@ pub enum WireError {
     Malformed(&'static str),
 }
 
+/// Header lines in their order.
+pub type Fields = Vec<(HeaderName, HeaderValue)>;
+
 /// The status and the headers of an answer.
 #[derive(Debug)]
 pub struct Head {
     /// The status.
     pub status: StatusCode,
-    /// The headers, as they came, in their order.
-    pub headers: Vec<(HeaderName, HeaderValue)>,
+    /// The headers, as they came; but several lengths that are equal have become one (RFC 9110 section 8.6).
+    pub headers: Fields,
 }
 
 /// How the end of a body is told.
@@ -80,9 +91,12 @@ pub struct Connection<S = Wire> {
     buffer: BytesMut,
     room: usize,
     body: Body,
+    trailers: Fields,
     keeps_alive: bool,
     /// Whether TLS may hold back what was written.
     unflushed: bool,
+    /// Bytes of the request that the stream has taken.
+    sent: usize,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
@@ -93,8 +107,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             buffer: BytesMut::new(),
             room: ROOM,
             body: Body::Over,
+            trailers: Fields::new(),
             keeps_alive: true,
             unflushed: false,
+            sent: 0,
         }
     }
 
@@ -106,10 +122,23 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     /// Sends a request, all of it.
     ///
     /// # Errors
-    /// What the network says.
+    /// What the network says. [`Connection::has_sent`] tells whether the endpoint may have got some of it.
     pub async fn send(&mut self, request: &[u8]) -> io::Result<()> {
-        self.stream.write_all(request).await?;
+        self.sent = 0;
+        while let Some(rest) = request.get(self.sent..).filter(|rest| !rest.is_empty()) {
+            let most = if self.sent == 0 { FIRST_WRITE } else { rest.len() };
+            let part = rest.get(..most).unwrap_or(rest);
+            match self.stream.write(part).await? {
+                0 => return Err(io::ErrorKind::WriteZero.into()),
+                taken => self.sent += taken,
+            }
+        }
         self.stream.flush().await
+    }
+
+    /// Whether the endpoint may have got some of the last request.
+    pub fn has_sent(&self) -> bool {
+        self.sent > 0
     }
 
     /// The next head: that of the answer, or an interim one (1xx), after which another follows. `to_head` tells that the request was a
@@ -131,13 +160,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
 
     fn begin(&mut self, parsed: Parsed, to_head: bool) -> Result<Head, WireError> {
         let version = parsed.version;
-        let head = parsed.cut(&mut self.buffer)?;
+        let mut head = parsed.cut(&mut self.buffer)?;
+        self.trailers.clear();
         if head.status.is_informational() {
             // A tunnel is no place for another request.
             self.keeps_alive &= head.status != StatusCode::SWITCHING_PROTOCOLS;
             return Ok(head);
         }
-        self.body = framing(&head, version, to_head)?;
+        self.body = framing(&mut head, version, to_head)?;
         self.keeps_alive = self.body != Body::UntilClose && keeps_alive(&head, version);
         Ok(head)
     }
@@ -187,6 +217,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         Ok(())
     }
 
+    /// Whether the body of the answer comes in chunks, so that trailers may stand behind it.
+    pub fn is_chunked(&self) -> bool {
+        matches!(
+            self.body,
+            Body::ChunkSize | Body::Chunk(_) | Body::ChunkEnd | Body::Trailers
+        )
+    }
+
+    /// The trailers of the answer, once its body is over.
+    pub fn take_trailers(&mut self) -> Fields {
+        std::mem::take(&mut self.trailers)
+    }
+
     /// Whether the endpoint closed it, or sent something unasked, while nobody looked. What belongs to TLS alone, such as a ticket, is none of
     /// that.
     pub fn is_stale(&mut self) -> bool {
@@ -229,12 +272,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
 
     /// Reads one line between chunks; tells whether there was one.
     fn read_line(&mut self) -> Result<bool, WireError> {
-        let Some(length) = self.buffer.windows(2).position(|pair| pair == b"\r\n") else {
-            return if self.buffer.len() > MAX_CHUNK_LINE {
-                Err(WireError::Malformed("a chunk's line is too long"))
-            } else {
-                Ok(false)
-            };
+        let length = self.buffer.windows(2).position(|pair| pair == b"\r\n");
+        if length.unwrap_or(self.buffer.len()) > MAX_CHUNK_LINE {
+            return Err(WireError::Malformed("a chunk's line is too long"));
+        }
+        let Some(length) = length else {
+            return Ok(false);
         };
         let line = self.buffer.split_to(length);
         self.buffer.advance(2);
@@ -243,7 +286,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 0 => Body::Trailers,
                 size => Body::Chunk(size),
             },
-            (Body::Trailers, false) => Body::Trailers,
+            (Body::Trailers, false) => {
+                self.trailers.push(trailer(&line)?);
+                if self.trailers.len() > MAX_TRAILERS {
+                    return Err(WireError::Malformed("it has too many trailers"));
+                }
+                Body::Trailers
+            }
             (Body::Trailers, true) => Body::Over,
             (_, true) => Body::ChunkSize,
             (_, false) => return Err(WireError::Malformed("a chunk is longer than it says")),
@@ -330,58 +379,6 @@ impl Head {
             .filter(move |(given, _)| *given == name)
             .map(|(_, value)| value)
     }
-}
-
-/// The members of a list that stands on one line or on several (RFC 9110 section 5.6.1).
-pub fn members<'a>(lines: impl Iterator<Item = &'a HeaderValue>) -> impl Iterator<Item = &'a str> {
-    let lines = lines.filter_map(|line| line.to_str().ok());
-    lines.flat_map(|line| line.split(',')).map(str::trim)
-}
-
-/// RFC 9112 section 6.3.
-fn framing(head: &Head, version: Version, to_head: bool) -> Result<Body, WireError> {
-    let mut codings = head.all(TRANSFER_ENCODING);
-    let mut lengths = head.all(CONTENT_LENGTH);
-    let body = match (codings.next(), lengths.next()) {
-        (Some(_), Some(_)) => return Err(WireError::Malformed("it has a length and a transfer coding")),
-        (Some(coding), None) => {
-            let chunked = coding.as_bytes().eq_ignore_ascii_case(b"chunked") && codings.next().is_none();
-            if !chunked || version != Version::HTTP_11 {
-                return Err(WireError::Malformed("its transfer coding is not chunked alone"));
-            }
-            Body::ChunkSize
-        }
-        (None, Some(length)) => {
-            if lengths.any(|other| other != length) {
-                return Err(WireError::Malformed("it has two lengths"));
-            }
-            match number(length.as_bytes(), 10).ok_or(WireError::Malformed("its length is no number"))? {
-                0 => Body::Over,
-                length => Body::Length(length),
-            }
-        }
-        (None, None) => Body::UntilClose,
-    };
-    let bodiless = to_head || matches!(head.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
-    Ok(if bodiless { Body::Over } else { body })
-}
-
-fn keeps_alive(head: &Head, version: Version) -> bool {
-    let says = |word: &str| members(head.all(CONNECTION)).any(|option| option.eq_ignore_ascii_case(word));
-    !says("close") && (version == Version::HTTP_11 || says("keep-alive"))
-}
-
-/// A chunk's size; its extensions mean nothing here (RFC 9112 section 7.1.1).
-fn chunk_size(line: &[u8]) -> Result<u64, WireError> {
-    let size = line.split(|byte| *byte == b';').next().unwrap_or_default();
-    number(size.trim_ascii_end(), 16).ok_or(WireError::Malformed("a chunk's size is no number"))
-}
-
-/// Digits alone: no sign, no space, no overflow.
-fn number(text: &[u8], radix: u32) -> Option<u64> {
-    let digits = std::str::from_utf8(text).ok()?;
-    let plain = !digits.is_empty() && digits.chars().all(|digit| digit.is_digit(radix));
-    plain.then(|| u64::from_str_radix(digits, radix).ok())?
 }
 
 #[cfg(test)]

@@ -9,11 +9,12 @@ mod reading;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker, ready};
 use std::time::{Duration, SystemTime};
 
+use http::HeaderMap;
 use pingora::protocols::{IO, SocketDigest};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
@@ -22,6 +23,7 @@ use crate::edge::conn::leaving::Ended;
 use crate::edge::farewell::Farewell;
 use crate::edge::framing::{Framer, Malformed, Refused};
 use crate::edge::preface::Opening;
+use crate::edge::trailers::Trailers;
 use crate::edge::{Door, Permit};
 use crate::wire::Wire;
 
@@ -56,6 +58,8 @@ pub(crate) struct Conn {
     /// Bytes that came, where requests share it.
     come: u64,
     gathered: Vec<u8>,
+    /// What is to stand behind the last chunk of the answer under way.
+    answer_trailers: Mutex<Option<Trailers>>,
     /// Whether TLS may hold back what was written.
     unflushed: bool,
     framer: Framer,
@@ -102,6 +106,7 @@ impl Conn {
             rested: AtomicU64::new(0),
             timer: None,
             gathered: Vec::new(),
+            answer_trailers: Mutex::new(None),
             unflushed: false,
             framer,
             answered: AtomicBool::new(false),
@@ -127,8 +132,14 @@ impl Conn {
         self.under_way.store(!self.many_at_once, Ordering::Relaxed);
     }
 
+    /// Puts trailers behind the answer under way, which goes in chunks, and of which no chunk is half written.
+    pub(crate) fn set_trailers(&self, trailers: &HeaderMap) {
+        *self.answer_trailers.lock().unwrap_or_else(PoisonError::into_inner) = Some(Trailers::new(trailers));
+    }
+
     /// The request under way is done: its answer is `whole`, or was cut. The client may send another request.
     pub(crate) fn rest(&self, whole: bool) {
+        *self.answer_trailers.lock().unwrap_or_else(PoisonError::into_inner) = None;
         self.answered.store(true, Ordering::Relaxed);
         self.strict.store(false, Ordering::Relaxed);
         self.under_way.store(!whole && !self.many_at_once, Ordering::Relaxed);
@@ -149,6 +160,11 @@ impl Conn {
     /// The request under way where it cannot be taken.
     pub(crate) fn refused(&self) -> Option<&Refused> {
         self.framer.refused()
+    }
+
+    /// The target of the request under way as it came, where the framework was given another one.
+    pub(crate) fn target(&self) -> Option<&[u8]> {
+        self.framer.target()
     }
 
     /// Why the body of the request under way cannot be read.
@@ -288,6 +304,12 @@ impl AsyncWrite for Conn {
         if this.gathered.len() + bytes.len() > GATHER {
             ready!(this.poll_send(cx))?;
         }
+        let trailers = this.answer_trailers.get_mut().unwrap_or_else(PoisonError::into_inner);
+        if let Some(end) = trailers.as_ref().and_then(|trailers| trailers.in_place_of(bytes)) {
+            *trailers = None;
+            this.gathered.extend_from_slice(&end);
+            return Poll::Ready(Ok(bytes.len()));
+        }
         let written = if bytes.len() > GATHER {
             this.unflushed = true;
             ready!(Pin::new(&mut this.stream).poll_write(cx, bytes))?
@@ -295,6 +317,9 @@ impl AsyncWrite for Conn {
             this.gathered.extend_from_slice(bytes);
             bytes.len()
         };
+        if let Some(trailers) = this.answer_trailers.get_mut().unwrap_or_else(PoisonError::into_inner) {
+            trailers.see(bytes.get(..written).unwrap_or_default());
+        }
         if this.many_at_once
             && let Some(code) = this.farewell.see(bytes.get(..written).unwrap_or_default())
         {

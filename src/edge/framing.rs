@@ -6,6 +6,7 @@
 
 mod body;
 mod head;
+mod target;
 
 pub(super) use body::{SIZE_LINE, size_line};
 
@@ -63,6 +64,8 @@ pub struct Framer {
     /// Bytes of the input that are known to hold no whole head.
     scanned: usize,
     refused: Option<Refused>,
+    /// The target of the request under way as it came, where others stand in for some of its bytes.
+    target: Option<Box<[u8]>>,
     /// Whether the request under way came by a version that has interim answers.
     takes_interim: bool,
     /// The trailer section of the request under way, as it came.
@@ -80,6 +83,7 @@ impl Framer {
             head_limit,
             scanned: 0,
             refused: None,
+            target: None,
             takes_interim: false,
             trailers: BytesMut::new(),
             malformed: None,
@@ -183,6 +187,11 @@ impl Framer {
     /// The request under way where it cannot be taken.
     pub fn refused(&self) -> Option<&Refused> {
         self.refused.as_ref()
+    }
+
+    /// Its target as it came, where the framework was given another one.
+    pub fn target(&self) -> Option<&[u8]> {
+        self.target.as_deref()
     }
 
     /// Whether its client takes interim answers (RFC 9110 section 15.2).

@@ -10,6 +10,7 @@ mod http2;
 mod preface;
 mod proxied;
 pub mod tls;
+mod trailers;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -18,7 +19,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use http::HeaderValue;
 use pingora::apps::ServerApp;
 use pingora::protocols::{ALPN, Stream};
 use pingora::server::ShutdownWatch;
@@ -52,8 +52,6 @@ const SPARSE: u64 = 10_000;
 pub(crate) struct Door {
     /// The address, as logs and metrics name it.
     pub(crate) name: String,
-    /// The port, as the upstream is told it.
-    pub(crate) port: HeaderValue,
     pub(crate) settings: ListenerSettings,
     pub(crate) connections: IntGauge,
     /// What speaks TLS, where the listener does.
@@ -197,7 +195,6 @@ impl Listener {
                 refused: metrics.connections_refused.clone(),
                 told: AtomicU64::new(0),
                 leaving: AtomicBool::new(false),
-                port: address.port().into(),
                 name,
                 settings,
                 tls: tls.map(Arc::new),

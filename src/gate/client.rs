@@ -182,7 +182,7 @@ fn forwarded_for(element: &[u8]) -> Option<IpAddr> {
 }
 
 /// Finds `separator` outside of quoted strings (RFC 9110 section 5.6.4), going from left to right.
-fn unquoted(separator: u8) -> impl FnMut(&u8) -> bool {
+pub(super) fn unquoted(separator: u8) -> impl FnMut(&u8) -> bool {
     let (mut quoted, mut escaped) = (false, false);
     move |byte| {
         let is_escaped = std::mem::take(&mut escaped);

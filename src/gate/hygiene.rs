@@ -6,6 +6,7 @@
 use std::fmt;
 
 use crate::gate::path::is_authority;
+use crate::gate::scheme::is_scheme_header;
 
 /// Headers that make some server take another path or skip its own checks.
 const OVERRIDES: [&str; 18] = [
@@ -55,6 +56,9 @@ const X_CLAIMS: [&str; 6] = [
 /// Whether a header says who the client is or how it reached us, which only a trusted proxy may say. From any other peer it is
 /// dropped, since Dify believes it.
 pub fn is_claim(name: &str) -> bool {
+    if is_scheme_header(name) {
+        return true;
+    }
     let name = name.as_bytes();
     match name.first() {
         Some(b'x' | b'X') => starts_with(name, b"x-forwarded") || is_one_of(name, &X_CLAIMS),
@@ -64,6 +68,50 @@ pub fn is_claim(name: &str) -> bool {
         Some(b'd' | b'D') => name.eq_ignore_ascii_case(b"dify-hook-url"),
         Some(_) | None => false,
     }
+}
+
+/// Fields that may not stand behind a body (RFC 9110 section 6.5.1): they frame or route the message, authenticate, control caches and clients, or say
+/// how the content is to be read, and a recipient that merged them into the head would be misled.
+const NOT_BEHIND: [&str; 32] = [
+    "age",
+    "authorization",
+    "cache-control",
+    "connection",
+    "content-encoding",
+    "content-length",
+    "content-range",
+    "content-type",
+    "cookie",
+    "date",
+    "expect",
+    "expires",
+    "host",
+    "keep-alive",
+    "location",
+    "max-forwards",
+    "pragma",
+    "proxy-authenticate",
+    "proxy-authentication-info",
+    "proxy-authorization",
+    "proxy-connection",
+    "range",
+    "retry-after",
+    "set-cookie",
+    "strict-transport-security",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+    "vary",
+    "warning",
+    "www-authenticate",
+];
+
+/// Whether a field may stand behind a body, as a trailer.
+pub fn may_be_trailer(name: &str) -> bool {
+    let is_condition = starts_with(name.as_bytes(), b"if-");
+    let is_cors = starts_with(name.as_bytes(), b"access-control-");
+    !(is_condition || is_cors || is_one_of(name.as_bytes(), &NOT_BEHIND) || is_dropped(name) || is_claim(name))
 }
 
 fn is_one_of(name: &[u8], names: &[&str]) -> bool {

@@ -1,6 +1,6 @@
 //! Floor 1: every decision of the gate, and nothing else.
 //!
-//! Who may ask for what (`path`, `guard`, `client`, `hygiene`, `alarm`, `route`, `pace`), who may serve (`health`, `components`, `passive`, `window`, `latency`,
+//! Who may ask for what (`path`, `guard`, `client`, `scheme`, `hygiene`, `alarm`, `route`, `pace`), who may serve (`health`, `components`, `passive`, `window`, `latency`,
 //! `rhythm`, `lapse`, `flapping`, `ramp`, `schedule`, `state`, `overrides`, `knowledge`, `keeper`), who wants a restart
 //! (`liveness`),
 //! where requests go (`direction`, `cutover`), who takes the next one (`selection`, `ring`), and whether it may be sent again (`retry`),
@@ -37,6 +37,7 @@ pub mod rhythm;
 pub mod ring;
 pub mod route;
 pub mod schedule;
+pub mod scheme;
 pub mod selection;
 pub mod sse;
 pub mod state;

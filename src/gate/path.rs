@@ -3,6 +3,9 @@
 //! Servers disagree about targets that are not plain: some decode them twice, some take `x:/healthz` for a path. So what no
 //! honest client sends is refused here, and the rest is kept byte for byte: a signed URL or an encoded `/` must reach
 //! Dify as it was sent. Only the guard and the routes look at decoded copies.
+//!
+//! A query may have bytes that a URL must encode (RFC 3986 section 3.4): raw UTF-8, JSON. Clients send them, nginx and HAProxy pass them on, and no
+//! server chooses a resource by them. A path may not.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -22,8 +25,8 @@ pub enum Form<'a> {
 /// A target in origin-form with the bytes that the client sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OriginForm<'a> {
-    target: Cow<'a, str>,
-    path_length: usize,
+    target: Cow<'a, [u8]>,
+    path: &'a str,
 }
 
 impl<'a> OriginForm<'a> {
@@ -37,65 +40,75 @@ impl<'a> OriginForm<'a> {
             return Err(Malformed::TooLong);
         }
         if raw.first() == Some(&b'/') {
-            return Self::read(Cow::Borrowed(text(raw)?)).map(Form::Origin);
+            return Self::read(raw).map(Form::Origin);
         }
         if raw == b"*" && method_is_options {
             return Ok(Form::Asterisk);
         }
-        let cut = cut_authority(text(raw)?)?;
-        Self::read(cut).map(Form::Origin)
+        let target = cut_authority(raw)?;
+        if target.first() == Some(&b'/') {
+            return Self::read(target).map(Form::Origin);
+        }
+        // Without a path it is the root, and perhaps a query.
+        let target = [b"/", target].concat();
+        check_bytes(&target)?;
+        Ok(Form::Origin(Self {
+            target: Cow::Owned(target),
+            path: "/",
+        }))
     }
 
-    fn read(target: Cow<'a, str>) -> Result<Self, Malformed> {
-        let (path_length, has_escapes) = check_bytes(&target)?;
-        let form = Self { target, path_length };
+    /// Reads a target that begins with `/`.
+    fn read(target: &'a [u8]) -> Result<Self, Malformed> {
+        let (path_length, has_escapes) = check_bytes(target)?;
+        let path = target.get(..path_length).unwrap_or(target);
+        // The bytes of a path are ASCII by now.
+        let path = std::str::from_utf8(path).map_err(|_| Malformed::Byte)?;
         if has_escapes {
-            check_escapes(form.path())?;
+            check_escapes(path)?;
         }
-        Ok(form)
+        Ok(Self {
+            target: Cow::Borrowed(target),
+            path,
+        })
     }
 
     /// The path as it was sent, still encoded. It starts with `/`.
-    pub fn path(&self) -> &str {
-        self.target.get(..self.path_length).unwrap_or(&self.target)
+    pub fn path(&self) -> &'a str {
+        self.path
     }
 
-    /// What stands after the first `?`, as it was sent.
-    pub fn query(&self) -> Option<&str> {
-        self.target.get(self.path_length + 1..)
+    /// What stands after the first `?`, as it was sent. It need not be UTF-8.
+    pub fn query(&self) -> Option<&[u8]> {
+        self.target.get(self.path.len() + 1..)
     }
 
     /// The target to send on.
-    pub fn target(&self) -> &str {
+    pub fn target(&self) -> &[u8] {
         &self.target
     }
 
     /// The target to send on, borrowed from the request where nothing had to be added.
-    pub fn into_target(self) -> Cow<'a, str> {
+    pub fn into_target(self) -> Cow<'a, [u8]> {
         self.target
     }
 }
 
-fn text(raw: &[u8]) -> Result<&str, Malformed> {
-    std::str::from_utf8(raw).map_err(|_| Malformed::Byte)
-}
-
-/// `http://host/path?query` without its scheme and authority.
-fn cut_authority(target: &str) -> Result<Cow<'_, str>, Malformed> {
-    let (scheme, rest) = target.split_once("://").ok_or(Malformed::NotOriginForm)?;
-    if !scheme.eq_ignore_ascii_case("http") && !scheme.eq_ignore_ascii_case("https") {
+/// `http://host/path?query` without its scheme and authority. What is left begins with `/`, `?` or `#`, or is empty.
+fn cut_authority(target: &[u8]) -> Result<&[u8], Malformed> {
+    const MARK: &[u8] = b"://";
+    let scheme = target.windows(MARK.len()).position(|bytes| bytes == MARK);
+    let (scheme, rest) = target.split_at(scheme.ok_or(Malformed::NotOriginForm)?);
+    if !scheme.eq_ignore_ascii_case(b"http") && !scheme.eq_ignore_ascii_case(b"https") {
         return Err(Malformed::NotOriginForm);
     }
-    let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+    let rest = rest.get(MARK.len()..).unwrap_or_default();
+    let end = rest.iter().position(|byte| b"/?#".contains(byte)).unwrap_or(rest.len());
     let (authority, target) = rest.split_at(end);
-    if !is_authority(authority.as_bytes()) {
+    if !is_authority(authority) {
         return Err(Malformed::Authority);
     }
-    Ok(if target.starts_with('/') {
-        Cow::Borrowed(target)
-    } else {
-        Cow::Owned(format!("/{target}"))
-    })
+    Ok(target)
 }
 
 /// Whether `authority` can name a host and a port (RFC 3986 section 3.2). User information is refused: it serves only to
@@ -112,14 +125,14 @@ const NOT_IN_A_PATH: u8 = 2;
 /// Begins an escape.
 const ESCAPE: u8 = 4;
 
-/// Of visible ASCII only `#` may not stand in a target; a path must encode some more (RFC 3986 section 3.3).
+/// Of visible ASCII only `#` may not stand in a target; a path must encode some more (RFC 3986 section 3.3), and every byte above ASCII.
 const CLASSES: [u8; 256] = {
     let mut classes = [NOT_IN_A_TARGET; 256];
     let mut byte = 0x21;
-    while byte < 0x7f {
+    while byte < 256 {
         classes[byte] = match byte as u8 {
-            b'#' => NOT_IN_A_TARGET,
-            b'"' | b'<' | b'>' | b'\\' | b'^' | b'`' | b'{' | b'|' | b'}' => NOT_IN_A_PATH,
+            b'#' | 0x7f => NOT_IN_A_TARGET,
+            b'"' | b'<' | b'>' | b'\\' | b'^' | b'`' | b'{' | b'|' | b'}' | 0x80.. => NOT_IN_A_PATH,
             b'%' => ESCAPE,
             _ => 0,
         };
@@ -129,14 +142,14 @@ const CLASSES: [u8; 256] = {
 };
 
 /// Checks every byte of a target and tells how long its path is, and whether it has escapes.
-fn check_bytes(target: &str) -> Result<(usize, bool), Malformed> {
+fn check_bytes(target: &[u8]) -> Result<(usize, bool), Malformed> {
     let (mut path_length, mut in_path) = (0, 0);
     // Most targets are clean, so no byte is worth a branch of its own.
-    for byte in target.bytes().take_while(|byte| *byte != b'?') {
-        in_path |= CLASSES[usize::from(byte)];
+    for byte in target.iter().take_while(|byte| **byte != b'?') {
+        in_path |= CLASSES[usize::from(*byte)];
         path_length += 1;
     }
-    let query = target.bytes().skip(path_length);
+    let query = target.iter().copied().skip(path_length);
     let in_query = query.fold(0, |seen, byte| seen | CLASSES[usize::from(byte)]);
     if in_path & (NOT_IN_A_PATH | NOT_IN_A_TARGET) != 0 || in_query & NOT_IN_A_TARGET != 0 {
         return Err(Malformed::Byte);
@@ -189,6 +202,21 @@ pub(crate) fn decode(text: &str) -> Cow<'_, str> {
     }
     let decoded = decode_bytes(text.as_bytes());
     Cow::Owned(String::from_utf8(decoded).unwrap_or_else(|bad| String::from_utf8_lossy(bad.as_bytes()).into_owned()))
+}
+
+/// A target as a URL has it: what a URL must encode is encoded, and nothing else.
+pub fn as_url(target: &[u8]) -> Cow<'_, str> {
+    let is_plain = |byte: u8| CLASSES[usize::from(byte)] & (NOT_IN_A_PATH | NOT_IN_A_TARGET) == 0;
+    match std::str::from_utf8(target) {
+        Ok(text) if text.bytes().all(is_plain) => Cow::Borrowed(text),
+        Ok(_) | Err(_) => {
+            let encoded = target.iter().map(|byte| match *byte {
+                byte if is_plain(byte) => char::from(byte).to_string(),
+                byte => format!("%{byte:02X}"),
+            });
+            Cow::Owned(encoded.collect())
+        }
+    }
 }
 
 /// The path that prefixes are compared with, as nginx compares its locations: decoded once, slashes merged, `.` and `..`

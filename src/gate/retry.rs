@@ -57,6 +57,14 @@ pub enum AttemptFailure {
 }
 
 impl AttemptFailure {
+    /// Whether the endpoint may have got some of the request and not refused it, so that it may have processed it.
+    pub fn was_sent(self) -> bool {
+        match self {
+            Self::Connect | Self::Unsent | Self::Refused => false,
+            Self::Reset | Self::Timeout | Self::Rescued => true,
+        }
+    }
+
     /// The stable word for metrics and logs.
     pub fn as_str(self) -> &'static str {
         match self {

@@ -133,6 +133,18 @@ impl Answer {
         }
     }
 
+    /// No endpoint took the request, so that it can be sent again whatever it asks for.
+    pub(crate) fn unreachable(upstream: &str) -> Self {
+        Self {
+            retry_after: Some(RETRY_AFTER),
+            ..Self::new(
+                503,
+                "upstream_unreachable",
+                format!("No instance of {upstream} could be reached. The request was not sent. Try again shortly."),
+            )
+        }
+    }
+
     /// The endpoint that was asked failed.
     pub(crate) fn upstream_failed() -> Self {
         Self::new(

@@ -17,6 +17,7 @@ use crate::proxy::Gateway;
 use crate::proxy::answer::Answer;
 use crate::proxy::context::{Attempt, Course, Exchange};
 use crate::proxy::direct::while_there;
+use crate::proxy::failure;
 use crate::proxy::stream::Streaming;
 use crate::proxy::witness;
 use crate::upstream::snapshot::{Draw, Picked};
@@ -170,14 +171,13 @@ impl Gateway {
     }
 
     fn nobody(&self, exchange: &mut Exchange) -> Box<Error> {
-        let course = exchange.course.as_ref();
-        let first = course.is_some_and(|course| course.made == 0);
-        exchange.answer = Some(match course.filter(|_| first) {
-            None => Answer::upstream_failed(),
-            Some(course) => {
+        exchange.answer = Some(match &exchange.course {
+            Some(course) if course.made == 0 => {
                 let name = course.upstream.owner().settings.name.as_str();
                 Answer::no_endpoint(name, &course.routable().failing)
             }
+            Some(course) if !exchange.sent => failure::unreached(course),
+            Some(_) | None => Answer::upstream_failed(),
         });
         Error::new_up(ErrorType::HTTPStatus(503))
     }
@@ -220,6 +220,7 @@ impl Gateway {
 
     /// Whether the attempt under way may be made again elsewhere; if so it is given up.
     pub(super) fn retry(&self, session: &Session, exchange: &mut Exchange, failure: AttemptFailure) -> bool {
+        exchange.sent |= failure.was_sent();
         self.blame(exchange, witness::accusation(failure));
         witness::note(exchange, failure);
         let Some(course) = &exchange.course else {

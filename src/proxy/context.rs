@@ -42,6 +42,12 @@ pub(crate) struct Exchange {
     /// Since the request until the first byte of its answer.
     pub(crate) first_byte: Option<Duration>,
     pub(crate) stream: Option<Box<OpenStream>>,
+    /// Whether an endpoint may have got some of it.
+    pub(crate) sent: bool,
+    /// Whether the framework has sent the head of the attempt under way.
+    pub(crate) wrote: bool,
+    /// Whether the framework can have trailers for the answer, and then whether they can go to the client behind its chunks.
+    pub(crate) trails: bool,
     /// The cookie that its answer is to bring.
     pub(crate) cookie: Option<HeaderValue>,
     /// How long it waited because traffic was paused.
@@ -76,6 +82,8 @@ pub(crate) struct Course {
     /// Endpoints that failed it.
     pub(crate) tried: Vec<Arc<Endpoint>>,
     pub(crate) made: u32,
+    /// Connections on which nothing of it could be sent, and which count as no attempt.
+    pub(crate) unsent: u32,
     pub(crate) retrying: Option<Retrying>,
 }
 
@@ -155,6 +163,9 @@ impl Exchange {
             taking: Pace::default(),
             first_byte: None,
             stream: None,
+            sent: false,
+            wrote: false,
+            trails: false,
             cookie: None,
             held: Duration::ZERO,
             cut: None,

@@ -140,8 +140,9 @@ impl Gateway {
             let sent = timeout(timeouts.first_byte, connection.send(request)).await;
             match sent.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
                 Ok(()) => {}
-                Err(_) if was_kept => continue,
-                Err(e) => return Err(lost(AttemptFailure::Unsent, WireError::Broken(e))),
+                // It was closed while it was kept.
+                Err(_) if was_kept && !connection.has_sent() => continue,
+                Err(e) => return Err(lost(unwritten(&e, connection.has_sent()), WireError::Broken(e))),
             }
             let head = match exchange.upload.take() {
                 None => self.await_head(session, exchange, &endpoint, &mut connection).await,
@@ -286,6 +287,15 @@ pub(super) fn unconnected(e: &io::Error) -> AttemptFailure {
         AttemptFailure::Unsent
     } else {
         AttemptFailure::Connect
+    }
+}
+
+/// What a request that could not be written says of an attempt.
+fn unwritten(e: &io::Error, has_sent: bool) -> AttemptFailure {
+    match (has_sent, e.kind()) {
+        (false, _) => unconnected(e),
+        (true, io::ErrorKind::TimedOut) => AttemptFailure::Timeout,
+        (true, _) => AttemptFailure::Reset,
     }
 }
 

@@ -1,21 +1,20 @@
-//! Headers on their way through: what is dropped, what is set, and nothing else.
+//! Headers of a request on their way through: what is dropped, what is set, and nothing else.
 
 use std::borrow::Cow;
 use std::net::IpAddr;
 
-use http::StatusCode;
-use http::header::{
-    CACHE_CONTROL, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, HeaderName, HeaderValue,
-    TRANSFER_ENCODING,
-};
-use pingora::http::{RequestHeader, ResponseHeader};
+use bytes::Bytes;
+use http::header::{CONNECTION, COOKIE, HeaderName, HeaderValue};
+use pingora::http::RequestHeader;
+use pingora::{ErrorType, OrErr};
 
 use crate::config::{Place, RouteSettings};
 use crate::gate::client::Client;
 use crate::gate::hygiene;
-use crate::gate::path::{Form, OriginForm};
+use crate::gate::path::{Form, OriginForm, as_url};
 use crate::gate::route::without_port;
-use crate::http1::{Head, members};
+use crate::gate::scheme::{self, Scheme, is_scheme_header};
+use crate::http1::members;
 use crate::proxy::split;
 use crate::proxy::tunnel;
 
@@ -23,9 +22,8 @@ use crate::proxy::tunnel;
 pub(crate) struct Origin<'a> {
     pub(crate) client: &'a Client,
     pub(crate) peer: Option<IpAddr>,
-    pub(crate) port: HeaderValue,
-    /// Whether it came within TLS.
-    pub(crate) secure: bool,
+    /// The scheme that the client used.
+    pub(crate) scheme: Scheme,
     pub(crate) request_id: &'a RequestId,
     /// By what internal clients choose a pool, which is nobody else's business.
     pub(crate) preview_header: &'a HeaderName,
@@ -57,10 +55,10 @@ pub(crate) fn forward(request: &mut RequestHeader, origin: &Origin<'_>) -> pingo
 }
 
 /// Writes the head of a request as the gate sends it itself; `is_chunked` tells that its body is sent in chunks.
-pub(crate) fn write_head(request: &RequestHeader, path: &str, origin: &Origin<'_>, is_chunked: bool) -> Vec<u8> {
+pub(crate) fn write_head(request: &RequestHeader, target: &[u8], origin: &Origin<'_>, is_chunked: bool) -> Vec<u8> {
     let mut head = Vec::with_capacity(1024);
-    for part in [request.method.as_str(), " ", path, " HTTP/1.1\r\n"] {
-        head.extend_from_slice(part.as_bytes());
+    for part in [request.method.as_str().as_bytes(), b" ", target, b" HTTP/1.1\r\n"] {
+        head.extend_from_slice(part);
     }
     let nominated: Vec<&str> = nominated(request.headers.get_all(CONNECTION).iter()).collect();
     let stays_here = |name: &str| {
@@ -85,12 +83,13 @@ pub(crate) fn write_head(request: &RequestHeader, path: &str, origin: &Origin<'_
 
 /// So many headers are the gate's own.
 const OWN: usize = 6;
+const FORWARDED: HeaderName = HeaderName::from_static("forwarded");
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
 const REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
-const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const FORWARDED_PREFIX: HeaderName = HeaderName::from_static("x-forwarded-prefix");
 
 /// Shows `send` each header line that goes on: override headers do not, nor a stranger's claims about identity, nor what `stays_here`;
@@ -103,7 +102,7 @@ fn onward(
 ) {
     let trusted = origin.client.via_trusted;
     let edits = origin.route.map(|route| &route.request);
-    let (mut has_host, mut has_proto, mut has_port) = (false, false, false);
+    let mut has_host = false;
     let mut spelled = request.case_header_iter();
     for (name, value) in &request.headers {
         let spelled = spelled
@@ -114,6 +113,7 @@ fn onward(
         if is_ours
             || edits.is_some_and(|edits| edits.replaces(name))
             || hygiene::is_dropped(text)
+            || is_scheme_header(text)
             || (!trusted && hygiene::is_claim(text))
             || *name == *origin.preview_header
             || stays_here(text)
@@ -126,9 +126,13 @@ fn onward(
             rest.into_iter().for_each(|rest| send(name, spelled, &rest));
             continue;
         }
+        if *name == FORWARDED {
+            let rest = scheme::without_proto(value.as_bytes());
+            let rest = rest.and_then(|rest| HeaderValue::from_bytes(&rest).ok());
+            rest.into_iter().for_each(|rest| send(name, spelled, &rest));
+            continue;
+        }
         has_host |= *name == FORWARDED_HOST;
-        has_proto |= *name == FORWARDED_PROTO;
-        has_port |= *name == FORWARDED_PORT;
         send(name, spelled, value);
     }
     let mut own = |name: &HeaderName, spelled: &str, value: &HeaderValue| {
@@ -146,13 +150,9 @@ fn onward(
     if let Some(host) = request.headers.get(http::header::HOST).filter(|_| !has_host) {
         own(&FORWARDED_HOST, "X-Forwarded-Host", host);
     }
-    if !has_proto {
-        let scheme = HeaderValue::from_static(scheme(origin.secure));
-        own(&FORWARDED_PROTO, "X-Forwarded-Proto", &scheme);
-    }
-    if !has_port {
-        own(&FORWARDED_PORT, "X-Forwarded-Port", &origin.port);
-    }
+    let scheme = HeaderValue::from_static(origin.scheme.as_str());
+    own(&FORWARDED_PROTO, "X-Forwarded-Proto", &scheme);
+    own(&FORWARDED_PORT, "X-Forwarded-Port", &port(request, origin));
     own(&REQUEST_ID, "X-Request-Id", &origin.request_id.0);
     if let Some(prefix) = origin.route.and_then(cut_off) {
         own(&FORWARDED_PREFIX, "X-Forwarded-Prefix", &prefix);
@@ -166,15 +166,76 @@ fn set(request: &RequestHeader, origin: &Origin<'_>, mut send: impl FnMut(&Heade
     for (name, template) in edits.into_iter().flat_map(|edits| &edits.set) {
         // A value that the client has made impossible is not sent, and neither is what came under its name.
         if let Ok(value) =
-            HeaderValue::try_from(template.fill(|place| told(place, request, origin.client, origin.secure)))
+            HeaderValue::try_from(template.fill(|place| told(place, request, origin.client, origin.scheme)))
         {
             send(name, name.as_str().as_bytes(), &value);
         }
     }
 }
 
-fn scheme(secure: bool) -> &'static str {
-    if secure { "https" } else { "http" }
+/// The scheme that a client used: what a trusted proxy says, else that of the connection.
+pub(crate) fn scheme_of(request: &RequestHeader, client: &Client, is_secure: bool) -> Scheme {
+    let said = client.via_trusted.then(|| scheme::scheme(lines(request)));
+    said.flatten().unwrap_or(Scheme::of_connection(is_secure))
+}
+
+/// The port that a client used.
+fn port(request: &RequestHeader, origin: &Origin<'_>) -> HeaderValue {
+    let said = lines(request).filter(|_| origin.client.via_trusted);
+    match scheme::port(said, host(request).as_bytes(), origin.scheme) {
+        80 => HeaderValue::from_static("80"),
+        443 => HeaderValue::from_static("443"),
+        port => port.into(),
+    }
+}
+
+/// A target as it came, for which the framework was given another one.
+#[derive(Clone)]
+struct Target(Bytes);
+
+/// Notes the target of a request as it came.
+pub(crate) fn set_target(request: &mut RequestHeader, target: &[u8]) {
+    request.extensions_mut().insert(Target(Bytes::copy_from_slice(target)));
+}
+
+/// The target of a request as it came.
+pub(crate) fn target(request: &RequestHeader) -> &[u8] {
+    match request.extensions.get::<Target>() {
+        Some(Target(target)) => target,
+        None => request.raw_path(),
+    }
+}
+
+/// The header lines of a request.
+pub(crate) fn lines(request: &RequestHeader) -> impl Iterator<Item = (&str, &[u8])> {
+    request
+        .headers
+        .iter()
+        .map(|(name, value)| (name.as_str(), value.as_bytes()))
+}
+
+/// The `Host`, or nothing where HTTP/1.0 sent none.
+pub(crate) fn host(request: &RequestHeader) -> &str {
+    let host = request.headers.get(http::header::HOST);
+    host.and_then(|host| host.to_str().ok()).unwrap_or_default()
+}
+
+/// Joins the lines of `Cookie` into one. HTTP/2 clients split it, and whoever reads the request as HTTP/1 takes several lines for a list with commas
+/// (RFC 9113 section 8.2.3).
+pub(crate) fn join_cookies(request: &mut RequestHeader) -> pingora::Result<()> {
+    let mut lines = request.headers.get_all(COOKIE).iter();
+    if lines.next().is_none() || lines.next().is_none() {
+        return Ok(());
+    }
+    let lines: Vec<&[u8]> = request
+        .headers
+        .get_all(COOKIE)
+        .iter()
+        .map(HeaderValue::as_bytes)
+        .collect();
+    let joined = HeaderValue::from_maybe_shared(Bytes::from(lines.join(&b"; "[..])));
+    let joined = joined.or_err(ErrorType::InvalidHTTPHeader, "joining cookies")?;
+    request.insert_header("Cookie", joined)
 }
 
 /// The addresses that a request has come through, the last one the peer of the socket.
@@ -194,20 +255,16 @@ fn cut_off(route: &RouteSettings) -> Option<HeaderValue> {
 }
 
 /// What a request says, where a template asks for it.
-pub(crate) fn told<'r>(place: Place, request: &'r RequestHeader, client: &Client, secure: bool) -> Cow<'r, str> {
-    let header = |name: HeaderName| request.headers.get(name).and_then(|value| value.to_str().ok());
-    let form = || match OriginForm::parse(request.raw_path(), false) {
+pub(crate) fn told<'r>(place: Place, request: &'r RequestHeader, client: &Client, scheme: Scheme) -> Cow<'r, str> {
+    let form = || match OriginForm::parse(target(request), false) {
         Ok(Form::Origin(form)) => Some(form),
         Ok(Form::Asterisk) | Err(_) => None,
     };
     match place {
-        Place::Scheme => match header(FORWARDED_PROTO).filter(|_| client.via_trusted) {
-            Some(told) => scheme(told == "https").into(),
-            None => scheme(secure).into(),
-        },
-        Place::Host => without_port(header(http::header::HOST).unwrap_or_default()).into(),
+        Place::Scheme => scheme.as_str().into(),
+        Place::Host => without_port(host(request)).into(),
         Place::Path => form().map_or("/".into(), |form| form.path().to_owned().into()),
-        Place::Uri => form().map_or("/".into(), OriginForm::into_target),
+        Place::Uri => form().map_or("/".into(), |form| as_url(form.target()).into_owned().into()),
         Place::Client => client.address.map_or("".into(), |address| address.to_string().into()),
     }
 }
@@ -241,85 +298,10 @@ fn joined(request: &RequestHeader, name: &str) -> Option<String> {
     (!lines.is_empty()).then(|| lines.join(", "))
 }
 
-/// Hop-by-hop headers of an answer (RFC 9110 section 7.6.1); framing and upgrades are the framework's.
-const HOP_BY_HOP: [&str; 3] = ["keep-alive", "proxy-authenticate", "proxy-connection"];
-
-/// Makes an answer fit to be sent on. An event stream is marked so that no proxy further out holds its events back.
-pub(crate) fn answer(response: &mut ResponseHeader, request_id: &RequestId) -> pingora::Result<()> {
-    if response.status != StatusCode::SWITCHING_PROTOCOLS {
-        let lines = response.headers.get_all(CONNECTION).iter();
-        let nominated: Vec<String> = nominated(lines).map(str::to_owned).collect();
-        for name in HOP_BY_HOP.into_iter().chain(nominated.iter().map(String::as_str)) {
-            response.remove_header(name);
-        }
-    }
-    mark(response, request_id)
-}
-
-/// The same for an answer that was read by the gate itself. Its framing is written anew: where it has no length, in chunks if those
-/// may be sent, else it ends with the connection.
-pub(crate) fn relayed(head: Head, chunks: bool, request_id: &RequestId) -> pingora::Result<ResponseHeader> {
-    let mut response = ResponseHeader::build_no_case(head.status, Some(head.headers.len() + OWN))?;
-    let connection: Vec<HeaderValue> = head.all(CONNECTION).cloned().collect();
-    let nominated: Vec<&str> = nominated(connection.iter()).collect();
-    let stays_here = |name: &HeaderName| {
-        let is_framing = *name == CONNECTION || *name == TRANSFER_ENCODING;
-        let is_nominated = nominated
-            .iter()
-            .any(|nominated| nominated.eq_ignore_ascii_case(name.as_str()));
-        is_framing || is_nominated || HOP_BY_HOP.contains(&name.as_str())
-    };
-    let mut has_length = false;
-    for (name, value) in head.headers {
-        if !stays_here(&name) {
-            has_length |= name == CONTENT_LENGTH;
-            response.append_header(name, value)?;
-        }
-    }
-    if chunks && !has_length {
-        response.insert_header(TRANSFER_ENCODING, HeaderValue::from_static("chunked"))?;
-    }
-    if head.status == StatusCode::SWITCHING_PROTOCOLS {
-        response.insert_header(CONNECTION, HeaderValue::from_static("Upgrade"))?;
-    }
-    mark(&mut response, request_id)?;
-    Ok(response)
-}
-
-fn mark(response: &mut ResponseHeader, request_id: &RequestId) -> pingora::Result<()> {
-    if is_event_stream(response) {
-        if !response.headers.contains_key("x-accel-buffering") {
-            response.insert_header("X-Accel-Buffering", "no")?;
-        }
-        if !response.headers.contains_key(CACHE_CONTROL) {
-            response.insert_header(CACHE_CONTROL, "no-cache")?;
-        }
-    }
-    response.insert_header(REQUEST_ID, request_id.value())
-}
-
 /// The headers that `Connection` names as meant for the next hop alone; what frames a message is nobody's option.
-fn nominated<'a>(connection: impl Iterator<Item = &'a HeaderValue>) -> impl Iterator<Item = &'a str> {
+pub(crate) fn nominated<'a>(connection: impl Iterator<Item = &'a HeaderValue>) -> impl Iterator<Item = &'a str> {
     const KEPT: [&str; 5] = ["close", "keep-alive", "upgrade", "transfer-encoding", "content-length"];
     members(connection).filter(|word| !word.is_empty() && !KEPT.iter().any(|kept| kept.eq_ignore_ascii_case(word)))
-}
-
-/// Whether an answer streams events.
-pub(crate) fn is_event_stream(response: &ResponseHeader) -> bool {
-    let kind = response
-        .headers
-        .get(CONTENT_TYPE)
-        .map(HeaderValue::as_bytes)
-        .unwrap_or_default();
-    kind.get(..17)
-        .is_some_and(|start| start.eq_ignore_ascii_case(b"text/event-stream"))
-}
-
-/// Whether the body of an answer can be read as it passes, and something be added to it.
-pub(crate) fn is_open_text(response: &ResponseHeader) -> bool {
-    let plain = |coding: &HeaderValue| coding.as_bytes().eq_ignore_ascii_case(b"identity");
-    let mut codings = response.headers.get_all(CONTENT_ENCODING).iter();
-    codings.all(plain) && !response.headers.contains_key(CONTENT_LENGTH)
 }
 
 /// The id under which a request is known, in every log that it passes.

@@ -7,7 +7,9 @@ mod answer;
 mod choice;
 mod context;
 mod direct;
+mod failure;
 mod headers;
+mod no_chunks;
 mod overlap;
 mod own_answers;
 mod pacing;
@@ -16,6 +18,7 @@ mod reach;
 mod record;
 mod relay;
 mod request;
+mod response;
 mod side;
 mod site;
 mod split;
@@ -31,8 +34,8 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use bytes::Bytes;
-use http::Version;
 use http::header::{EXPECT, HOST};
+use http::{HeaderMap, StatusCode, Version};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::protocols::Digest;
 use pingora::proxy::{FailToProxy, ProxyHttp, Session};
@@ -97,10 +100,17 @@ impl ProxyHttp for Gateway {
         if let Some(conn) = conn(session) {
             conn.headers_done();
         }
+        if let Some(target) = conn(session).and_then(|conn| conn.target().map(<[u8]>::to_vec)) {
+            headers::set_target(session.req_header_mut(), &target);
+        }
         request::restore_refused(session)?;
         name_host(session.req_header_mut(), &self.door.name)?;
         forget_expectation(session.req_header_mut());
+        headers::join_cookies(session.req_header_mut())?;
         self.announce_end(session);
+        // HTTP/1.0 has no interim answers (RFC 9110 section 15.2).
+        let knows_interim_answers = session.req_header().version != Version::HTTP_10;
+        session.set_ignore_info_resp(!knows_interim_answers);
         Ok(())
     }
 
@@ -147,6 +157,7 @@ impl ProxyHttp for Gateway {
         }
         let length = body.as_ref().map_or(0, Bytes::len);
         exchange.received += length as u64;
+        exchange.wrote = true;
         let Some(course) = &exchange.course else {
             return Ok(());
         };
@@ -212,6 +223,7 @@ impl ProxyHttp for Gateway {
         request: &mut RequestHeader,
         exchange: &mut Exchange,
     ) -> pingora::Result<()> {
+        exchange.wrote = false;
         self.prepare(session, request, exchange)
     }
 
@@ -220,45 +232,20 @@ impl ProxyHttp for Gateway {
         session: &mut Session,
         _peer: &HttpPeer,
         exchange: &mut Exchange,
-        mut e: Box<Error>,
+        e: Box<Error>,
     ) -> Box<Error> {
-        let cause = e
-            .cause
-            .as_ref()
-            .and_then(|cause| cause.downcast_ref::<std::io::Error>());
-        let failure = cause.map_or(AttemptFailure::Connect, direct::unconnected);
-        let again = self.retry(session, exchange, failure);
-        e.set_retry(again);
-        e.as_up();
-        e
+        self.unconnected(session, exchange, e)
     }
 
     fn error_while_proxy(
         &self,
         _peer: &HttpPeer,
         session: &mut Session,
-        mut e: Box<Error>,
+        e: Box<Error>,
         exchange: &mut Exchange,
         reused: bool,
     ) -> Box<Error> {
-        let refused = matches!(e.etype(), ErrorType::HTTPStatus(503)) && e.retry();
-        if refused {
-            return e;
-        }
-        if let Some(why) = exchange.severed() {
-            return self.cut(exchange, why);
-        }
-        let theirs = *e.esource() == ErrorSource::Upstream;
-        let ours = theirs && session.response_written().is_none();
-        if ours && self.waits_for_client(exchange, &e) {
-            return self.too_slow(exchange);
-        }
-        if theirs && !ours {
-            self.broke_off(exchange);
-        }
-        let again = ours && self.retry(session, exchange, failure(&e, exchange, reused));
-        e.set_retry(again);
-        e
+        self.failed(session, exchange, e, reused)
     }
 
     async fn upstream_response_filter(
@@ -268,9 +255,14 @@ impl ProxyHttp for Gateway {
         exchange: &mut Exchange,
     ) -> pingora::Result<()> {
         let status = response.status;
-        if status.is_informational() && status != http::StatusCode::SWITCHING_PROTOCOLS {
+        if status == StatusCode::SWITCHING_PROTOCOLS && !tunnel::is_asked_for(session.req_header()) {
+            return Err(Error::new_up(ErrorType::InvalidHTTPHeader));
+        }
+        if status.is_informational() && status != StatusCode::SWITCHING_PROTOCOLS {
             return Ok(());
         }
+        // Of trailers in HTTP/1.1 the framework tells nothing.
+        exchange.trails = response.version == Version::HTTP_2;
         self.hear(exchange, status.as_u16());
         if status == http::StatusCode::SERVICE_UNAVAILABLE && self.retry(session, exchange, AttemptFailure::Refused) {
             let mut e = Error::new_up(ErrorType::HTTPStatus(503));
@@ -316,8 +308,20 @@ impl ProxyHttp for Gateway {
         exchange: &mut Exchange,
     ) -> pingora::Result<()> {
         self.announce_end(session);
-        headers::answer(response, &exchange.request_id)?;
-        self.edit(session, response, exchange)
+        self.dress(session, response, exchange)
+    }
+
+    fn upstream_response_trailer_filter(
+        &self,
+        session: &mut Session,
+        trailers: &mut HeaderMap,
+        exchange: &mut Exchange,
+    ) -> pingora::Result<()> {
+        response::clean_trailers(trailers);
+        if let Some(conn) = conn(session).filter(|_| exchange.trails) {
+            conn.set_trailers(trailers);
+        }
+        Ok(())
     }
 
     async fn fail_to_proxy(&self, session: &mut Session, e: &Error, exchange: &mut Exchange) -> FailToProxy {
@@ -328,7 +332,7 @@ impl ProxyHttp for Gateway {
         let is_malformed = conn(session).is_some_and(|conn| conn.malformed().is_some());
         let answer = match (exchange.answer.take(), e.esource()) {
             (Some(answer), _) => Some(answer),
-            (None, ErrorSource::Upstream) => Some(upstream_failed(e, exchange)),
+            (None, ErrorSource::Upstream) => Some(failure::answer(e, exchange)),
             (None, ErrorSource::Downstream) if is_malformed => {
                 Some(exchange.refuse(Answer::refused(400, "chunks"), "chunks"))
             }
@@ -338,7 +342,7 @@ impl ProxyHttp for Gateway {
         };
         self.conclude(session, exchange).await;
         let error_code = answer.as_ref().map_or(0, |answer| answer.status);
-        if let Some(answer) = answer.filter(|_| session.response_written().is_none()) {
+        if let Some(answer) = answer.filter(|_| !failure::has_answered(session)) {
             session.set_keepalive(None);
             // The client may have gone meanwhile, and then nobody misses the answer.
             let cors = exchange.route().and_then(|route| route.cors.as_ref());
@@ -410,26 +414,4 @@ fn name_host(request: &mut RequestHeader, listener: &str) -> pingora::Result<()>
         None => return Ok(()),
     };
     request.insert_header(HOST, host)
-}
-
-fn failure(e: &Error, exchange: &Exchange, reused: bool) -> AttemptFailure {
-    if exchange.is_overdue() || *e.etype() == ErrorType::ReadTimedout {
-        AttemptFailure::Timeout
-    } else if reused && *e.etype() == ErrorType::WriteError {
-        AttemptFailure::Unsent
-    } else {
-        AttemptFailure::Reset
-    }
-}
-
-fn upstream_failed(e: &Error, exchange: &Exchange) -> Answer {
-    let timed_out = matches!(
-        e.etype(),
-        ErrorType::ReadTimedout | ErrorType::WriteTimedout | ErrorType::ConnectTimedout
-    );
-    if exchange.is_overdue() || timed_out {
-        Answer::upstream_timeout()
-    } else {
-        Answer::upstream_failed()
-    }
 }

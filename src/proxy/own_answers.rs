@@ -14,7 +14,6 @@ use crate::gate::client::Client;
 use crate::gate::cors::Cors;
 use crate::proxy::Gateway;
 use crate::proxy::answer::{Answer, Fixed};
-use crate::proxy::headers;
 
 impl Gateway {
     /// The proof that an authority asks for (RFC 8555 section 8.3).
@@ -32,7 +31,7 @@ impl Gateway {
         match &route.target {
             Target::Upstream(_) => None,
             Target::Redirect(status, to) => {
-                let to = to.fill(|place| headers::told(place, request, client, self.door.is_secure()));
+                let to = to.fill(|place| self.told(place, request, client));
                 Some(redirect(*status, to))
             }
             Target::Answer(status, kind, body) => Some(Fixed {
@@ -49,7 +48,7 @@ impl Gateway {
         if !self.door.settings.redirect_to_https || path.starts_with(acme::PREFIX) {
             return None;
         }
-        let told = |place| headers::told(place, request, client.unwrap_or(&Client::UNKNOWN), false);
+        let told = |place| self.told(place, request, client.unwrap_or(&Client::UNKNOWN));
         let elsewhere = told(Place::Scheme) == "http";
         elsewhere.then(|| {
             redirect(

@@ -7,7 +7,8 @@ use crate::access_log::AccessRecord;
 use crate::clock::wall_now;
 use crate::proxy::Gateway;
 use crate::proxy::context::Exchange;
-use crate::proxy::request::host;
+use crate::proxy::failure::has_answered;
+use crate::proxy::headers::{host, target};
 
 /// The status of a request whose client went away before an answer, as nginx logs it.
 const CLIENT_GONE: u16 = 499;
@@ -18,7 +19,8 @@ impl Gateway {
     /// Tells of a request and counts it. Returns whether its client has a whole answer.
     pub(super) fn tell(&self, session: &Session, e: Option<&Error>, exchange: &mut Exchange) -> bool {
         let took = self.clock.now() - exchange.start;
-        let written = session.response_written().map(|header| header.status.as_u16());
+        let written = session.response_written().filter(|_| has_answered(session));
+        let written = written.map(|header| header.status.as_u16());
         let status = written.unwrap_or(CLIENT_GONE);
         let end = end(e, exchange, written.is_some());
         if let Some(course) = &exchange.course {
@@ -77,7 +79,7 @@ fn record<'a>(
         client: exchange.client.and_then(|client| client.address),
         method: request.method.as_str(),
         host: host(request),
-        path: path(request.raw_path()),
+        path: path(target(request)),
         status,
         bytes: session.body_bytes_sent(),
         upstream: course.map(|course| course.upstream.owner().settings.name.as_str()),

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{StatusCode, Version};
+use http::{HeaderMap, StatusCode, Version};
+use pingora::protocols::http::HttpTask;
 use pingora::proxy::Session;
 use pingora::{Error, ErrorType};
 use tokio::time::error::Elapsed;
@@ -18,8 +19,8 @@ use crate::proxy::Gateway;
 use crate::proxy::answer::{Answer, LastEvent};
 use crate::proxy::context::Exchange;
 use crate::proxy::direct::{Answered, gone, upstream_error};
-use crate::proxy::headers;
 use crate::proxy::request::conn;
+use crate::proxy::response::{self, Form};
 use crate::proxy::stream::Streaming;
 use crate::upstream::Endpoint;
 use crate::upstream::streams::{PATIENCE, Stream, Why};
@@ -88,10 +89,14 @@ impl Gateway {
         } = answered;
         let has_body = !connection.is_over();
         let switches = head.status == StatusCode::SWITCHING_PROTOCOLS;
-        let chunks = has_body && !switches && session.req_header().version == Version::HTTP_11;
+        let version = session.req_header().version;
+        let form = Form::of(version, has_body && !switches, connection.is_chunked());
         self.announce_end(session);
-        let mut response = headers::relayed(head, chunks, &exchange.request_id)?;
+        let mut response = response::relayed(head, form, &exchange.request_id)?;
         self.edit(session, &mut response, exchange)?;
+        if response::ends_with_connection(&response, version, has_body) {
+            session.set_keepalive(None);
+        }
         let streaming = Streaming::of(&response).filter(|_| switches || has_body);
         self.begun(session, exchange, streaming);
         if switches {
@@ -103,8 +108,12 @@ impl Gateway {
                 .carry(session, exchange, connection.into_tunnel(), timeouts.idle)
                 .await;
         }
-        session.write_response_header(Box::new(response), !has_body).await?;
-        if has_body {
+        if !has_body {
+            // In HTTP/2 the head says so itself: a length without a body is an error to some clients where the end comes in a frame of its own.
+            let head = HttpTask::Header(Box::new(response), true);
+            session.write_response_tasks(vec![head]).await?;
+        } else {
+            session.write_response_header(Box::new(response), false).await?;
             let ended = self
                 .relay_body(session, exchange, &endpoint, &mut connection, timeouts.idle)
                 .await?;
@@ -158,7 +167,12 @@ impl Gateway {
                     endpoint.pulse.deliver();
                     let is_all = read(exchange, &mut part, teller.says().is_some());
                     over = connection.is_over() && is_all;
-                    self.give_unless(session, exchange, part, over, &teller).await?;
+                    let trailers = response::trailers(connection.take_trailers());
+                    if over && !trailers.is_empty() {
+                        self.give_with(session, exchange, part, trailers, &teller).await?;
+                    } else {
+                        self.give_unless(session, exchange, part, over, &teller).await?;
+                    }
                 }
                 Err(e) => {
                     // What did come is the client's. A read sends on what was gathered, and nothing is to be read here.
@@ -211,6 +225,27 @@ impl Gateway {
             }
         }
         Err(self.cut(exchange, why))
+    }
+
+    /// Gives the last part to the client, and trailers behind it where its version of HTTP has them.
+    async fn give_with(
+        &self,
+        session: &mut Session,
+        exchange: &mut Exchange,
+        part: Option<Bytes>,
+        trailers: HeaderMap,
+        teller: &Teller<'_>,
+    ) -> pingora::Result<()> {
+        if session.req_header().version == Version::HTTP_2 {
+            self.give_unless(session, exchange, part, false, teller).await?;
+            let ended = session.as_downstream_mut().write_response_trailers(trailers).await;
+            return ended.map_err(|e| e.into_down());
+        }
+        let conn = conn(session).filter(|_| session.req_header().version == Version::HTTP_11);
+        if let Some(conn) = conn {
+            conn.set_trailers(&trailers);
+        }
+        self.give_unless(session, exchange, part, true, teller).await
     }
 
     /// Gives a part to the client. Once the request is to end, the client has so long to take it and no longer.

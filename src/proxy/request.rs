@@ -11,18 +11,19 @@ use pingora::proxy::Session;
 use pingora::{Error, ErrorType};
 use tracing::warn;
 
+use crate::config::Place;
 use crate::edge::conn::Conn;
 use crate::gate::alarm::AlarmVerdict;
 use crate::gate::cidr::CidrSet;
 use crate::gate::client::{self, Client};
 use crate::gate::guard::{Admission, GuardAnswer};
 use crate::gate::hygiene::{self, HttpVersion, Refusal};
-use crate::gate::path::{Form, OriginForm, canonical};
+use crate::gate::path::{Form, OriginForm, as_url, canonical};
 use crate::proxy::Gateway;
 use crate::proxy::answer::{Answer, Fixed, share};
 use crate::proxy::choice;
 use crate::proxy::context::{Course, Exchange};
-use crate::proxy::headers::{self, Origin, RequestId};
+use crate::proxy::headers::{self, Origin, RequestId, host, lines, scheme_of};
 use crate::proxy::own_answers::preflight;
 use crate::proxy::rate::Rates;
 use crate::proxy::site::Site;
@@ -55,7 +56,8 @@ pub(super) fn restore_refused(session: &mut Session) -> pingora::Result<()> {
     if let Ok(method) = Method::from_bytes(refused.method.as_bytes()) {
         request.set_method(method);
     }
-    request.set_raw_path(refused.target.as_bytes())
+    headers::set_target(request, refused.target.as_bytes());
+    Ok(())
 }
 
 fn identify(session: &Session, trusted: &CidrSet) -> Client {
@@ -96,7 +98,7 @@ impl Gateway {
         {
             return Admitted::Answer(exchange.refuse(Answer::refused(400, "host"), "host"));
         }
-        let form = match OriginForm::parse(request.raw_path(), method == "OPTIONS") {
+        let form = match OriginForm::parse(headers::target(request), method == "OPTIONS") {
             Ok(Form::Origin(form)) => form,
             Ok(Form::Asterisk) => return Admitted::Answer(exchange.refuse(Answer::not_found(404), "asterisk")),
             Err(malformed) => {
@@ -136,7 +138,7 @@ impl Gateway {
     fn bounded(&self, session: &Session, exchange: &mut Exchange, client: &Client) -> Option<Admitted> {
         let request = session.req_header();
         let bounds = &self.door.settings.limits.bounds;
-        if let Err(refusal) = hygiene::check_size(bounds, request.raw_path().len(), lines(request)) {
+        if let Err(refusal) = hygiene::check_size(bounds, headers::target(request).len(), lines(request)) {
             let answer = Answer::refused(refusal.status(), refusal.reason());
             return Some(self.limited(exchange, answer, refusal.reason()));
         }
@@ -217,7 +219,7 @@ impl Gateway {
         let Some(upstream) = to.upstream.clone() else {
             return Admitted::Answer(exchange.refuse(Answer::internal(), "no_upstream"));
         };
-        if route.strip_prefix && behind(&route.path, path).is_none() {
+        if route.strip_prefix && behind(&route.path, path.as_bytes()).is_none() {
             return Admitted::Answer(exchange.refuse(Answer::not_found(404), "no_route"));
         }
         let body_limit = route.body_limit.unwrap_or(self.door.settings.body_limit);
@@ -239,6 +241,7 @@ impl Gateway {
             attempt: None,
             tried: Vec::new(),
             made: 0,
+            unsent: 0,
             retrying: None,
         });
         if let Some((answer, reason)) = self.steer(session, exchange, site) {
@@ -254,10 +257,10 @@ impl Gateway {
         request: &mut RequestHeader,
         exchange: &mut Exchange,
     ) -> pingora::Result<()> {
-        let target = self.final_target(request, exchange)?;
-        if target.as_bytes() != request.raw_path() {
-            let target = target.into_owned();
-            request.set_raw_path(target.as_bytes())?;
+        let target = self.final_target(session.req_header(), exchange)?;
+        if *target != *request.raw_path() && request.set_raw_path(&target).is_err() {
+            // The framework's URLs have no such bytes.
+            request.set_raw_path(as_url(&target).as_bytes())?;
         }
         let client = exchange.client.unwrap_or(Client::UNKNOWN);
         headers::forward(request, &self.origin(session, &client, exchange))
@@ -274,25 +277,24 @@ impl Gateway {
     }
 
     /// The target that is sent on. The guard has the last word on it.
-    fn final_target<'r>(&self, request: &'r RequestHeader, exchange: &mut Exchange) -> pingora::Result<Cow<'r, str>> {
+    fn final_target<'r>(&self, request: &'r RequestHeader, exchange: &mut Exchange) -> pingora::Result<Cow<'r, [u8]>> {
         let Some(client) = exchange.client else {
             return Error::e_explain(ErrorType::InternalError, "a request without a client");
         };
-        let Ok(Form::Origin(form)) = OriginForm::parse(request.raw_path(), false) else {
+        let Ok(Form::Origin(form)) = OriginForm::parse(headers::target(request), false) else {
             return Error::e_explain(ErrorType::InternalError, "a target that was not admitted");
         };
         self.guard_again(&client, form.path(), exchange)?;
         let route = exchange.route().filter(|route| route.strip_prefix);
-        let Some(rest) = route.map(|route| behind(&route.path, form.target()).unwrap_or_default().to_owned()) else {
+        let Some(mut target) = route.map(|route| behind(&route.path, form.target()).unwrap_or_default().to_owned())
+        else {
             return Ok(form.into_target());
         };
-        let target = if rest.starts_with('/') {
-            rest
-        } else {
-            format!("/{rest}")
-        };
+        if target.first() != Some(&b'/') {
+            target.insert(0, b'/');
+        }
         // What is behind a prefix may be what another one guards.
-        let path = match OriginForm::parse(target.as_bytes(), false) {
+        let path = match OriginForm::parse(&target, false) {
             Ok(Form::Origin(form)) => form.path().to_owned(),
             Ok(Form::Asterisk) | Err(_) => {
                 exchange.answer = Some(Answer::refused(400, "malformed"));
@@ -340,8 +342,7 @@ impl Gateway {
         }
         let client = exchange.client.unwrap_or(Client::UNKNOWN);
         for (name, template) in &route.response.set {
-            let text =
-                template.fill(|place| headers::told(place, session.req_header(), &client, self.door.is_secure()));
+            let text = template.fill(|place| self.told(place, session.req_header(), &client));
             if let Ok(value) = HeaderValue::try_from(text) {
                 response.insert_header(name.clone(), value)?;
             }
@@ -351,31 +352,29 @@ impl Gateway {
 }
 
 /// What stands behind a prefix that is cut off: nothing, or the rest of the path from a slash on.
-fn behind<'t>(prefix: &str, target: &'t str) -> Option<&'t str> {
-    let rest = target.strip_prefix(prefix)?;
-    let ends = prefix.ends_with('/') || rest.is_empty() || rest.starts_with(['/', '?']);
+fn behind<'t>(prefix: &str, target: &'t [u8]) -> Option<&'t [u8]> {
+    let rest = target.strip_prefix(prefix.as_bytes())?;
+    let ends = prefix.ends_with('/') || rest.first().is_none_or(|next| matches!(next, b'/' | b'?'));
     ends.then_some(rest)
 }
 
 impl Gateway {
+    /// What a request says, where a template asks for it.
+    pub(super) fn told<'r>(&self, place: Place, request: &'r RequestHeader, client: &Client) -> Cow<'r, str> {
+        let scheme = scheme_of(request, client, self.door.is_secure());
+        headers::told(place, request, client, scheme)
+    }
+
     fn origin<'a>(&self, session: &Session, client: &'a Client, exchange: &'a Exchange) -> Origin<'a> {
         Origin {
             route: exchange.route(),
             preview_header: &exchange.site.overlap.preview_header,
             client,
             peer: peer(session).map(|peer| peer.to_canonical()),
-            port: self.door.port.clone(),
-            secure: self.door.is_secure(),
+            scheme: scheme_of(session.req_header(), client, self.door.is_secure()),
             request_id: &exchange.request_id,
         }
     }
-}
-
-fn lines(request: &RequestHeader) -> impl Iterator<Item = (&str, &[u8])> {
-    request
-        .headers
-        .iter()
-        .map(|(name, value)| (name.as_str(), value.as_bytes()))
 }
 
 fn version(request: &RequestHeader) -> HttpVersion {
@@ -384,12 +383,6 @@ fn version(request: &RequestHeader) -> HttpVersion {
         http::Version::HTTP_2 => HttpVersion::Http2,
         _ => HttpVersion::Http11,
     }
-}
-
-/// The `Host`, or nothing where HTTP/1.0 sent none.
-pub(super) fn host(request: &RequestHeader) -> &str {
-    let host = request.headers.get(http::header::HOST);
-    host.and_then(|host| host.to_str().ok()).unwrap_or_default()
 }
 
 /// The length that a body has by its header.

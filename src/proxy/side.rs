@@ -10,19 +10,18 @@ use pingora::proxy::Session;
 use pingora::{Error, ErrorType};
 use tokio::time::{Instant, timeout_at};
 
-use crate::config::Place;
 use crate::gate::client::Client;
 use crate::gate::direction::{Share, Split, Traffic};
 use crate::gate::names::PoolName;
 use crate::gate::ring;
 use crate::gate::route::without_port;
+use crate::gate::scheme::Scheme;
 use crate::proxy::Gateway;
 use crate::proxy::answer::Answer;
 use crate::proxy::choice;
 use crate::proxy::context::{Course, Exchange};
 use crate::proxy::direct::while_there;
-use crate::proxy::headers;
-use crate::proxy::request::host;
+use crate::proxy::headers::{host, scheme_of};
 use crate::proxy::site::Site;
 
 impl Gateway {
@@ -70,8 +69,8 @@ impl Gateway {
         let pool = pool.unwrap_or_else(|| direction.active.clone());
         if is_drawn {
             let client = exchange.client.unwrap_or(Client::UNKNOWN);
-            let scheme = headers::told(Place::Scheme, request, &client, self.door.is_secure());
-            exchange.cookie = self.split_key.give(&pool, share.cutover, scheme == "https");
+            let is_https = scheme_of(request, &client, self.door.is_secure()) == Scheme::Https;
+            exchange.cookie = self.split_key.give(&pool, share.cutover, is_https);
         }
         if let Some(course) = &mut exchange.course {
             course.go_to(pool);

@@ -13,8 +13,9 @@ use crate::gate::sse::{Dialect, Reader};
 use crate::proxy::Gateway;
 use crate::proxy::answer::LastEvent;
 use crate::proxy::context::Exchange;
-use crate::proxy::headers;
+use crate::proxy::headers::target;
 use crate::proxy::record::path;
+use crate::proxy::response;
 use crate::upstream::streams::{About, Kind, Open, PATIENCE, Why};
 use crate::upstream::tally::StreamEnd;
 
@@ -31,10 +32,10 @@ impl Streaming {
     pub(crate) fn of(response: &ResponseHeader) -> Option<Self> {
         let kind = match response.status {
             StatusCode::SWITCHING_PROTOCOLS => Kind::Websocket,
-            _ if headers::is_event_stream(response) => Kind::Sse,
+            _ if response::is_event_stream(response) => Kind::Sse,
             _ => return None,
         };
-        let open_text = kind == Kind::Sse && headers::is_open_text(response);
+        let open_text = kind == Kind::Sse && response::is_open_text(response);
         Some(Self { kind, open_text })
     }
 }
@@ -111,7 +112,7 @@ impl Gateway {
             request_id: exchange.request_id.as_str().to_owned(),
             client: exchange.client.and_then(|client| client.address),
             method: request.method.as_str().to_owned(),
-            path: path(request.raw_path()).to_owned(),
+            path: path(target(request)).to_owned(),
             endpoint: attempt.endpoint.owner().id.clone(),
             kind: streaming.kind,
             since: exchange.start,

@@ -14,7 +14,7 @@ use tokio::time::timeout;
 use crate::origins;
 
 /// A browser takes its time to start.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A page that does what Dify's pages do, and tells what came of it.
 const PAGE: &str = r#"<!doctype html><title>page</title><script>
@@ -49,7 +49,7 @@ work().catch(error => { told.error = String(error); }).finally(() => post("/repo
 </script>"#;
 
 /// Where the page reports.
-async fn report(listener: TcpListener) -> Value {
+pub(crate) async fn report(listener: TcpListener) -> Value {
     loop {
         let (stream, _) = listener.accept().await.unwrap();
         let mut stream = BufReader::new(stream);
@@ -72,7 +72,7 @@ async fn report(listener: TcpListener) -> Value {
     }
 }
 
-fn chromium(folder: &tempfile::TempDir) -> Command {
+pub(crate) fn chromium(folder: &tempfile::TempDir) -> Command {
     let mut command = Command::new("chromium");
     // It runs as root in containers, where its own sandbox cannot.
     command.args([

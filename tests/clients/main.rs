@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod browser;
+mod cookies;
 mod dify;
 mod grpc;
 #[path = "../origins/mod.rs"]

@@ -78,6 +78,8 @@ async fn echo(request: Request<h2::RecvStream>, mut respond: h2::server::SendRes
     let mut trailers = HeaderMap::new();
     trailers.insert("grpc-status", "0".parse().unwrap());
     trailers.insert("x-asked", format!("{}", asked.is_some()).parse().unwrap());
+    // It may not stand there.
+    trailers.insert("set-cookie", "a=b".parse().unwrap());
     out.send_trailers(trailers).ok()
 }
 
@@ -165,6 +167,7 @@ async fn grpc_messages_pass_both_ways_as_they_come_and_trailers_at_the_end() {
     }
     let trailers = soon("trailers", body.trailers()).await.unwrap().unwrap();
     assert_eq!(trailers["grpc-status"], "0");
+    assert!(!trailers.contains_key("set-cookie"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -243,5 +246,46 @@ async fn what_is_harmless_goes_elsewhere_when_a_shared_connection_dies() {
     dying.serving.shutdown().await;
     for _ in 0..8 {
         assert_eq!(ask(edge(&gate), "GET /v1/x").await.status, 200);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn trailers_of_an_endpoint_that_speaks_http2_reach_clients_of_http1() {
+    let (echo, health) = (Echo::start().await, Upstream::echo().await);
+    let keys = format!("http2: true, probe: {{port: {}}}", health.address.port());
+    let gate = gate(&dify_upstream(&[echo.address], &keys)).await;
+    let mut wire = Wire::to(edge(&gate)).await;
+    for (version, body) in [("1.1", "0\r\n\r\n"), ("1.1", "a body"), ("1.0", "a body")] {
+        let length = body.len();
+        let head = format!("POST /x HTTP/{version}\r\nHost: h\r\nContent-Length: {length}\r\n\r\n");
+        wire.send(format!("{head}{body}")).await;
+        let answer = wire.head().await;
+        assert_eq!(answer.status, 200);
+        if version == "1.0" {
+            assert_eq!(
+                (wire.ended().await, answer.header("transfer-encoding")),
+                (body.into(), None)
+            );
+            break;
+        }
+        let rest = format!("{length:X}\r\n{body}\r\n0\r\ngrpc-status: 0\r\nx-asked: false\r\n\r\n");
+        let came = wire.read(rest.len()).await;
+        assert_eq!(String::from_utf8_lossy(&came), rest);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_query_that_http2_cannot_carry_is_encoded() {
+    let (echo, health) = (Echo::start().await, Upstream::echo().await);
+    let keys = format!("http2: true, probe: {{port: {}}}", health.address.port());
+    let gate = gate(&dify_upstream(&[echo.address], &keys)).await;
+    for (target, arrives) in [
+        ("/x?q={张}|%zz", "/x?q={张}|%zz"),
+        ("/x?q={\"张\":<1>}", "/x?q=%7B%22%E5%BC%A0%22:%3C1%3E%7D"),
+    ] {
+        let answer = ask(edge(&gate), &format!("GET {target}")).await;
+        assert_eq!(answer.status, 200, "{target}");
+        let told = answer.header("x-told").unwrap();
+        assert!(told.contains(&format!("http://dify.example{arrives} ")), "{told}");
     }
 }

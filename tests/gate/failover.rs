@@ -110,11 +110,12 @@ async fn a_refused_connection_is_made_elsewhere_whatever_is_sent() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_only_endpoint_that_refuses_connections_is_502_in_the_shape_of_difys_errors() {
+async fn the_only_endpoint_that_refuses_connections_is_503_in_the_shape_of_difys_errors() {
     let [dify] = instances().await;
     let gate = gate_before(&[dify.address()], RARE).await;
     dify.kill().await;
-    assert_eq!(ask(edge(&gate), "GET /v1/info").await.code(), "upstream_failed");
+    let answer = ask(edge(&gate), "GET /v1/info").await;
+    assert_eq!((answer.status, answer.code().as_str()), (503, "upstream_unreachable"));
     // Traffic and the probe that it caused agree, so nobody is asked in vain again.
     until("the verdict", async || post(edge(&gate)).await.code() == "no_endpoint").await;
 }

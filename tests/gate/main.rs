@@ -4,6 +4,7 @@
 
 mod acme;
 mod admin;
+mod answers;
 mod attacks;
 mod authority;
 mod balance;
@@ -22,6 +23,7 @@ mod ending;
 mod endpoints_http2;
 mod endpoints_tls;
 mod failover;
+mod forwarding;
 mod goaway;
 mod healthz;
 mod healthz_faults;
@@ -48,6 +50,7 @@ mod support;
 mod tallies;
 mod tls;
 mod tunnel;
+mod unsent;
 mod upgrade;
 mod uploads;
 mod verdicts;

@@ -85,13 +85,12 @@ async fn a_strangers_claims_about_itself_are_replaced() {
     let claims = "X-Forwarded-For: 10.0.0.1\r\nX-Forwarded-For: 10.0.0.2\r\nX-Real-IP: 10.0.0.3\r\nX-Forwarded-Proto: https\r\n\
                   X-Forwarded-Host: evil\r\nX-Forwarded-Port: 1\r\nForwarded: for=10.0.0.4\r\nX-Request-Id: mine\r\n";
     let answer = ask_with(edge(&gate), "GET /", claims, "").await;
-    let port = edge(&gate).port().to_string();
     for (name, value) in [
         ("x-forwarded-for", "127.0.0.1"),
         ("x-real-ip", "127.0.0.1"),
         ("x-forwarded-proto", "http"),
         ("x-forwarded-host", "dify.example"),
-        ("x-forwarded-port", port.as_str()),
+        ("x-forwarded-port", "80"),
         ("host", "dify.example"),
     ] {
         assert_eq!(arrived_header(&answer, name), [value], "{name}");

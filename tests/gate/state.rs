@@ -66,6 +66,7 @@ async fn overrides_outlive_the_process_and_end_when_they_were_to_end() {
     // Two more rounds of probes, so that a time that began anew would be a later one.
     let asked = difys[0].tally().probes();
     until("two more probes", async || difys[0].tally().probes() >= asked + 3).await;
+    #[allow(clippy::disallowed_methods)] // the time by which the gate's own is judged
     let restarted = Instant::now();
     drop(gate);
     let gate = ready(Gate::start(settings(&text)).unwrap()).await;

@@ -54,7 +54,7 @@ async fn connections_that_do_not_come_about_are_counted_apart() {
     let (health, nobody) = (Upstream::echo().await, nobody());
     let keys = format!("{LENIENT}, probe: {{port: {}}}", health.address.port());
     let gate = gate_before(&[nobody], &keys).await;
-    assert_eq!(ask(edge(&gate), "GET /").await.status, 502);
+    assert_eq!(ask(edge(&gate), "GET /").await.code(), "upstream_unreachable");
     let tally = tally(&gate, nobody);
     assert_eq!((tally.requests, tally.errors, tally.connects), (0, 0, 1));
 }

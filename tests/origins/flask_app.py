@@ -36,7 +36,12 @@ def ping():
 @app.errorhandler(404)
 def anything_else(_):
     """Tells what has arrived, with success, so that a refusal can only be the gate's."""
-    return {"target": request.environ["RAW_URI"], "headers": dict(request.headers)}, 200
+    return {
+        "target": request.environ["RAW_URI"],
+        "headers": dict(request.headers),
+        "cookies": dict(request.cookies),
+        "scheme": request.scheme,
+    }, 200
 
 
 if __name__ == "__main__":

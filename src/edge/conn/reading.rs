@@ -102,7 +102,7 @@ impl Conn {
     fn poll_head(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<Option<usize>>> {
         let before = buf.filled().len();
         ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
-        let came = buf.filled().get(before..).unwrap_or_default();
+        let came = buf.filled_mut().get_mut(before..).unwrap_or_default();
         let read = came.len();
         let kept = self.framer.head_in_place(came);
         buf.set_filled(before + kept.unwrap_or(0));

@@ -6,6 +6,7 @@ use http::header::HOST;
 use pingora::http::RequestHeader;
 use pingora::protocols::http::authority::validate_request_authority;
 
+use super::target::{is_strange, stand_in};
 use super::{Framer, Refused, Stage, length_left};
 use crate::gate::hygiene::Refusal;
 
@@ -18,10 +19,22 @@ const KEPT_TARGET: usize = 512;
 enum Read {
     /// Not all of a head.
     Partial,
-    /// A head of this many bytes, what follows it, and whether its version is HTTP/1.1.
-    Head(usize, Stage, bool),
+    /// A head.
+    Head(Head),
     /// Something that cannot be taken.
     Refused(Refusal),
+}
+
+/// What is known of a whole head.
+struct Head {
+    /// Its length in bytes.
+    length: usize,
+    /// What follows it.
+    stage: Stage,
+    /// Whether its version is HTTP/1.1.
+    is_new: bool,
+    /// Whether the framework does not take its target.
+    is_strange: bool,
 }
 
 impl Framer {
@@ -40,11 +53,13 @@ impl Framer {
             self.scanned = self.input.len();
             return false;
         }
-        match read(&self.input) {
-            Read::Head(length, ..) if length > self.head_limit => self.refuse(Refusal::HeadersTooLarge),
-            Read::Head(length, stage, is_new) => {
-                self.output.unsplit(self.input.split_to(length));
-                (self.stage, self.scanned, self.takes_interim) = (stage, 0, is_new);
+        let (read, target) = read_target(&mut self.input);
+        self.target = target.or(self.target.take());
+        match read {
+            Read::Head(head) if head.length > self.head_limit => self.refuse(Refusal::HeadersTooLarge),
+            Read::Head(head) => {
+                self.output.unsplit(self.input.split_to(head.length));
+                (self.stage, self.scanned, self.takes_interim) = (head.stage, 0, head.is_new);
             }
             Read::Refused(refusal) => self.refuse(refusal),
             Read::Partial if self.input.len() > self.head_limit => {
@@ -65,12 +80,17 @@ impl Framer {
 
     /// Reads a head that came into the framework's own buffer, without a copy. Tells how many bytes of `came` are the framework's: all, or those of
     /// the head; `None` where the reader has taken all of them.
-    pub fn head_in_place(&mut self, came: &[u8]) -> Option<usize> {
+    pub fn head_in_place(&mut self, came: &mut [u8]) -> Option<usize> {
         let starts = self.is_between() && !came.starts_with(b"\r") && !came.starts_with(b"\n");
-        if let (true, Read::Head(length, stage, is_new)) = (starts && came.len() <= self.head_limit, read(came)) {
-            self.input.extend_from_slice(came.get(length..).unwrap_or_default());
-            (self.stage, self.takes_interim) = (stage, is_new);
-            return Some(length);
+        if starts && came.len() <= self.head_limit {
+            let (read, target) = read_target(came);
+            self.target = target;
+            if let Read::Head(head) = read {
+                self.input
+                    .extend_from_slice(came.get(head.length..).unwrap_or_default());
+                (self.stage, self.takes_interim) = (head.stage, head.is_new);
+                return Some(head.length);
+            }
         }
         self.input.extend_from_slice(came);
         None
@@ -86,7 +106,8 @@ impl Framer {
             .unwrap_or_default();
         let mut words = line.trim_ascii().split(|byte| *byte == b' ');
         let method = words.next().filter(|word| is_token(word)).unwrap_or(b"-");
-        let target = words.next().filter(|word| is_printable(word)).unwrap_or(b"/");
+        let target = self.target.as_deref().or(words.next());
+        let target = target.filter(|word| is_printable(word)).unwrap_or(b"/");
         let kept = target.get(..target.len().min(KEPT_TARGET)).unwrap_or_default();
         self.refused = Some(Refused {
             refusal,
@@ -108,12 +129,33 @@ fn is_printable(word: &[u8]) -> bool {
     !word.is_empty() && word.iter().all(u8::is_ascii_graphic)
 }
 
+/// Reads the head of which the buffer has the start. Where the framework does not take its target, others stand in for some of its bytes, and it is
+/// returned as it came.
+fn read_target(buffer: &mut [u8]) -> (Read, Option<Box<[u8]>>) {
+    let seen = read(buffer);
+    let may_be_strange = match &seen {
+        Read::Head(head) => head.is_strange,
+        // Such as a target that is no UTF-8.
+        Read::Refused(refusal) => *refusal == Refusal::Head,
+        Read::Partial => false,
+    };
+    match may_be_strange.then(|| stand_in(buffer)).flatten() {
+        None => (seen, None),
+        target => (read(buffer), target),
+    }
+}
+
 fn read(buffer: &[u8]) -> Read {
     let mut room = [const { MaybeUninit::uninit() }; MAX_FIELDS];
     let mut request = httparse::Request::new(&mut []);
     match request.parse_with_uninit_headers(buffer, &mut room) {
         Ok(httparse::Status::Complete(length)) => match framing(&request) {
-            Ok(stage) => Read::Head(length, stage, request.version == Some(1)),
+            Ok(stage) => Read::Head(Head {
+                length,
+                stage,
+                is_new: request.version == Some(1),
+                is_strange: request.path.unwrap_or_default().bytes().any(is_strange),
+            }),
             Err(refusal) => Read::Refused(refusal),
         },
         Ok(httparse::Status::Partial) => Read::Partial,

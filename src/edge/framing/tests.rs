@@ -258,10 +258,10 @@ fn a_head_that_the_framework_would_refuse_is_replaced() {
 fn a_head_in_the_frameworks_buffer_stays_there_unless_more_came_with_it() {
     let head = b"POST /x HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\n\r\n";
     let mut framer = Framer::new(BytesMut::new(), LIMIT);
-    assert_eq!(framer.head_in_place(head), Some(head.len()));
+    assert_eq!(framer.head_in_place(&mut head.to_vec()), Some(head.len()));
     assert_eq!(framer.direct(), Some(Direct::Plain(3)));
     let mut framer = Framer::new(BytesMut::new(), LIMIT);
-    assert_eq!(framer.head_in_place(&[&head[..], b"ab"].concat()), Some(head.len()));
+    assert_eq!(framer.head_in_place(&mut [&head[..], b"ab"].concat()), Some(head.len()));
     assert_eq!(&framer.input()[..], b"ab");
     for partial in [
         &b"\r\nGET / HTTP/1.1\r\n\r\n"[..],
@@ -270,7 +270,7 @@ fn a_head_in_the_frameworks_buffer_stays_there_unless_more_came_with_it() {
         b"nonsense\r\n",
     ] {
         let mut framer = Framer::new(BytesMut::new(), LIMIT);
-        assert_eq!(framer.head_in_place(partial), None);
+        assert_eq!(framer.head_in_place(&mut partial.to_vec()), None);
         assert_eq!(&framer.input()[..], partial);
     }
 }
@@ -322,5 +322,55 @@ proptest! {
                 framer.next();
             }
         }
+    }
+}
+
+#[test]
+fn a_target_that_the_framework_does_not_take_is_kept_wherever_the_network_cuts_it() {
+    let strange: [&[u8]; 4] = [b"/a?q=\"<x>\"", b"/?\xd5\xc5=\xff", b"/\xff?\"", b"/a\"b"];
+    for target in strange {
+        let wire = [
+            b"GET ",
+            target,
+            b" HTTP/1.1\r\nHost: h\r\n\r\nGET /b?c HTTP/1.1\r\nHost: h\r\n\r\n",
+        ]
+        .concat();
+        for cut in 1..wire.len() {
+            let shown = format!("{} at {cut}", target.escape_ascii());
+            let (first, rest) = wire.split_at(cut);
+            let mut framer = Framer::new(BytesMut::new(), LIMIT);
+            framer.input().extend_from_slice(first);
+            framer.advance().unwrap();
+            framer.input().extend_from_slice(rest);
+            framer.advance().unwrap();
+            let given = framer.output().split();
+            assert!(framer.refused().is_none() && framer.is_over(), "{shown}");
+            assert!(
+                given.starts_with(b"GET /") && given.is_ascii() && !given.contains(&b'"'),
+                "{shown}"
+            );
+            assert_eq!(framer.target(), Some(target), "{shown}");
+            framer.next();
+            framer.advance().unwrap();
+            assert!(framer.output().split().starts_with(b"GET /b?c "), "{shown}");
+            assert_eq!(framer.target(), None, "{shown}");
+        }
+        let mut framer = Framer::new(BytesMut::new(), LIMIT);
+        let mut came = wire.clone();
+        let kept = framer.head_in_place(&mut came).unwrap();
+        assert_eq!((framer.target(), came.len() - kept), (Some(target), 30), "in place");
+        assert!(came.get(..kept).unwrap().is_ascii());
+    }
+}
+
+#[test]
+fn a_target_with_a_space_or_a_control_character_is_none() {
+    for target in [&b"/a b"[..], b"/a?b c", b"/?\x01", b"/?\"\x7f", b"/?\xff\x0b", b"/?\t"] {
+        let mut framer = Framer::new(BytesMut::new(), LIMIT);
+        let wire = [b"GET ", target, b" HTTP/1.1\r\nHost: h\r\n\r\n"].concat();
+        framer.input().extend_from_slice(&wire);
+        framer.advance().unwrap();
+        let refused = framer.refused().map(|refused| refused.refusal);
+        assert_eq!(refused, Some(Refusal::Head), "{}", target.escape_ascii());
     }
 }

@@ -184,3 +184,39 @@ fn a_second_host_is_refused_in_every_version() {
         );
     }
 }
+
+#[test]
+fn what_frames_routes_or_authenticates_may_not_stand_behind_a_body() {
+    for name in [
+        "grpc-status",
+        "grpc-message",
+        "x-checksum",
+        "server-timing",
+        "digest",
+        "etag",
+        "signature",
+    ] {
+        assert!(may_be_trailer(name), "{name}");
+    }
+    for name in [
+        "content-length",
+        "Transfer-Encoding",
+        "host",
+        "authorization",
+        "set-cookie",
+        "www-authenticate",
+        "content-type",
+        "content-encoding",
+        "cache-control",
+        "if-match",
+        "access-control-allow-origin",
+        "connection",
+        "te",
+        "trailer",
+        "x-forwarded-for",
+        "x-real-ip",
+        "a_b",
+    ] {
+        assert!(!may_be_trailer(name), "{name}");
+    }
+}

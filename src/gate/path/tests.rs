@@ -11,20 +11,27 @@ fn parse(raw: &[u8]) -> Result<OriginForm<'_>, Malformed> {
 
 #[test]
 fn an_origin_form_is_kept_byte_for_byte_and_borrowed() {
-    let cases = [
-        ("/", "/", None),
-        ("/a?", "/a", Some("")),
-        ("/a?b?c", "/a", Some("b?c")),
-        ("/a//b/../c;d/%2F%41/", "/a//b/../c;d/%2F%41/", None),
-        ("/a[b]~!$&'()*+,=:@", "/a[b]~!$&'()*+,=:@", None),
-        ("/a?q=%zz%&x=\"<>\\^`{|}", "/a", Some("q=%zz%&x=\"<>\\^`{|}")),
+    #[allow(clippy::type_complexity)] // a table
+    let cases: [(&[u8], &str, Option<&[u8]>); 10] = [
+        (b"/", "/", None),
+        (b"/a?", "/a", Some(b"")),
+        (b"/a?b?c", "/a", Some(b"b?c")),
+        (b"/a//b/../c;d/%2F%41/", "/a//b/../c;d/%2F%41/", None),
+        (b"/a[b]~!$&'()*+,=:@", "/a[b]~!$&'()*+,=:@", None),
+        (b"/a?q=%zz%&x=\"<>\\^`{|}", "/a", Some(b"q=%zz%&x=\"<>\\^`{|}")),
+        // Raw UTF-8, and GBK, which is none.
+        (b"/a?q=\xe5\xbc\xa0", "/a", Some(b"q=\xe5\xbc\xa0")),
+        (b"/a?\xd5\xc5=\x80\xff", "/a", Some(b"\xd5\xc5=\x80\xff")),
+        (b"/?{\"a\":[1]}", "/", Some(b"{\"a\":[1]}")),
+        (b"/healthz?/../\xe5", "/healthz", Some(b"/../\xe5")),
     ];
     for (raw, path, query) in cases {
-        let form = parse(raw.as_bytes()).unwrap();
-        assert_eq!((form.path(), form.query()), (path, query), "{raw}");
+        let form = parse(raw).unwrap();
+        let shown = raw.escape_ascii();
+        assert_eq!((form.path(), form.query()), (path, query), "{shown}");
         assert!(
             matches!(form.into_target(), Cow::Borrowed(target) if target == raw),
-            "{raw}"
+            "{shown}"
         );
     }
 }
@@ -37,16 +44,19 @@ fn an_absolute_form_is_cut_to_its_path() {
         ("http://[::1]:80//a", "//a"),
         ("http://h", "/"),
         ("http://h?x=/y", "/?x=/y"),
+        ("http://h/a?q=张://x", "/a?q=张://x"),
+        ("http://h?q=张", "/?q=张"),
     ];
     for (raw, target) in cases {
         let form = parse(raw.as_bytes()).unwrap();
-        assert_eq!(form.target(), target, "{raw}");
+        assert_eq!(form.target(), target.as_bytes(), "{raw}");
+        assert_eq!(form.path().len(), target.find('?').unwrap_or(target.len()), "{raw}");
     }
 }
 
 #[test]
 fn what_two_servers_could_read_differently_is_refused() {
-    let cases: [(&[u8], Malformed); 38] = [
+    let cases: [(&[u8], Malformed); 47] = [
         (b"", Malformed::NotOriginForm),
         (b"*", Malformed::NotOriginForm),
         (b"?x", Malformed::NotOriginForm),
@@ -74,6 +84,15 @@ fn what_two_servers_could_read_differently_is_refused() {
         (b"/healthz\x00", Malformed::Byte),
         (b"/healthz?a b", Malformed::Byte),
         (b"/healthz?a#b", Malformed::Byte),
+        (b"/healthz?a\x00", Malformed::Byte),
+        (b"/healthz?a\r", Malformed::Byte),
+        (b"/healthz?a\nb", Malformed::Byte),
+        (b"/healthz?a\tb", Malformed::Byte),
+        (b"/healthz?\xe5\x7f", Malformed::Byte),
+        (b"/\xe5\xbc\xa0?x", Malformed::Byte),
+        (b"http://h#?\xe5", Malformed::Byte),
+        (b"http://h\xe5/", Malformed::Authority),
+        (b"http\xe5://h/", Malformed::NotOriginForm),
         (b"/\xff", Malformed::Byte),
         ("/\u{ff28}ealthz".as_bytes(), Malformed::Byte),
         (b"/x\\healthz", Malformed::Byte),
@@ -127,4 +146,16 @@ fn a_canonical_path_is_decoded_once_merged_and_resolved() {
 #[test]
 fn a_path_that_is_canonical_is_borrowed() {
     assert!(matches!(canonical("/v1/chat-messages"), Cow::Borrowed(_)));
+}
+
+#[test]
+fn a_target_as_a_url_has_encoded_what_a_url_must_encode() {
+    for (raw, expected) in [
+        (&b"/a%2Fb?x=%zz"[..], "/a%2Fb?x=%zz"),
+        (b"/a?q=\xe5\xbc\xa0&\xff", "/a?q=%E5%BC%A0&%FF"),
+        (b"/?{\"a\":1}\\^`|<>", "/?%7B%22a%22:1%7D%5C%5E%60%7C%3C%3E"),
+        (b"/a b\r\n", "/a%20b%0D%0A"),
+    ] {
+        assert_eq!(as_url(raw), expected, "{}", raw.escape_ascii());
+    }
 }
