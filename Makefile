@@ -56,7 +56,7 @@ tools:
 
 # Real Python servers and Dify's own clients, which some tests put behind and before the gate.
 NODE := target/origins/node/node_modules
-NODE_CLIENT := $(NODE)/socket.io/package.json
+NODE_CLIENT := $(NODE)/eventsource/package.json
 
 origins: target/origins/.ready $(NODE_CLIENT)
 
@@ -68,4 +68,4 @@ target/origins/.ready: tests/origins/requirements.txt
 
 $(NODE_CLIENT):
 	@command -v npm >/dev/null || { $(SUDO) apt-get update -qq && $(SUDO) apt-get install -y -qq nodejs npm; }
-	npm install --silent --no-fund --no-audit --prefix target/origins/node dify-client@2.3.2 socket.io@4.8.4 socket.io-client@4.8.4
+	npm install --silent --no-fund --no-audit --prefix target/origins/node dify-client@2.3.2 socket.io@4.8.4 socket.io-client@4.8.4 @microsoft/fetch-event-source@2.0.1 eventsource@4.1.1

@@ -5,11 +5,10 @@ use http::header::{ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_ORIGIN
 use http::{HeaderName, HeaderValue, StatusCode};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::proxy::Session;
-use serde_json::{Value, json};
 
 use crate::gate::cors::{self, Cors};
-use crate::gate::sse::{Dialect, Reader};
 use crate::http1::members;
+use crate::proxy::events::{DRAINED, EVENTS, Streamed};
 use crate::proxy::headers::RequestId;
 use crate::upstream::streams::Why;
 
@@ -17,70 +16,19 @@ use crate::upstream::streams::Why;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Answer {
     pub(crate) status: u16,
-    code: &'static str,
+    pub(crate) code: &'static str,
     message: String,
     retry_after: Option<u32>,
     /// Whether it is a page for people rather than data.
     as_page: bool,
 }
 
-/// The code of what was cut when its pool had drained for long enough.
-const DRAINED: &str = "gateway_drained";
-
-/// How the gate ends a stream that stands between two events.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum LastEvent {
-    /// Its own last event has come.
-    HasCome,
-    /// This is the last one.
-    Is(Bytes),
-    /// Nobody knows what its clients would take for an error, and they are to notice that it is cut: it is broken off.
-    Unknown,
-}
-
-impl LastEvent {
-    /// The one that tells the clients of a stream that it is cut.
-    ///
-    /// The clients of Dify look for its `event` key; OpenAI's SDK raises an `APIError` for an `error` object and takes any other object for a piece of
-    /// the answer; Anthropic's goes by the event's name. Where nothing has come yet, one event tells all of them.
-    pub(crate) fn of(reader: &Reader, why: Why) -> Self {
-        if reader.is_over() {
-            return Self::HasCome;
-        }
-        let message = match why {
-            Why::Drained | Why::Operator => {
-                "The instance that streamed this is taken out of service. The run may still be going on."
-            }
-            Why::Shutdown => "The gateway that carried this is stopped or replaced. The run may still be going on.",
-        };
-        let error = || json!({"message": message, "type": "server_error", "param": null, "code": DRAINED});
-        let event = match reader.dialect() {
-            Dialect::Other => return Self::Unknown,
-            Dialect::Dify => json!({"event": "error", "status": 503, "code": DRAINED, "message": message}),
-            Dialect::Completions => json!({"error": error()}),
-            Dialect::Typed => json!({"type": "error", "code": DRAINED, "message": message, "error": error()}),
-            Dialect::Silent => json!({
-                "event": "error", "type": "error", "status": 503, "code": DRAINED, "message": message, "error": error(),
-            }),
-        };
-        Self::Is(framed(event, reader))
-    }
-}
-
-/// An event as it stands on a stream.
-fn framed(mut event: Value, reader: &Reader) -> Bytes {
-    if let Some(task) = reader.task().filter(|_| reader.dialect() == Dialect::Dify) {
-        event["task_id"] = task.into();
-    }
-    let name = match reader.dialect() {
-        Dialect::Typed | Dialect::Silent => "event: error\n",
-        Dialect::Dify | Dialect::Completions | Dialect::Other => "",
-    };
-    Bytes::from(format!("{name}data: {event}\n\n"))
-}
-
 /// After this many seconds whoever met a maintenance may look again.
 const MAINTENANCE: u32 = 30;
+
+/// No client is told to wait longer than so many seconds: OpenAI's SDK heeds two minutes, and does not try again at all where it is told to wait for
+/// longer.
+const LONGEST_WAIT: u32 = 120;
 
 /// After this many seconds a client may ask again: a confirmed recovery takes an interval and a confirm, about that long.
 const RETRY_AFTER: u32 = 2;
@@ -241,7 +189,7 @@ impl Answer {
     /// A client asks too often, and may ask again after so many seconds, where that is known.
     pub(crate) fn too_many(retry_after: Option<u32>) -> Self {
         Self {
-            retry_after,
+            retry_after: retry_after.map(|wait| wait.min(LONGEST_WAIT)),
             ..Self::new(429, "too_many_requests", "Too many requests.")
         }
     }
@@ -275,16 +223,17 @@ impl Answer {
         request_id: &RequestId,
         cors: Option<&Cors>,
     ) -> pingora::Result<()> {
-        let kind = if self.as_page { HTML } else { JSON };
-        send(
-            session,
-            self.status,
-            (kind, self.body()),
-            self.retry_after,
-            request_id,
-            cors,
-        )
-        .await
+        let streamed = Streamed::of(session.req_header(), self.status, self.code, &self.message);
+        let (status, kind, body) = match streamed {
+            Some(streamed) => (streamed.status, EVENTS, streamed.body),
+            None => (self.status, if self.as_page { HTML } else { JSON }, self.body()),
+        };
+        let may_have_run = matches!(self.status, 502 | 504) && !session.req_header().method.is_safe();
+        let told = Told {
+            retry_after: self.retry_after.filter(|_| status == self.status),
+            should_retry: !may_have_run,
+        };
+        send(session, status, (kind, body), told, request_id, cors).await
     }
 }
 
@@ -371,7 +320,21 @@ pub(crate) async fn respond(
     body: String,
     request_id: &RequestId,
 ) -> pingora::Result<()> {
-    send(session, status, (JSON, body), None, request_id, None).await
+    let told = Told {
+        retry_after: None,
+        should_retry: true,
+    };
+    send(session, status, (JSON, body), told, request_id, None).await
+}
+
+/// What a client is told about coming again.
+#[derive(Clone, Copy, Debug)]
+struct Told {
+    /// After so many seconds.
+    retry_after: Option<u32>,
+    /// Whether its SDK should by itself. OpenAI's and Anthropic's send a request again that any 5xx answered, and run a prompt twice, unless
+    /// `X-Should-Retry` says otherwise.
+    should_retry: bool,
 }
 
 /// Sends a body, which the pages that `cors` names may read, or those of every origin where it is an error.
@@ -379,7 +342,7 @@ async fn send(
     session: &mut Session,
     status: u16,
     (kind, body): (&'static str, String),
-    retry_after: Option<u32>,
+    told: Told,
     request_id: &RequestId,
     cors: Option<&Cors>,
 ) -> pingora::Result<()> {
@@ -397,8 +360,11 @@ async fn send(
         Some(cors) => share(session.req_header(), &mut header, cors)?,
         None => reflect(session.req_header(), &mut header)?,
     }
-    if let Some(seconds) = retry_after {
+    if let Some(seconds) = told.retry_after {
         header.insert_header("Retry-After", seconds.to_string())?;
+    }
+    if !told.should_retry {
+        header.insert_header("X-Should-Retry", "false")?;
     }
     let is_head = session.req_header().method == http::Method::HEAD;
     session.write_response_header(Box::new(header), is_head).await?;

@@ -7,6 +7,7 @@ mod answer;
 mod choice;
 mod context;
 mod direct;
+mod events;
 mod failure;
 mod headers;
 mod no_chunks;
@@ -347,6 +348,13 @@ impl ProxyHttp for Gateway {
             // The client may have gone meanwhile, and then nobody misses the answer.
             let cors = exchange.route().and_then(|route| route.cors.as_ref());
             exchange.answer_sent = answer.send(session, &exchange.request_id, cors).await.is_ok();
+            // An `EventSource` is told 200, and the access line tells why.
+            if session
+                .response_written()
+                .is_some_and(|written| written.status.is_success())
+            {
+                exchange.refused.get_or_insert(answer.code);
+            }
         }
         FailToProxy {
             error_code,

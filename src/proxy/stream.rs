@@ -11,8 +11,8 @@ use tokio::time::timeout;
 
 use crate::gate::sse::{Dialect, Reader};
 use crate::proxy::Gateway;
-use crate::proxy::answer::LastEvent;
 use crate::proxy::context::Exchange;
+use crate::proxy::events::{self, LastEvent};
 use crate::proxy::headers::target;
 use crate::proxy::record::path;
 use crate::proxy::response;
@@ -49,6 +49,8 @@ pub(crate) struct OpenStream {
     pub(crate) reader: Option<Reader>,
     /// Whether it was silent for long.
     pub(crate) was_silent: bool,
+    /// Whether its client takes nothing but event streams.
+    standard: bool,
     /// Whether the gate has sent the last event.
     pub(crate) said_last: bool,
 }
@@ -79,7 +81,7 @@ impl OpenStream {
     /// How the gate ends it, where it may.
     pub(crate) fn last_event(&self, why: Why) -> LastEvent {
         let reader = self.reader.as_ref();
-        reader.map_or(LastEvent::Unknown, |reader| LastEvent::of(reader, why))
+        reader.map_or(LastEvent::Unknown, |reader| LastEvent::of(reader, why, self.standard))
     }
 
     /// Reads a part up to the end of an event, and leaves of it what comes before that.
@@ -128,6 +130,7 @@ impl Gateway {
             listed,
             reader: streaming.open_text.then(Reader::default),
             was_silent: false,
+            standard: events::are_asked_for(request),
             said_last: false,
         })
     }

@@ -40,6 +40,12 @@ pub(super) fn is_asked_for(request: &RequestHeader) -> bool {
 /// reset the connection, and the client could lose what was sent last.
 const LINGER: Duration = Duration::from_secs(1);
 
+/// A tunnel that the gate has ended is closed so long after its client was told, and up to [`SPREAD`] later, unless the client closes it. Clients wait for
+/// that (RFC 6455 section 7.1.1) before they connect again, some at once and whatever close code they were told (websockets 17.4), and many may have
+/// been ended at the same moment.
+const HOLD: Duration = Duration::from_secs(1);
+const SPREAD: Duration = Duration::from_secs(1);
+
 impl Gateway {
     /// Carries bytes both ways until one side ends, nothing passes for `idle`, or the gate is to end it.
     pub(super) async fn carry(
@@ -147,7 +153,7 @@ impl Gateway {
             drain(session).await;
         };
         // Who is not gone by then has been told.
-        let _ = timeout(LINGER, farewell).await;
+        let _ = timeout(HOLD + SPREAD.mul_f32(fastrand::f32()), farewell).await;
         Ok(())
     }
 }

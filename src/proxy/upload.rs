@@ -13,6 +13,7 @@ use pingora::proxy::Session;
 use pingora::{Error, ErrorType};
 use tokio::time::sleep;
 
+use crate::gate::hygiene;
 use crate::gate::pace::Pace;
 use crate::gate::retry::AttemptFailure;
 use crate::http1::{self, Connection, Head, Outgoing, Step, WireError};
@@ -123,8 +124,8 @@ impl Upload {
         } else if self.is_received {
             self.is_ended = true;
             if self.is_chunked {
-                let trailers = conn(session).map(|conn| conn.trailers());
-                self.outgoing = http1::last_chunk(trailers.unwrap_or_default());
+                let trailers = conn(session).map(|conn| passed_trailers(conn.trailers()));
+                self.outgoing = http1::last_chunk(&trailers.unwrap_or_default());
             }
         }
     }
@@ -293,6 +294,29 @@ impl Gateway {
         exchange.refuse(Answer::too_large(limit), "too_large");
         Error::new_down(ErrorType::HTTPStatus(413))
     }
+}
+
+/// The lines of a trailer section that go on. Some servers take trailers for headers, so what frames a message, logs somebody in or tells who the client is
+/// does not (RFC 9110 section 6.5.1).
+fn passed_trailers(section: &[u8]) -> Vec<u8> {
+    const KEPT_BACK: [&str; 9] = [
+        "authorization",
+        "connection",
+        "content-length",
+        "cookie",
+        "expect",
+        "host",
+        "te",
+        "transfer-encoding",
+        "upgrade",
+    ];
+    let passes = |line: &&[u8]| {
+        let name = line.split(|byte| *byte == b':').next().unwrap_or_default();
+        let name = String::from_utf8_lossy(name).to_ascii_lowercase();
+        !KEPT_BACK.contains(&name.as_str()) && !hygiene::is_dropped(&name) && !hygiene::is_claim(&name)
+    };
+    let lines = section.split_inclusive(|byte| *byte == b'\n');
+    lines.filter(passes).collect::<Vec<_>>().concat()
 }
 
 fn is_switch(head: &Head) -> bool {

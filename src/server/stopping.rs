@@ -16,8 +16,9 @@ use crate::upstream::streams::{PATIENCE, Why};
 /// How often it is looked whether something has come to its end.
 const LOOK: Duration = Duration::from_millis(20);
 
-/// So long the gate waits for what it has told to end: a little longer than each stream has for it.
-const ENDING: Duration = PATIENCE.saturating_add(Duration::from_secs(1));
+/// So long the gate waits for what it has told to end: a little longer than each stream has for it, with the two seconds that a WebSocket stays open
+/// after its close frame.
+const ENDING: Duration = PATIENCE.saturating_add(Duration::from_secs(3));
 
 /// So long it waits for connections that serve nothing any more: the last bytes of an answer may still be on their way to the socket.
 const CLOSING: Duration = Duration::from_secs(2);

@@ -7,8 +7,9 @@ use std::time::Duration;
 use difygate::simulated_dify::{Cluster, Health, SimulatedDify};
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::process::Command;
+use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use crate::origins;
@@ -48,28 +49,53 @@ const work = async () => {
 work().catch(error => { told.error = String(error); }).finally(() => post("/report", JSON.stringify(told)));
 </script>"#;
 
-/// Where the page reports.
-pub(crate) async fn report(listener: TcpListener) -> Value {
-    loop {
-        let (stream, _) = listener.accept().await.unwrap();
-        let mut stream = BufReader::new(stream);
-        let (mut line, mut head) = (String::new(), String::new());
-        while stream.read_line(&mut line).await.unwrap() > 2 {
-            head += &std::mem::take(&mut line);
-        }
-        let length = head.lines().find_map(|line| {
-            let (name, value) = line.split_once(": ")?;
-            name.eq_ignore_ascii_case("content-length")
-                .then(|| value.parse::<usize>().unwrap())
+/// What a page reports.
+pub(crate) struct Reports(mpsc::UnboundedReceiver<Value>);
+
+impl Reports {
+    /// Takes them at `listener`, as `POST /report`.
+    pub(crate) fn take(listener: TcpListener) -> Self {
+        let (tell, told) = mpsc::unbounded_channel();
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                tokio::spawn(report(stream, tell.clone()));
+            }
         });
-        let mut body = vec![0; length.unwrap_or(0)];
-        stream.read_exact(&mut body).await.unwrap();
-        let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok";
-        stream.write_all(answer).await.unwrap();
-        if head.starts_with("POST /report ") {
-            return serde_json::from_slice(&body).unwrap();
-        }
+        Self(told)
     }
+
+    pub(crate) async fn next(&mut self) -> Value {
+        let told = timeout(PATIENCE, self.0.recv()).await;
+        told.expect("a report within a minute").unwrap()
+    }
+
+    /// The next one, which must be of this event.
+    pub(crate) async fn tell(&mut self, event: &str) -> Value {
+        let told = self.next().await;
+        assert_eq!(told["event"], event, "{told}");
+        told
+    }
+}
+
+async fn report(stream: TcpStream, tell: mpsc::UnboundedSender<Value>) {
+    let mut stream = BufReader::new(stream);
+    let (mut line, mut head) = (String::new(), String::new());
+    while stream.read_line(&mut line).await.unwrap() > 2 {
+        head += &std::mem::take(&mut line);
+    }
+    let length = head.lines().find_map(|line| {
+        let (name, value) = line.split_once(": ")?;
+        name.eq_ignore_ascii_case("content-length")
+            .then(|| value.parse::<usize>().unwrap())
+    });
+    let mut body = vec![0; length.unwrap_or(0)];
+    stream.read_exact(&mut body).await.unwrap();
+    if head.starts_with("POST /report ") {
+        // The test may be over.
+        let _ = tell.send(serde_json::from_slice(&body).unwrap());
+    }
+    let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok";
+    stream.write_all(answer).await.unwrap();
 }
 
 pub(crate) fn chromium(folder: &tempfile::TempDir) -> Command {
@@ -119,13 +145,10 @@ async fn a_page_streams_uploads_and_talks_over_http2() {
         listener.local_addr().unwrap()
     );
     let gate = origins::gate(&[second.address()], &reports, &keys);
-    let reporting = tokio::spawn(report(listener));
+    let mut reports = Reports::take(listener);
     let url = format!("https://dify.example.com:{}/page", gate.listeners()[0].port());
     let _browser = chromium(&folder).arg(&url).stdout(Stdio::null()).spawn().unwrap();
-    let told = timeout(PATIENCE, reporting)
-        .await
-        .expect("a report within a minute")
-        .unwrap();
+    let told = reports.next().await;
     assert_eq!(told["error"], Value::Null, "{told}");
     assert_eq!(told["protocol"], "h2", "{told}");
     assert!(told["events"].as_u64().unwrap() >= 5, "{told}");

@@ -3,9 +3,12 @@
 #![allow(clippy::unwrap_used)]
 
 mod browser;
+mod browser_endings;
 mod cookies;
 mod dify;
+mod endings;
 mod grpc;
 #[path = "../origins/mod.rs"]
 mod origins;
 mod socket_io;
+mod talking;

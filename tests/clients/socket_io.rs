@@ -35,6 +35,13 @@ impl Server {
     }
 }
 
+/// A server, for as long as what comes first is kept, and its address.
+pub(crate) async fn server() -> (impl Sized, SocketAddr) {
+    let server = Server::start("one").await;
+    let address = server.address;
+    (server, address)
+}
+
 fn node(script: &str) -> Command {
     let mut command = Command::new("node");
     command.arg(origins::script(script)).arg(origins::installed("node"));

@@ -96,11 +96,11 @@ async fn a_client_that_ends_its_direction_gets_its_answer() {
         until("it to arrive", async || upstream.arrivals() == arrivals).await;
         // Longer than the gate waits before it asks whether the client is still there.
         if !request.contains("HTTP/1.0") {
-            let mut interim = [0; 27];
+            let mut interim = [0; 28];
             soon("an interim answer", stream.read_exact(&mut interim))
                 .await
                 .unwrap();
-            assert_eq!(&interim, b"HTTP/1.1 102 Processing\r\n\r\n");
+            assert_eq!(&interim, b"HTTP/1.1 103 Early Hints\r\n\r\n");
         }
         go.add_permits(1);
         let mut answer = String::new();

@@ -90,14 +90,16 @@ async fn requests_without_an_answer_are_504() {
     for request in [ASK, "GET /v1/info HTTP/1.1\r\nHost: h\r\n\r\n", CHUNKED] {
         let mut wire = Wire::to(edge(&gate)).await;
         wire.send(request).await;
-        wires.push(wire);
+        wires.push((wire, request.starts_with("GET")));
     }
     until("all of them upstream", async || endpoint.arrivals() == 3).await;
     assert_eq!(end(&gate, false).await, Stopped::Cut(3));
-    for mut wire in wires {
+    for (mut wire, is_question) in wires {
         let answer = wire.answer().await;
         assert_eq!((answer.status, answer.code().as_str()), (504, "gateway_drained"));
         assert_eq!(answer.header("retry-after"), None, "it may be running");
+        let again = answer.header("x-should-retry");
+        assert_eq!(again, (!is_question).then_some("false"), "no SDK runs a prompt twice");
     }
     was_counted(&gate, 3).await;
 }

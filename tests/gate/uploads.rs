@@ -150,7 +150,9 @@ async fn trailers_of_a_request_arrive() {
     let (upstream, seen) = recorder().await;
     let gate = before(&upstream, "").await;
     let mut wire = Wire::to(edge(&gate)).await;
-    wire.send(format!("{POST}5\r\nhello\r\n0\r\nX-Sum: 5\r\n\r\n")).await;
+    let claims = "Host: x\r\nContent-Length: 9\r\nX-Forwarded-For: 10.0.0.1\r\nSCRIPT_NAME: /x\r\nCookie: a=b\r\n";
+    wire.send(format!("{POST}5\r\nhello\r\n0\r\n{claims}X-Sum: 5\r\n\r\n"))
+        .await;
     assert_eq!(wire.answer().await.status, 200);
     assert_eq!(
         seen.lock().unwrap().pop().unwrap(),

@@ -21,7 +21,7 @@ const AHEAD: usize = 16 * 1024;
 const HALF_CLOSED: u64 = 250;
 /// How often it is looked whether the connection was reset.
 const LOOK: Duration = Duration::from_millis(50);
-const INTERIM: &[u8] = b"HTTP/1.1 102 Processing\r\n\r\n";
+const INTERIM: &[u8] = b"HTTP/1.1 103 Early Hints\r\n\r\n";
 
 /// The end of what a client sends.
 #[derive(Debug)]

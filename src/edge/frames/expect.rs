@@ -2,8 +2,8 @@
 //! there, so that their clients would wait until they lose patience.
 //!
 //! A field is named by its place in the static table or as a literal (RFC 7541 sections 6.1 and 6.2). Where it stood in the dynamic table before, it may be
-//! named by a place there, which only a decoder knows. Such a client is told to go on with every body: an interim answer that nobody asked for harms no
-//! client (RFC 9110 section 15.2).
+//! named by a place there, which only a decoder knows. Such a client is told to go on with every body: a client of HTTP/2 must expect an interim answer
+//! that it did not ask for (RFC 9110 section 15.2), and one that asks for them reads them.
 
 const PADDED: u8 = 0x8;
 const PRIORITY: u8 = 0x20;
