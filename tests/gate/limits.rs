@@ -58,7 +58,7 @@ async fn what_is_too_large_is_refused_with_the_status_that_says_so() {
 async fn a_client_that_asks_too_often_is_told_when_to_ask_again() {
     let upstream = Upstream::echo().await;
     let text = format!(
-        "listeners: [{{address: \"127.0.0.1:8080\", limits: {{client_rate: {{requests: 2, per: 1h, burst: 6}}}}}}]\n\
+        "listeners: [{{address: \"127.0.0.1:8080\", limits: {{client_rate: {{requests: 2, per: 3m, burst: 6}}}}}}]\n\
          trusted_proxies: [127.0.0.0/8]\n{}routes: [{{path: /login, upstream: dify, client_rate: {{requests: 1, per: 1h}}}}, {{upstream: dify}}]\n",
         dify_upstream(&[upstream.address], "")
     );
@@ -75,8 +75,11 @@ async fn a_client_that_asks_too_often_is_told_when_to_ask_again() {
     assert_eq!(from("192.0.2.1", "/login").await.status, 200);
     let refused = from("192.0.2.1", "/login").await;
     assert_eq!((refused.status, refused.code()), (429, "too_many_requests".to_owned()));
-    let wait: u32 = refused.header("retry-after").unwrap().parse().unwrap();
-    assert!((3_000..=3_600).contains(&wait), "{wait}");
+    assert_eq!(
+        refused.header("retry-after"),
+        Some("120"),
+        "some clients do not ask again where they are told to wait for longer"
+    );
     for _ in 0..4 {
         assert_eq!(
             from("192.0.2.1", "/v1/x").await.status,
@@ -87,7 +90,7 @@ async fn a_client_that_asks_too_often_is_told_when_to_ask_again() {
     let refused = from("192.0.2.1", "/v1/x").await;
     assert_eq!(refused.status, 429);
     let wait: u32 = refused.header("retry-after").unwrap().parse().unwrap();
-    assert!((1_200..=1_800).contains(&wait), "{wait}");
+    assert!((1..=90).contains(&wait), "{wait}");
     assert_eq!(from("192.0.2.2", "/login").await.status, 200, "everybody has their own");
     for host in 1..=6 {
         assert_eq!(from(&format!("2001:db8:0:1::{host}"), "/v1/x").await.status, 200);
