@@ -5,7 +5,7 @@ SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 # Pingora builds zlib-ng, which needs cmake; the allocator and the crypto need a C compiler.
 NEEDS := cmake cc
 
-.PHONY: help demo test lint bench lab image deps tools origins peers
+.PHONY: help demo test lint bench lab wire soak fuzz image deps tools origins peers
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
@@ -26,6 +26,24 @@ bench: deps ## Decisions in nanoseconds, proxy CPU beside a bare Pingora proxy, 
 
 lab: deps tools ## Faults under load: 3 instances, 200 requests a second; half an hour with its peers, which `make peers` installs
 	$(CARGO) bench --locked --bench faults --bench catalogue --bench outage --bench peers
+
+wire: deps tools ## The table of requests and answers on every way, from every client to every endpoint
+	$(CARGO) test --locked --features wire --test wire
+
+soak: deps ## Every byte arrives: 5 minutes of everything, then chunked uploads, then slow readers within TLS
+	$(CARGO) bench --locked --features wire --bench integrity -- --seconds 300
+	$(CARGO) bench --locked --features wire --bench integrity -- uploads
+	$(CARGO) bench --locked --features wire --bench integrity -- stuck
+
+# Each target of `fuzz/` for so many seconds. The sanitizer needs a flag that stable compilers have only with RUSTC_BOOTSTRAP.
+FUZZ_SECONDS ?= 300
+
+fuzz: deps ## Every reader of foreign bytes, by cargo-fuzz
+	@command -v cargo-fuzz >/dev/null || $(CARGO) install --quiet --locked cargo-fuzz
+	@for target in $$(cd fuzz && RUSTC_BOOTSTRAP=1 cargo fuzz list); do \
+	  mkdir -p fuzz/corpus/$$target; \
+	  RUSTC_BOOTSTRAP=1 cargo fuzz run $$target fuzz/corpus/$$target fuzz/seeds/$$target -- -max_total_time=$(FUZZ_SECONDS) || exit 1; \
+	done
 
 peers: ## The proxies to compare with: nginx, HAProxy, Envoy, Caddy
 	@python3 -c 'import venv, ensurepip' 2>/dev/null || { $(SUDO) apt-get update -qq && $(SUDO) apt-get install -y -qq python3-venv; }

@@ -62,6 +62,9 @@ pub mod discovery;
 pub mod driver;
 pub mod edge;
 pub mod files;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod gate;
 pub mod healthz;
 pub mod http1;

@@ -29,6 +29,8 @@ use crate::gate::keeper::Memory;
 use crate::gate::names::EndpointId;
 use memory::Told;
 pub(crate) use memory::Who;
+#[cfg(feature = "fuzzing")]
+pub(crate) use memory::retell;
 
 /// What is spoken; another format is another number.
 const FORMAT: u32 = 1;

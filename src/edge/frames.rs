@@ -100,7 +100,7 @@ fn take<'b>(bytes: &mut &'b [u8], left: &mut usize) -> &'b [u8] {
 
 /// Both directions.
 #[derive(Debug)]
-pub(super) struct Traffic {
+pub(crate) struct Traffic {
     received: Reader,
     sent: Reader,
     /// Whether anything was sent: the first frame is never GOAWAY (section 3.4).
@@ -118,7 +118,7 @@ pub(super) struct Traffic {
 
 impl Traffic {
     /// A connection on which nothing has passed.
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self {
             received: Reader {
                 skip: PREFACE,
@@ -135,7 +135,7 @@ impl Traffic {
     }
 
     /// Reads what the client has sent.
-    pub(super) fn receive(&mut self, mut bytes: &[u8]) {
+    pub(crate) fn receive(&mut self, mut bytes: &[u8]) {
         while let Some(seen) = self.received.next(&mut bytes) {
             match seen {
                 // Trailers are of a stream that is known.
@@ -160,7 +160,7 @@ impl Traffic {
     }
 
     /// Reads what was sent to the client; tells whether the answer to the last request under way ended there.
-    pub(super) fn send(&mut self, mut bytes: &[u8]) -> bool {
+    pub(crate) fn send(&mut self, mut bytes: &[u8]) -> bool {
         let before = self.open.len();
         while let Some(seen) = self.sent.next(&mut bytes) {
             if let Seen::Over(frame) = seen {
@@ -194,7 +194,7 @@ impl Traffic {
     }
 
     /// The interim answer that may be sent now (RFC 9113 section 8.1), if somebody waits for one.
-    pub(super) fn interim(&mut self) -> Option<[u8; INTERIM]> {
+    pub(crate) fn interim(&mut self) -> Option<[u8; INTERIM]> {
         if !self.begun || self.block.is_some() || !self.sent.is_between_frames() {
             return None;
         }
@@ -209,12 +209,12 @@ impl Traffic {
     }
 
     /// Whether no request is under way and GOAWAY may be sent.
-    pub(super) fn is_idle(&self) -> bool {
+    pub(crate) fn is_idle(&self) -> bool {
         self.begun && self.open.is_empty() && self.block.is_none() && self.sent.is_between_frames()
     }
 
     /// A GOAWAY without an error (section 6.8): no request after the last one was or will be looked at.
-    pub(super) fn goaway(&self) -> Vec<u8> {
+    pub(crate) fn goaway(&self) -> Vec<u8> {
         let mut frame = vec![0, 0, 8, GOAWAY, 0, 0, 0, 0, 0];
         frame.extend(self.last.to_be_bytes());
         frame.extend(0_u32.to_be_bytes());

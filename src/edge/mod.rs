@@ -4,11 +4,11 @@
 pub(crate) mod conn;
 pub(crate) mod crowd;
 mod farewell;
-mod frames;
+pub(crate) mod frames;
 pub mod framing;
 mod http2;
 mod preface;
-mod proxied;
+pub(crate) mod proxied;
 pub mod tls;
 mod trailers;
 

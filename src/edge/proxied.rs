@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use proxy_header::{ParseConfig, ProxyHeader};
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
@@ -33,18 +33,32 @@ pub(super) async fn source(
     within: Duration,
 ) -> io::Result<Option<SocketAddr>> {
     let header = timeout(within, read(stream)).await;
-    let header = header.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))?;
+    parse(
+        &header.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))?,
+        accepted,
+    )
+}
+
+/// The client's address in a whole header.
+///
+/// # Errors
+/// It is none of an accepted version.
+pub(crate) fn parse(header: &[u8], accepted: ProxyProtocol) -> io::Result<Option<SocketAddr>> {
     let config = ParseConfig {
         include_tlvs: false,
         allow_v1: matches!(accepted, ProxyProtocol::V1 | ProxyProtocol::Any),
         allow_v2: matches!(accepted, ProxyProtocol::V2 | ProxyProtocol::Any),
     };
     let malformed = |e: proxy_header::Error| io::Error::new(io::ErrorKind::InvalidData, e.to_string());
-    let (parsed, _) = ProxyHeader::parse(&header, config).map_err(malformed)?;
+    let (parsed, _) = ProxyHeader::parse(header, config).map_err(malformed)?;
     Ok(parsed.proxied_address().map(|address| address.source))
 }
 
-async fn read(stream: &mut TcpStream) -> io::Result<Vec<u8>> {
+/// Reads a whole header and no byte of what follows it.
+///
+/// # Errors
+/// What comes does not begin as one, is too long, or ends within it.
+pub(crate) async fn read(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Vec<u8>> {
     let none = || io::Error::new(io::ErrorKind::InvalidData, "it does not begin with a PROXY header");
     let mut header = vec![0; FIRST];
     stream.read_exact(&mut header).await?;

@@ -218,6 +218,15 @@ impl Told {
     }
 }
 
+/// Reads what another process tells of its endpoints, and tells it once more.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn retell(json: &[u8], now: Instant) -> Option<String> {
+    let all: Vec<Told> = serde_json::from_slice(json).ok()?;
+    let memories = all.into_iter().filter_map(|told| told.memory(now));
+    let all: Vec<Told> = memories.map(|memory| Told::of(&memory, now)).collect();
+    serde_json::to_string(&all).ok()
+}
+
 fn passive(held: Option<Held>, doublings: u32, now: Instant) -> Passive {
     let standing = held.as_ref().map_or(Standing::Clear, |held| match held.standing {
         Stand::Suspect(since) => Standing::Suspect {

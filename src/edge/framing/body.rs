@@ -52,6 +52,10 @@ impl Framer {
                 Ok(false)
             };
         };
+        // Wherever the network cuts it.
+        if end > MAX_LINE {
+            return Err(Malformed("a line is too long"));
+        }
         let line = self.input.split_to(end + 1);
         let Some(text) = line.strip_suffix(b"\r\n").filter(|text| !text.contains(&b'\r')) else {
             return Err(Malformed("a line does not end in CR LF"));

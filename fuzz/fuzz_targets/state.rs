@@ -1,0 +1,7 @@
+//! See `difygate::fuzzing::state`.
+
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|data: &[u8]| difygate::fuzzing::state(data));
