@@ -231,8 +231,10 @@ impl Listener {
         }
         loop {
             let accepted = tokio::select! {
-                accepted = self.listener.accept() => accepted,
+                biased;
+                // First, so that what comes after it is left to the process that takes over.
                 _ = stop.wait_for(|stopping| *stopping) => return,
+                accepted = self.listener.accept() => accepted,
             };
             match accepted {
                 Ok((stream, peer)) => self.welcome(stream, peer, &app, &ending),

@@ -82,6 +82,8 @@ impl Gate {
         self.signals.shut.send_replace(true);
         info!(in_flight = self.in_flight(), "another process has taken over");
         let deserted = async {
+            // What was accepted at this moment is yet to be counted.
+            sleep(5 * LOOK).await;
             while self.connections() > 0 {
                 sleep(LOOK).await;
             }
