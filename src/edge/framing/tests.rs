@@ -150,15 +150,13 @@ fn a_body_that_could_be_read_in_two_ways_is_refused() {
         }
     }
     let long = chunked(&format!("5;{}\r\nhello\r\n0\r\n\r\n", "x".repeat(5000)));
-    assert_eq!(
-        read(long.as_bytes(), &[]).2,
-        None,
-        "it is there as a whole, and means nothing"
-    );
-    assert!(
-        read(long.as_bytes(), &vec![64; 200]).2.is_some(),
-        "nobody collects a line without end"
-    );
+    for step in [1, 64, long.len()] {
+        assert_eq!(
+            read(long.as_bytes(), &vec![step; long.len()]).2,
+            Some("a line is too long"),
+            "in pieces of {step} bytes"
+        );
+    }
     let trailers = chunked(&format!("0\r\n{}\r\n", "X-Y: zzzzzzzzzz\r\n".repeat(2000)));
     assert!(read(trailers.as_bytes(), &[]).2.is_some());
 }
