@@ -8,10 +8,10 @@ use difygate::server::Gate;
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 
 use crate::admin::admin;
-use crate::cli::{file, run};
+use crate::cli::{difygate, file, run};
 use crate::reload::Asking;
 use crate::support::{QUICK, edge, gate, instances, known, nobody, until, until_state};
-use crate::wire::ask;
+use crate::wire::{Wire, ask};
 
 /// What the name service says.
 #[derive(Clone)]
@@ -176,6 +176,40 @@ async fn a_name_service_that_fails_changes_nothing() {
         until("the recovery to be noticed", async || !stale().await).await;
     }
     assert_eq!(asking.failed().await, Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_name_service_that_fails_for_long_is_logged_once_a_minute_and_when_it_is_well_again() {
+    let difys = instances::<1>().await;
+    let names = Names::start(Says::Code(3), 1).await;
+    let (folder, edge, admin) = (tempfile::tempdir().unwrap(), nobody(), nobody());
+    let text = format!(
+        "log: {{access: \"off\"}}\nadmin: {{address: \"{admin}\"}}\nlisteners: [{{address: \"{edge}\"}}]\n{}",
+        by_name(&names, difys[0].address().port())
+    );
+    let log = folder.path().join("log");
+    let mut gate = difygate(&["run", "-c", &file(&folder, &text)]);
+    let _process = gate.stderr(std::fs::File::create(&log).unwrap()).spawn().unwrap();
+    until("the gate to listen", async || TcpStream::connect(admin).await.is_ok()).await;
+    until("five failures", async || {
+        let mut wire = Wire::to(admin).await;
+        wire.send("GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+            .await;
+        let metrics = wire.answer().await.text();
+        (5..60).any(|failures| {
+            metrics.contains(&format!(
+                "difygate_discovery_failures_total{{pool=\"main\",upstream=\"dify\"}} {failures}\n"
+            ))
+        })
+    })
+    .await;
+    names.say(Says::Addresses(vec![FIRST]));
+    let logged = |what: &str| std::fs::read_to_string(&log).unwrap().matches(what).count();
+    until("the recovery in the log", async || {
+        logged("endpoints can be looked up again") == 1
+    })
+    .await;
+    assert_eq!(logged("endpoints cannot be looked up"), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -44,8 +44,9 @@ async fn who_does_not_live_is_restarted_by_command_once_and_keeps_its_traffic() 
     })
     .await;
     assert_eq!(restarts(&gate, "asked").await, 1);
-    let lines = std::fs::read_to_string(&told).unwrap();
-    assert_eq!(lines, format!("{} of dify/main\n", difys[0].address()));
+    let lines = || std::fs::read_to_string(&told).unwrap_or_default();
+    until("the command to have run", async || lines().ends_with('\n')).await;
+    assert_eq!(lines(), format!("{} of dify/main\n", difys[0].address()));
     assert_eq!(
         known(&gate, difys[0].address()).await.state,
         State::Up,

@@ -290,7 +290,7 @@ async fn an_endpoint_that_stalls_is_told_from_a_client_that_does() {
     })
     .await;
     let text = format!(
-        "listeners: [{{address: \"127.0.0.1:8080\", body_limit: 64MiB, limits: {{min_rate: 1KiB, grace: 300ms}}}}]\n{}",
+        "listeners: [{{address: \"127.0.0.1:8080\", body_limit: 64MiB, limits: {{min_rate: 1KiB, grace: 1s}}}}]\n{}",
         dify_upstream(&[upstream.address], &format!("{QUICK}, timeouts: {{first_byte: 1s}}"))
     );
     let gate = gate(&text).await;

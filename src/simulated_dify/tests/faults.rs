@@ -180,7 +180,7 @@ async fn full_slots_make_a_probe_wait_until_a_stream_ends() {
 #[tokio::test]
 async fn keep_alive_ends_after_its_idle_time_and_not_before() {
     let dify = one().await;
-    dify.set(|switches| switches.keep_alive = Duration::from_millis(700));
+    dify.set(|switches| switches.keep_alive = Duration::from_secs(3));
     let mut socket = TcpStream::connect(dify.address()).await.unwrap();
     for _ in 0..3 {
         socket
