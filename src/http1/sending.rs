@@ -18,8 +18,11 @@ pub fn plain(part: Bytes) -> Outgoing {
     Bytes::new().chain(part).chain(Bytes::new())
 }
 
-/// Bytes that are sent as a chunk (RFC 9112 section 7.1).
+/// Bytes that are sent as a chunk (RFC 9112 section 7.1). No bytes are no chunk, since an empty one ends the body.
 pub fn chunk(part: Bytes) -> Outgoing {
+    if part.is_empty() {
+        return plain(part);
+    }
     let size = Bytes::from(format!("{:x}\r\n", part.len()));
     size.chain(part).chain(Bytes::from_static(b"\r\n"))
 }
@@ -117,5 +120,21 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             flushed.map(|flushed| Ok(if flushed.is_ok() { Did::Sent } else { Did::Refused }))
         });
         did.await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn written(mut outgoing: Outgoing) -> Bytes {
+        outgoing.copy_to_bytes(outgoing.remaining())
+    }
+
+    #[test]
+    fn no_bytes_do_not_end_a_chunked_body() {
+        assert_eq!(written(chunk(Bytes::from_static(b"hello"))), "5\r\nhello\r\n");
+        assert_eq!(written(chunk(Bytes::new())), "");
+        assert_eq!(written(last_chunk(b"X-A: b\r\n")), "0\r\nX-A: b\r\n\r\n");
     }
 }
