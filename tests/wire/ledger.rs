@@ -14,6 +14,8 @@ use crate::split::Split;
 #[derive(Clone, Debug)]
 pub(crate) struct Arrival {
     pub(crate) http2: bool,
+    /// The first line of the request before it on the connection.
+    pub(crate) before: String,
     /// The first line of HTTP/1.1, as it came.
     pub(crate) line: String,
     pub(crate) method: String,

@@ -25,6 +25,7 @@ mod requests;
 mod rules;
 mod run;
 #[path = "../../benches/soak/soak/mod.rs"]
+#[allow(dead_code)] // the benchmark tells more of it
 mod soak;
 mod split;
 mod stage;

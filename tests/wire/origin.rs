@@ -47,17 +47,17 @@ impl Origin {
 
 async fn serve(stream: TcpStream, ledger: Arc<Ledger>, mut rng: fastrand::Rng) {
     let (reader, mut writer) = stream.into_split();
-    let mut reader = Reader::new(reader);
+    let (mut reader, mut before) = (Reader::new(reader), String::new());
     loop {
         let head = match reader.head().await {
             Ok(head) => head,
             Err(Fault::Malformed(why)) => {
-                return ledger.record(unreadable(&why));
+                return ledger.record(unreadable(&why, &before));
             }
             Err(_) => return,
         };
-        let mut words = head.start.split(' ');
-        let target = words.nth(1).unwrap_or_default().as_bytes().to_vec();
+        let line = head.start.clone();
+        let target = line.split(' ').nth(1).unwrap_or_default().as_bytes().to_vec();
         let reply = ledger.reply(&target);
         let early = reply.as_ref().filter(|reply| reply.when == When::Early);
         let mut then = Then::Keep;
@@ -68,7 +68,7 @@ async fn serve(stream: TcpStream, ledger: Arc<Ledger>, mut rng: fastrand::Rng) {
         }
         let is_early = early.is_some();
         if then == Then::Keep {
-            let Some(arrival) = read(&mut reader, head, &ledger).await else {
+            let Some(arrival) = read(&mut reader, head, &before, &ledger).await else {
                 return;
             };
             then = match &reply {
@@ -78,7 +78,7 @@ async fn serve(stream: TcpStream, ledger: Arc<Ledger>, mut rng: fastrand::Rng) {
             };
         }
         match then {
-            Then::Keep => {}
+            Then::Keep => before = line,
             // Closed with bytes unread, the socket would be reset, and what was sent lost with it.
             Then::Close => return drop(reader.end().await),
             Then::Reset => return writer.forget(),
@@ -90,9 +90,10 @@ async fn offer(writer: &mut OwnedWriteHalf) -> bool {
     writer.write_all(b"HTTP/1.1 100 Continue\r\n\r\n").await.is_ok()
 }
 
-fn unreadable(why: &str) -> Arrival {
+fn unreadable(why: &str, before: &str) -> Arrival {
     Arrival {
         http2: false,
+        before: before.to_owned(),
         line: String::new(),
         method: String::new(),
         target: Vec::new(),
@@ -105,9 +106,9 @@ fn unreadable(why: &str) -> Arrival {
 }
 
 /// Reads the rest of a request and records it; none where it did not come as a whole.
-async fn read(reader: &mut Reader<OwnedReadHalf>, head: Head, ledger: &Ledger) -> Option<Arrival> {
+async fn read(reader: &mut Reader<OwnedReadHalf>, head: Head, before: &str, ledger: &Ledger) -> Option<Arrival> {
     let mut words = head.start.splitn(3, ' ').map(str::to_owned);
-    let mut arrival = unreadable("");
+    let mut arrival = unreadable("", before);
     (arrival.method, arrival.fault) = (words.next().unwrap_or_default(), None);
     arrival.target = words.next().unwrap_or_default().into_bytes();
     arrival.line = head.start.clone();

@@ -65,6 +65,7 @@ async fn one(
     }
     let mut arrival = Arrival {
         http2: true,
+        before: String::new(),
         line: String::new(),
         method: parts.method.to_string(),
         target: target.into(),

@@ -61,8 +61,12 @@ pub(crate) struct Reader<R> {
     buffer: BytesMut,
     /// So many bytes are read at a time, at the most.
     pub(crate) at_most: usize,
-    /// And so long is waited before each read.
+    /// And so long is waited once as many have been read.
     pub(crate) rest: Duration,
+    /// Nothing that comes takes longer.
+    pub(crate) patience: Duration,
+    /// Bytes since the last wait.
+    unrested: usize,
 }
 
 impl Head {
@@ -111,6 +115,8 @@ impl<R: AsyncRead + Unpin> Reader<R> {
             buffer: BytesMut::new(),
             at_most: ROOM,
             rest: Duration::ZERO,
+            patience: patience(),
+            unrested: 0,
         }
     }
 
@@ -129,15 +135,19 @@ impl<R: AsyncRead + Unpin> Reader<R> {
     }
 
     async fn fill(&mut self) -> Result<(), Fault> {
-        if !self.rest.is_zero() {
+        if self.unrested >= self.at_most && !self.rest.is_zero() {
+            self.unrested = 0;
             tokio::time::sleep(self.rest).await;
         }
         self.buffer.reserve(ROOM);
         let mut room = (&mut self.buffer).limit(self.at_most);
-        match timeout(patience(), self.stream.read_buf(&mut room)).await {
+        match timeout(self.patience, self.stream.read_buf(&mut room)).await {
             Err(_) => Err(Fault::Stuck),
             Ok(Ok(0)) => Err(Fault::Closed),
-            Ok(Ok(_)) => Ok(()),
+            Ok(Ok(read)) => {
+                self.unrested += read;
+                Ok(())
+            }
             Ok(Err(e)) => Err(ended_by(&e)),
         }
     }

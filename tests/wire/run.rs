@@ -121,7 +121,7 @@ fn strays(arrived: &HashMap<Option<u64>, Vec<Arrival>>) -> Vec<Row> {
         group: "strays",
         name: stray.line.clone(),
         way: WAYS[0],
-        verdict: Err(format!("{stray:?}")),
+        verdict: Err(format!("behind {:?}: {stray:?}", stray.before)),
     });
     rows.collect()
 }

@@ -11,15 +11,13 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
+use super::LONGEST;
 use super::bytes::{Body, Hashing, Which};
 use super::ledger::{Ledger, Seen};
 use super::origin::{begin, read_http2, send, step, write};
 use super::plan::{Fault, Plan};
 use crate::patience;
 use crate::reader::{self, Framed, Head, Reader};
-
-/// An exchange takes longer than this only if it is stuck.
-const LONGEST: Duration = Duration::from_secs(60);
 
 /// A connection that can be reset.
 pub(crate) trait Resets: AsyncRead + AsyncWrite + Unpin + Send + 'static {
@@ -37,6 +35,8 @@ pub(crate) async fn one_by_one<S: Resets>(stream: S, plans: Vec<Plan>, ledger: &
     }
     let (reader, mut writer) = tokio::io::split(stream);
     let mut reader = Reader::new(reader);
+    // An answer may be awaited while its request is still sent.
+    reader.patience = LONGEST;
     for plan in plans {
         let (seen, goes_on) = timeout(LONGEST, exchange(&mut reader, &mut writer, &plan))
             .await
@@ -52,6 +52,8 @@ pub(crate) async fn one_by_one<S: Resets>(stream: S, plans: Vec<Plan>, ledger: &
 pub(crate) async fn pipelined<S: Resets>(stream: S, plans: Vec<Plan>, ledger: &Ledger) {
     let (reader, mut writer) = tokio::io::split(stream);
     let mut reader = Reader::new(reader);
+    // An answer may be awaited while its request is still sent.
+    reader.patience = LONGEST;
     let sending = async {
         for plan in &plans {
             if upload(&mut writer, plan).await.is_err() {

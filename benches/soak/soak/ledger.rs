@@ -1,7 +1,6 @@
 //! The ledgers of both ends, and what they say when they are laid beside each other.
 
 use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 use std::fmt;
 use std::sync::Mutex;
 
@@ -55,12 +54,17 @@ impl Ledger {
         self.0.lock().unwrap().entry(id).or_default().arrived.push(hash);
     }
 
+    /// Exchanges that are about to begin.
+    pub(crate) fn begun(&self, plans: &[Plan]) {
+        let mut lines = self.0.lock().unwrap();
+        for plan in plans {
+            lines.entry(plan.id).or_default().plan = Some(*plan);
+        }
+    }
+
     pub(crate) fn seen(&self, plan: Plan, seen: Seen) {
         let mut lines = self.0.lock().unwrap();
-        let line = match lines.entry(plan.id) {
-            Entry::Occupied(line) => line.into_mut(),
-            Entry::Vacant(line) => line.insert(Line::default()),
-        };
+        let line = lines.entry(plan.id).or_default();
         (line.plan, line.seen) = (Some(plan), Some(seen));
     }
 
@@ -73,7 +77,10 @@ impl Ledger {
         for (id, line) in lines {
             match (&line.plan, &line.seen) {
                 (Some(plan), Some(seen)) => figures.weigh(plan, seen, &line.arrived),
-                _ => figures.crossed.push(format!("{id}: it arrived, and nobody sent it")),
+                // What stands behind one that ended its connection was never sent.
+                (Some(_), None) if line.arrived.is_empty() => {}
+                (Some(plan), None) => figures.unexplained.push(format!("it never ended: {plan:?}")),
+                (None, _) => figures.crossed.push(format!("{id}: it arrived, and nobody sent it")),
             }
         }
         figures

@@ -15,11 +15,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 
 use ledger::{Figures, Ledger, Seen};
 use origin::Origins;
 use plan::{Fault, Plan, Speaks};
 use stage::{Stage, connect};
+
+/// An exchange takes longer than this only if it is stuck.
+pub(super) const LONGEST: Duration = Duration::from_secs(60);
 
 /// So many clients have a connection each.
 const CLIENTS: usize = 24;
@@ -60,14 +64,22 @@ pub(crate) async fn soak(lasts: Duration, seed: u64) -> Soaked {
             }
         });
     }
-    while let Some(ended) = clients.join_next().await {
-        ended.unwrap();
-    }
+    // A connection on which anything is stuck is given up by then.
+    let ending = async {
+        while let Some(ended) = clients.join_next().await {
+            ended.unwrap();
+        }
+    };
+    let ended = timeout(lasts + LONGEST * 2, ending).await.is_ok();
     // What its clients left is on its way to its end.
     tokio::time::sleep(Duration::from_millis(300)).await;
     let (after, most) = stage.memory();
+    let mut figures = ledger.compare();
+    if !ended {
+        figures.unexplained.push("a connection never ended".to_owned());
+    }
     Soaked {
-        figures: ledger.compare(),
+        figures,
         took: start.elapsed(),
         memory: [before, most, after],
     }
@@ -111,6 +123,7 @@ async fn one_connection(stage: &Stage, ledger: &Arc<Ledger>, next: &AtomicU64, s
     if http2 {
         plans.retain(|plan| plan.fault != Fault::ClientHalfCloses);
     }
+    ledger.begun(&plans);
     let room = (rng.u8(..3) == 0).then(|| rng.u32(4_096..200_000));
     let window = [16 << 10, 65_535, 1 << 20, 8 << 20][rng.usize(..4)];
     let failed = |e: std::io::Error, plans: Vec<Plan>| {
@@ -119,17 +132,23 @@ async fn one_connection(stage: &Stage, ledger: &Arc<Ledger>, next: &AtomicU64, s
         }
     };
     match speaks {
-        Speaks::Clear | Speaks::Http2Clear => match connect(stage.clear, room).await {
+        Speaks::Clear | Speaks::Http2Clear => match within(connect(stage.clear, room)).await {
             Ok(stream) if http2 => client::at_once(stream, plans, window, ledger).await,
             Ok(stream) if pipelined => client::pipelined(stream, plans, ledger).await,
             Ok(stream) => client::one_by_one(stream, plans, ledger).await,
             Err(e) => failed(e, plans),
         },
-        Speaks::Tls | Speaks::Http2 => match stage.secure(http2, room).await {
+        Speaks::Tls | Speaks::Http2 => match within(stage.secure(http2, room)).await {
             Ok(stream) if http2 => client::at_once(stream, plans, window, ledger).await,
             Ok(stream) if pipelined => client::pipelined(stream, plans, ledger).await,
             Ok(stream) => client::one_by_one(stream, plans, ledger).await,
             Err(e) => failed(e, plans),
         },
     }
+}
+
+/// A connection, if it comes about in time.
+async fn within<S>(connecting: impl Future<Output = std::io::Result<S>>) -> std::io::Result<S> {
+    let connected = timeout(LONGEST, connecting).await;
+    connected.unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()))
 }

@@ -13,6 +13,7 @@ use tokio::net::tcp::OwnedWriteHalf;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
+use super::LONGEST;
 use super::bytes::{Body, Hashing, Which};
 use super::ledger::Ledger;
 use super::plan::{Ends, Fault, Pace, Plan};
@@ -74,6 +75,7 @@ pub(crate) async fn begin(pace: Pace) {
 async fn serve(stream: TcpStream, seed: u64, ledger: Arc<Ledger>) {
     let (reader, mut writer) = stream.into_split();
     let mut reader = Reader::new(reader);
+    reader.patience = LONGEST;
     while let Ok(head) = reader.head().await {
         let target = head.start.split(' ').nth(1).unwrap_or_default();
         let Some(plan) = Plan::asked(seed, target) else {
@@ -152,7 +154,7 @@ pub(crate) async fn write<W: AsyncWrite + Unpin>(
     rng: &mut fastrand::Rng,
 ) -> std::io::Result<()> {
     let (at_a_time, rest) = step(pace);
-    let (cut, mut left) = (most.is_some(), most.unwrap_or(body.left()));
+    let (cut, mut left, mut unrested) = (most.is_some(), most.unwrap_or(body.left()), 0);
     // Of a large body few parts are small, or it would take all day.
     let small = at_a_time.min((body.left() / 500).max(1));
     while left > 0 {
@@ -175,7 +177,9 @@ pub(crate) async fn write<W: AsyncWrite + Unpin>(
         if rng.u8(..3) == 0 {
             writer.flush().await?;
         }
-        if !rest.is_zero() {
+        unrested += part.len();
+        if unrested >= at_a_time && !rest.is_zero() {
+            unrested = 0;
             writer.flush().await?;
             tokio::time::sleep(rest).await;
         }
@@ -235,8 +239,8 @@ async fn one_http2(
 
 /// Reads a body, or so many bytes of it; none where it breaks off.
 pub(crate) async fn read_http2(body: &mut RecvStream, pace: Pace, most: usize) -> Option<Hashing> {
-    let (_, rest) = step(pace);
-    let (mut hash, mut read) = (Hashing::default(), 0);
+    let (at_a_time, rest) = step(pace);
+    let (mut hash, mut read, mut unrested) = (Hashing::default(), 0, 0);
     while let Some(part) = body.data().await {
         let part = part.ok()?;
         hash.add(&part);
@@ -244,7 +248,9 @@ pub(crate) async fn read_http2(body: &mut RecvStream, pace: Pace, most: usize) -
         if read >= most {
             return Some(hash);
         }
-        if !rest.is_zero() {
+        unrested += part.len();
+        if unrested >= at_a_time && !rest.is_zero() {
+            unrested = 0;
             tokio::time::sleep(rest).await;
         }
         let _ = body.flow_control().release_capacity(part.len());
@@ -261,7 +267,7 @@ pub(crate) async fn send(
     rng: &mut fastrand::Rng,
 ) -> Option<()> {
     let (at_a_time, rest) = step(pace);
-    let mut left = most.unwrap_or(body.left());
+    let (mut left, mut unrested) = (most.unwrap_or(body.left()), 0);
     while left > 0 {
         out.reserve_capacity(left.min(at_a_time));
         while out.capacity() == 0 {
@@ -271,7 +277,9 @@ pub(crate) async fn send(
         let part = body.next(left.min(out.capacity()).min(most));
         left -= part.len();
         out.send_data(Bytes::from_static(part), false).ok()?;
-        if !rest.is_zero() {
+        unrested += part.len();
+        if unrested >= at_a_time && !rest.is_zero() {
+            unrested = 0;
             tokio::time::sleep(rest).await;
         }
     }

@@ -8,6 +8,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
+use super::LONGEST;
 use super::bytes::{Body, Which};
 use super::ledger::{Ledger, Seen};
 use super::origin::Origins;
@@ -17,8 +18,6 @@ use crate::reader::{Framed, Reader};
 
 /// So many uploads are under way at a time.
 const AT_ONCE: usize = 32;
-/// An upload that takes longer is stuck.
-const LONGEST: Duration = Duration::from_secs(60);
 
 /// Sends so many uploads; the figures of the ledgers, and how long it took.
 pub(crate) async fn uploads(count: usize, seed: u64) -> (super::ledger::Figures, Duration) {
