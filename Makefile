@@ -21,8 +21,9 @@ lint: deps ## Format, clippy and documentation, all of them strict
 	$(CARGO) clippy --locked --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps
 
-bench: deps ## Decisions in nanoseconds, proxy CPU beside a bare Pingora proxy, thousands of endpoints
-	$(CARGO) bench --locked --bench guard --bench selection --bench proxy --bench scale
+bench: deps ## Decisions in nanoseconds, proxy CPU beside a bare Pingora proxy, uploads over a long way, thousands of endpoints
+	$(CARGO) bench --locked --bench guard --bench selection --bench proxy --bench roundtrip --bench scale
+	$(CARGO) bench --locked --bench proxy -- uploads
 
 lab: deps tools ## Faults under load: 3 instances, 200 requests a second; half an hour with its peers, which `make peers` installs
 	$(CARGO) bench --locked --bench faults --bench catalogue --bench outage --bench peers

@@ -3,18 +3,51 @@
 
 #![allow(dead_code)] // each benchmark starts some of them
 
+pub(crate) mod builds;
+
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
-/// A process that ends with its owner.
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, sleep};
+
+/// A process that ends with its owner, and so do its children.
 pub(crate) struct Process(pub(crate) Child);
 
 impl Drop for Process {
     fn drop(&mut self) {
+        let children = family(self.0.id());
         let _ = self.0.kill();
         let _ = self.0.wait();
+        for child in children.into_iter().skip(1) {
+            let _ = kill(Pid::from_raw(child as i32), Signal::SIGKILL);
+        }
     }
+}
+
+fn tasks(process: u32) -> impl Iterator<Item = PathBuf> {
+    let tasks = std::fs::read_dir(format!("/proc/{process}/task"));
+    tasks.into_iter().flatten().flatten().map(|task| task.path())
+}
+
+/// A process and all below it.
+fn family(process: u32) -> Vec<u32> {
+    let mut family = vec![process];
+    let mut at = 0;
+    while let Some(process) = family.get(at) {
+        let children: Vec<String> = tasks(*process)
+            .map(|task| std::fs::read_to_string(task.join("children")).unwrap_or_default())
+            .collect();
+        let children = children.iter().flat_map(|children| children.split_whitespace());
+        family.extend(children.filter_map(|child| child.parse::<u32>().ok()));
+        at += 1;
+    }
+    family
 }
 
 /// An address that nobody listens at.
@@ -52,11 +85,16 @@ pub(crate) fn each(origins: &[SocketAddr], line: impl Fn(usize, &SocketAddr) -> 
         .collect()
 }
 
-/// nginx with one worker and the lines of its `http` block.
+/// nginx with one worker and the lines of its `http` block. As root its worker stays root: another user could not reach its files in the folder.
 pub(crate) fn nginx(folder: &Path, http: &str) -> Option<Child> {
     let path = folder.join("nginx.conf");
+    let user = if nix::unistd::geteuid().is_root() {
+        "user root;\n"
+    } else {
+        ""
+    };
     let text = format!(
-        "daemon off;\nworker_processes 1;\npid {0}/nginx.pid;\nerror_log {0}/nginx.log;\nevents {{ worker_connections 1024; }}\n\
+        "{user}daemon off;\nworker_processes 1;\npid {0}/nginx.pid;\nerror_log {0}/nginx.log;\nevents {{ worker_connections 1024; }}\n\
          http {{ access_log off; client_body_temp_path {0}/a; proxy_temp_path {0}/b; fastcgi_temp_path {0}/c; uwsgi_temp_path {0}/d; scgi_temp_path {0}/e;\n\
          {http} }}\n",
         folder.display()
@@ -146,28 +184,31 @@ pub(crate) fn caddy(folder: &Path, listener: SocketAddr, origins: &[SocketAddr],
     )
 }
 
+/// Whether a proxy answers a plain request with 200 within 20 s.
+pub(crate) async fn serves(address: SocketAddr) -> bool {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while Instant::now() < deadline {
+        if let Ok(mut stream) = TcpStream::connect(address).await {
+            let request = b"GET / HTTP/1.1\r\nHost: dify.example\r\nConnection: close\r\n\r\n";
+            let mut answer = Vec::new();
+            if stream.write_all(request).await.is_ok()
+                && stream.read_to_end(&mut answer).await.is_ok()
+                && answer.starts_with(b"HTTP/1.1 200")
+            {
+                return true;
+            }
+        }
+        sleep(Duration::from_millis(20)).await;
+    }
+    false
+}
+
 /// Nanoseconds of CPU that all threads of the process and of its children have used.
 pub(crate) fn cpu(of: &Process) -> u64 {
-    let mut processes = vec![of.0.id()];
-    let mut used = 0;
-    while let Some(process) = processes.pop() {
-        let tasks = std::fs::read_dir(format!("/proc/{process}/task"))
-            .into_iter()
-            .flatten()
-            .flatten();
-        for task in tasks {
-            let read = |file| std::fs::read_to_string(task.path().join(file)).unwrap_or_default();
-            used += read("schedstat")
-                .split(' ')
-                .next()
-                .and_then(|time| time.parse().ok())
-                .unwrap_or(0);
-            processes.extend(
-                read("children")
-                    .split_whitespace()
-                    .filter_map(|child| child.parse::<u32>().ok()),
-            );
-        }
-    }
-    used
+    let tasks = family(of.0.id()).into_iter().flat_map(tasks);
+    let used = tasks.map(|task| {
+        let times = std::fs::read_to_string(task.join("schedstat")).unwrap_or_default();
+        times.split(' ').next().and_then(|time| time.parse().ok()).unwrap_or(0)
+    });
+    used.sum::<u64>()
 }

@@ -1,5 +1,6 @@
 //! The proxies that people have today, each in front of the same origins: one worker, connections kept to the origins, least connections or
-//! least requests where there is a choice, no access log. They do less than the gate, so a comparison errs in their favour.
+//! least requests where there is a choice, no access log, and request bodies that are sent on as they come. They do less than the gate, so a
+//! comparison errs in their favour.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -17,7 +18,7 @@ pub(crate) const PEERS: [(&str, Launch); 4] = [
 fn nginx(folder: &Path, listener: SocketAddr, origins: &[SocketAddr]) -> Option<Child> {
     let servers = each(origins, |_, origin| format!("server {origin};\n"));
     let http = format!(
-        "keepalive_requests 1000000000;\nupstream dify {{ least_conn; {servers} keepalive 64; keepalive_requests 1000000000; }}\n\
+        "keepalive_requests 1000000000;\nclient_max_body_size 0;\nproxy_request_buffering off;\nupstream dify {{ least_conn; {servers} keepalive 64; keepalive_requests 1000000000; }}\n\
          server {{ listen {listener}; location / {{ proxy_pass http://dify; proxy_http_version 1.1; proxy_set_header Connection \"\";\n\
          proxy_set_header Host $host; proxy_set_header X-Real-IP $remote_addr; proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for; }} }}"
     );
