@@ -71,6 +71,8 @@ pub(crate) struct Conn {
     under_way: AtomicBool,
     /// Whether a client that ends its direction is taken to have gone.
     strict: AtomicBool,
+    /// Whether nobody reads the body under way. What comes of it is kept.
+    held: AtomicBool,
     /// Whether something was written since the request under way began.
     has_begun: bool,
     ended: Option<Ended>,
@@ -113,6 +115,7 @@ impl Conn {
             switched: AtomicBool::new(false),
             under_way: AtomicBool::new(false),
             strict: AtomicBool::new(false),
+            held: AtomicBool::new(false),
             has_begun: false,
             ended: None,
             look: None,
@@ -142,6 +145,7 @@ impl Conn {
         *self.answer_trailers.lock().unwrap_or_else(PoisonError::into_inner) = None;
         self.answered.store(true, Ordering::Relaxed);
         self.strict.store(false, Ordering::Relaxed);
+        self.held.store(false, Ordering::Relaxed);
         self.under_way.store(!whole && !self.many_at_once, Ordering::Relaxed);
         self.rested.store(self.now(), Ordering::Relaxed);
         self.deadline.store(KEPT, Ordering::Relaxed);
@@ -150,11 +154,18 @@ impl Conn {
     /// The protocol was switched: from now on every byte passes.
     pub(crate) fn switch(&self) {
         self.switched.store(true, Ordering::Relaxed);
+        self.held.store(false, Ordering::Relaxed);
     }
 
     /// Whether a client that ends its direction is taken to have gone, since nothing of its request was sent yet.
     pub(crate) fn watch(&self, strict: bool) {
         self.strict.store(strict, Ordering::Relaxed);
+    }
+
+    /// Whether a read is to find out only whether the client has gone. The framework throws away the byte that such a read gets, which may be one of a
+    /// body that is not read to its end.
+    pub(crate) fn hold(&self, held: bool) {
+        self.held.store(held, Ordering::Relaxed);
     }
 
     /// The request under way where it cannot be taken.
@@ -301,6 +312,7 @@ impl AsyncWrite for Conn {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         this.has_begun |= !bytes.starts_with(b"HTTP/1.1 1");
+        this.note_write();
         if this.gathered.len() + bytes.len() > GATHER {
             ready!(this.poll_send(cx))?;
         }

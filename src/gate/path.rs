@@ -45,7 +45,7 @@ impl<'a> OriginForm<'a> {
         if raw == b"*" && method_is_options {
             return Ok(Form::Asterisk);
         }
-        let target = cut_authority(raw)?;
+        let (_, target) = cut_authority(raw)?;
         if target.first() == Some(&b'/') {
             return Self::read(target).map(Form::Origin);
         }
@@ -94,8 +94,14 @@ impl<'a> OriginForm<'a> {
     }
 }
 
-/// `http://host/path?query` without its scheme and authority. What is left begins with `/`, `?` or `#`, or is empty.
-fn cut_authority(target: &[u8]) -> Result<&[u8], Malformed> {
+/// The authority of a target in absolute form (RFC 9112 section 3.2.2).
+pub fn authority_of(target: &[u8]) -> Option<&str> {
+    let (authority, _) = cut_authority(target).ok()?;
+    std::str::from_utf8(authority).ok()
+}
+
+/// `http://host/path?query` cut into its authority and what is behind that, which begins with `/`, `?` or `#`, or is empty.
+fn cut_authority(target: &[u8]) -> Result<(&[u8], &[u8]), Malformed> {
     const MARK: &[u8] = b"://";
     let scheme = target.windows(MARK.len()).position(|bytes| bytes == MARK);
     let (scheme, rest) = target.split_at(scheme.ok_or(Malformed::NotOriginForm)?);
@@ -108,7 +114,7 @@ fn cut_authority(target: &[u8]) -> Result<&[u8], Malformed> {
     if !is_authority(authority) {
         return Err(Malformed::Authority);
     }
-    Ok(target)
+    Ok((authority, target))
 }
 
 /// Whether `authority` can name a host and a port (RFC 3986 section 3.2). User information is refused: it serves only to

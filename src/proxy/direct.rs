@@ -333,11 +333,20 @@ pub(super) async fn while_there<T>(session: &mut Session, what: impl Future<Outp
         gone = gone(session) => Err(gone),
     };
     watch(session, false);
+    hold(session, false);
     outcome
 }
 
-/// Ready once the client is gone. What it sends early is read no further, and then the connection cannot be used again.
+/// Has the client's connection keep what comes, or give it again.
+pub(super) fn hold(session: &Session, held: bool) {
+    if let Some(conn) = conn(session) {
+        conn.hold(held);
+    }
+}
+
+/// Ready once the client is gone. What it sends meanwhile is kept.
 pub(super) async fn gone(session: &mut Session) -> Box<Error> {
+    hold(session, true);
     match session.as_downstream_mut().read_body_or_idle(true).await {
         Err(e) if *e.etype() == ErrorType::ConnectError => {
             session.set_keepalive(None);

@@ -47,6 +47,7 @@ use crate::access_log::AccessLog;
 use crate::acme::Challenges;
 use crate::clock::Clock;
 use crate::edge::Door;
+use crate::gate::path::authority_of;
 use crate::gate::retry::AttemptFailure;
 use crate::mailbox::Mailbox;
 use crate::metrics::Metrics;
@@ -106,7 +107,7 @@ impl ProxyHttp for Gateway {
         }
         request::restore_refused(session)?;
         name_host(session.req_header_mut(), &self.door.name)?;
-        forget_expectation(session.req_header_mut());
+        forget_expectation(session);
         headers::join_cookies(session.req_header_mut())?;
         self.announce_end(session);
         // HTTP/1.0 has no interim answers (RFC 9110 section 15.2).
@@ -124,6 +125,9 @@ impl ProxyHttp for Gateway {
             request::Admitted::Forward => {
                 self.hold(session, exchange).await?;
                 if !session.is_body_empty() {
+                    // The framework passes no interim answer on before the body has come.
+                    upload::go_ahead(session).await?;
+                    session.req_header_mut().remove_header(&EXPECT);
                     exchange.receiving = Some((self.clock.now(), self.pace()));
                 }
                 Ok(false)
@@ -152,8 +156,8 @@ impl ProxyHttp for Gateway {
         end_of_stream: bool,
         exchange: &mut Exchange,
     ) -> pingora::Result<()> {
-        // The end of an HTTP/2 body may be an empty part, for which the framework would write the last chunk twice.
-        if body.as_ref().is_some_and(Bytes::is_empty) {
+        // The framework takes no part for the end of the body. An empty part before that is none.
+        if end_of_stream && body.as_ref().is_some_and(Bytes::is_empty) {
             *body = None;
         }
         let length = body.as_ref().map_or(0, Bytes::len);
@@ -389,13 +393,16 @@ impl ProxyHttp for Gateway {
     }
 }
 
-/// Removes the expectation of a client that the listener has told to go on, as it does over HTTP/2: nobody else need tell it.
-fn forget_expectation(request: &mut RequestHeader) {
+/// Removes an expectation that nobody is to meet: one of HTTP/1.0 or of a request without a body means nothing (RFC 9110 section 10.1.1), and a client
+/// of HTTP/2 was told to go on by the listener.
+fn forget_expectation(session: &mut Session) {
+    let means_nothing = session.is_body_empty();
+    let request = session.req_header_mut();
     let expects = request
         .headers
         .get(EXPECT)
         .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
-    if expects && request.version == Version::HTTP_2 {
+    if expects && (means_nothing || request.version != Version::HTTP_11) {
         request.remove_header(&EXPECT);
     }
 }
@@ -410,16 +417,18 @@ impl Gateway {
 }
 
 /// Gives a request the `Host` that everything here reads: HTTP/2 names it in `:authority` (RFC 9113 section 8.3.1), and HTTP/1.0 need not name one
-/// (RFC 9112 section 3.2), but it is sent on as HTTP/1.1, which must: then it is the address of the listener.
+/// (RFC 9112 section 3.2), but it is sent on as HTTP/1.1, which must: then it is the host of an absolute target, or the address of the listener.
 fn name_host(request: &mut RequestHeader, listener: &str) -> pingora::Result<()> {
     if request.headers.contains_key(HOST) {
         return Ok(());
     }
-    let authority = request.uri.authority().filter(|_| request.version == Version::HTTP_2);
-    let host = match authority {
-        Some(authority) => authority.as_str().to_owned(),
-        None if request.version == Version::HTTP_10 => listener.to_owned(),
-        None => return Ok(()),
+    let host = match request.version {
+        Version::HTTP_2 => request.uri.authority().map(|authority| authority.as_str()),
+        Version::HTTP_10 => Some(authority_of(headers::target(request)).unwrap_or(listener)),
+        _ => None,
     };
-    request.insert_header(HOST, host)
+    match host.map(str::to_owned) {
+        Some(host) => request.insert_header(HOST, host),
+        None => Ok(()),
+    }
 }

@@ -258,8 +258,10 @@ impl Gateway {
         exchange: &mut Exchange,
     ) -> pingora::Result<()> {
         let target = self.final_target(session.req_header(), exchange)?;
-        if *target != *request.raw_path() && request.set_raw_path(&target).is_err() {
-            // The framework's URLs have no such bytes.
+        if *target != *request.raw_path()
+            && (std::str::from_utf8(&target).is_err() || request.set_raw_path(&target).is_err())
+        {
+            // The framework's URLs have no such bytes, nor has HTTP/2.
             request.set_raw_path(as_url(&target).as_bytes())?;
         }
         let client = exchange.client.unwrap_or(Client::UNKNOWN);

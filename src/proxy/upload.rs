@@ -20,7 +20,7 @@ use crate::http1::{self, Connection, Head, Outgoing, Step, WireError};
 use crate::proxy::Gateway;
 use crate::proxy::answer::Answer;
 use crate::proxy::context::Exchange;
-use crate::proxy::direct::{Called, Lost, gone, lost};
+use crate::proxy::direct::{Called, Lost, gone, hold, lost};
 use crate::proxy::request::{conn, content_length};
 use crate::upstream::Endpoint;
 
@@ -326,6 +326,7 @@ fn is_switch(head: &Head) -> bool {
 /// What the client does next: it sends more, or goes.
 async fn client(session: &mut Session, reads: bool) -> Event {
     if reads {
+        hold(session, false);
         Event::Client(session.as_downstream_mut().read_request_body().await)
     } else {
         Event::Gone(gone(session).await)
@@ -341,7 +342,7 @@ async fn late(patience: Option<Duration>) {
 
 /// Tells the client to send its body, since the endpoint wants it (RFC 9110 section 10.1.1). The framework takes any answer before the end of the body
 /// for the last one on its connection, which this is not.
-async fn go_ahead(session: &mut Session) -> pingora::Result<()> {
+pub(super) async fn go_ahead(session: &mut Session) -> pingora::Result<()> {
     let asked = session.req_header().version == Version::HTTP_11 && session.req_header().headers.contains_key(EXPECT);
     if !asked {
         return Ok(());

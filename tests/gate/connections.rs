@@ -266,3 +266,44 @@ async fn an_answer_that_begins_while_the_gate_stops_says_close() {
     assert!(wire.ended().await.is_empty());
     stopping.abort();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_ends_its_direction_within_its_answer_gets_the_rest() {
+    let (upstream, go) = {
+        let go = Arc::new(tokio::sync::Semaphore::new(0));
+        let rest = go.clone();
+        let upstream = Upstream::start(move |mut arrived: Arrived| {
+            let rest = rest.clone();
+            async move {
+                arrived
+                    .send("HTTP/1.1 200 OK\r\nContent-Length: 100005\r\n\r\nfirst")
+                    .await;
+                rest.acquire().await.unwrap().forget();
+                // An endpoint that is not read any more says so by an error.
+                let _ = arrived.stream.write_all(&[b'x'; 100_000]).await;
+            }
+        });
+        (upstream.await, go)
+    };
+    let gate = before(&upstream, "").await;
+    let mut stream = sent(&gate, "GET /a HTTP/1.1\r\nHost: h\r\n\r\n").await;
+    let mut answer = Vec::new();
+    while !answer.ends_with(b"first") {
+        soon("the first part", stream.read_buf(&mut answer)).await.unwrap();
+    }
+    stream.shutdown().await.unwrap();
+    go.add_permits(1);
+    answer.clear();
+    soon("the rest", stream.read_to_end(&mut answer)).await.unwrap();
+    assert!(
+        answer.iter().filter(|byte| **byte == b'x').count() == 100_000,
+        "{}",
+        answer.len()
+    );
+    // One that has closed its connection is found out all the same.
+    let mut stream = sent(&gate, "GET /a HTTP/1.1\r\nHost: h\r\n\r\n").await;
+    let mut part = [0; 64];
+    soon("the first part", stream.read(&mut part)).await.unwrap();
+    drop(stream);
+    until_idle(&gate).await;
+}

@@ -289,3 +289,37 @@ async fn a_query_that_http2_cannot_carry_is_encoded() {
         assert!(told.contains(&format!("http://dify.example{arrives} ")), "{told}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bodies_of_http1_clients_arrive_whole() {
+    let echo = Echo::start().await;
+    let health = Upstream::echo().await;
+    let keys = format!("http2: true, probe: {{port: {}}}", health.address.port());
+    let gate = gate(&dify_upstream(&[echo.address], &keys)).await;
+    let mut wire = Wire::to(edge(&gate)).await;
+    wire.send("POST /a HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\n")
+        .await;
+    assert_eq!(wire.head().await.status, 100);
+    wire.send("hello").await;
+    assert_eq!(wire.answer().await.text(), "hello");
+    // A size line that stands alone in a segment is no end of the body.
+    let (expected, mut chunks) = ("0123456789".repeat(20), String::new());
+    for part in expected.as_bytes().chunks(7) {
+        chunks += &format!("{:x}\r\n{}\r\n", part.len(), std::str::from_utf8(part).unwrap());
+    }
+    let request = format!("POST /a HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n{chunks}0\r\n\r\n");
+    for step in [1, 3, request.len()] {
+        let mut wire = Wire::to(edge(&gate)).await;
+        for segment in request.as_bytes().chunks(step) {
+            wire.send(segment).await;
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(wire.answer().await.text(), expected, "in segments of {step}");
+    }
+    let mut wire = Wire::to(edge(&gate)).await;
+    // In HTTP/2 a query that is no UTF-8 is encoded.
+    wire.send(b"GET /a?b=\xff&c=\"d\" HTTP/1.1\r\nHost: h\r\n\r\n").await;
+    let answer = wire.answer().await;
+    let told = answer.header("x-told").unwrap_or_default();
+    assert!(told.contains("/a?b=%FF&c=%22d%22 "), "{told}");
+}

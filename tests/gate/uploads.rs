@@ -310,6 +310,84 @@ async fn an_endpoint_that_stalls_is_told_from_a_client_that_does() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_endpoint_that_reads_slowly_gets_every_byte() {
+    // More than the sockets on the way hold.
+    const LENGTH: usize = 24 << 20;
+    let content: Arc<Vec<u8>> = Arc::new((0..LENGTH as u32 / 4).flat_map(u32::to_le_bytes).collect());
+    let expected = content.clone();
+    let upstream = Upstream::start(move |mut arrived: Arrived| {
+        let expected = expected.clone();
+        async move {
+            let is_chunked = arrived.head.to_lowercase().contains("transfer-encoding: chunked");
+            let (mut body, mut wanted) = (Vec::new(), LENGTH);
+            while body.len() < wanted {
+                let read = arrived.stream.read_buf(&mut body).await.unwrap();
+                assert_ne!(read, 0, "{} of {wanted}", body.len());
+                if is_chunked && body.ends_with(b"\r\n0\r\n\r\n") {
+                    body = plain(&body);
+                    wanted = body.len();
+                }
+                // The gate must find the connection full again and again.
+                if body.len() % 7 == 0 {
+                    tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+                }
+            }
+            let same = body == *expected;
+            arrived.answer("Connection: close\r\n", &same.to_string()).await;
+        }
+    })
+    .await;
+    let gate = before(&upstream, "").await;
+    let length = format!("POST /v1/files HTTP/1.1\r\nHost: h\r\nContent-Length: {LENGTH}\r\n\r\n");
+    for request in [
+        [length.as_bytes(), &content].concat(),
+        [POST.as_bytes(), &chunks(&content, 100_000, "")].concat(),
+    ] {
+        let mut wire = Wire::to(edge(&gate)).await;
+        wire.send(&request).await;
+        let answer = wire.answer().await;
+        assert_eq!((answer.status, answer.text().as_str()), (200, "true"));
+    }
+    until_idle(&gate).await;
+}
+
+/// The content of chunks.
+fn plain(mut chunks: &[u8]) -> Vec<u8> {
+    let mut content = Vec::new();
+    loop {
+        let end = chunks.iter().position(|byte| *byte == b'\r').unwrap();
+        let size = usize::from_str_radix(std::str::from_utf8(&chunks[..end]).unwrap(), 16).unwrap();
+        if size == 0 {
+            return content;
+        }
+        content.extend_from_slice(&chunks[end + 2..][..size]);
+        chunks = &chunks[end + 2 + size + 2..];
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_expectation_that_nobody_is_to_meet_is_not_passed_on() {
+    let upstream = Upstream::echo().await;
+    let gate = before(&upstream, "").await;
+    for (request, passes) in [
+        ("POST /a HTTP/1.1\r\nHost: h\r\nContent-Length: 0\r\n", false),
+        ("GET /a HTTP/1.1\r\nHost: h\r\n", false),
+        ("POST /a HTTP/1.0\r\nHost: h\r\nContent-Length: 5\r\n", false),
+        ("POST /a HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n", true),
+    ] {
+        let mut wire = Wire::to(edge(&gate)).await;
+        let body = if request.contains(": 5") { "hello" } else { "" };
+        wire.send(format!("{request}Expect: 100-continue\r\n\r\n{body}")).await;
+        let answer = wire.answer().await;
+        assert_eq!(
+            (answer.status, answer.text().to_lowercase().contains("expect")),
+            (200, passes),
+            "{request}"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_body_without_a_length_is_held_to_the_limit() {
     let (upstream, seen) = recorder().await;
     let text = format!(

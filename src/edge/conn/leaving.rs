@@ -19,6 +19,8 @@ const AHEAD: usize = 16 * 1024;
 /// that is sent to it tells which: an interim answer, which a client must expect (RFC 9110 section 15.2), and which a closed connection resets. Most
 /// answers begin before this many milliseconds, and tell as well.
 const HALF_CLOSED: u64 = 250;
+/// Within an answer what is sent of it finds that out. A client is taken to have gone once nothing was sent for so many milliseconds.
+const QUIET: u64 = 1_000;
 /// How often it is looked whether the connection was reset.
 const LOOK: Duration = Duration::from_millis(50);
 const INTERIM: &[u8] = b"HTTP/1.1 103 Early Hints\r\n\r\n";
@@ -26,10 +28,10 @@ const INTERIM: &[u8] = b"HTTP/1.1 103 Early Hints\r\n\r\n";
 /// The end of what a client sends.
 #[derive(Debug)]
 pub(super) struct Ended {
-    /// When it came, in milliseconds after the connection's start.
-    at: u64,
     /// Whether the answer to the request under way had begun.
     in_answer: bool,
+    /// When it came, or when something was sent after it, in milliseconds after the connection's start.
+    at: u64,
     /// Whether an interim answer was sent after it.
     asked: bool,
 }
@@ -72,6 +74,14 @@ impl Conn {
         }
     }
 
+    /// Notes that something is sent to a client that has ended its direction.
+    pub(super) fn note_write(&mut self) {
+        let now = self.ended.is_some().then(|| self.now());
+        if let (Some(ended), Some(now)) = (&mut self.ended, now) {
+            ended.at = now;
+        }
+    }
+
     fn note_end(&mut self) {
         self.ended = Some(Ended {
             at: self.now(),
@@ -83,23 +93,29 @@ impl Conn {
     /// Ready once a client that has ended its direction is known to take no answer.
     #[allow(clippy::disallowed_methods)]
     fn poll_closed(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let (now, strict) = (self.now(), self.strict.load(Ordering::Relaxed));
+        let strict = self.strict.load(Ordering::Relaxed);
         let takes_interim = self.framer.takes_interim();
         loop {
+            let now = self.now();
             if let Some(e) = self.stream.take_error()? {
                 return Poll::Ready(Err(e));
             }
             let Some(ended) = &mut self.ended else {
                 return Poll::Pending;
             };
-            if ended.in_answer || strict && !takes_interim {
+            let has_gone = if ended.in_answer {
+                now >= ended.at + QUIET
+            } else {
+                strict && !takes_interim
+            };
+            if has_gone {
                 return Poll::Ready(Ok(()));
             }
             // What is written of the answer finds out as well.
-            if !takes_interim || self.has_begun && !ended.asked {
+            if !ended.in_answer && (!takes_interim || self.has_begun && !ended.asked) {
                 return Poll::Pending;
             }
-            if !ended.asked && (strict || now >= ended.at + HALF_CLOSED) {
+            if !ended.in_answer && !ended.asked && (strict || now >= ended.at + HALF_CLOSED) {
                 ended.asked = true;
                 self.gathered.extend_from_slice(INTERIM);
                 if let Poll::Ready(Err(e)) = self.poll_send_all(cx) {

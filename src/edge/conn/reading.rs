@@ -16,7 +16,7 @@ const READ: usize = 16 * 1024;
 impl Conn {
     /// Gives the framework the next bytes of the request under way, or none at the end of the connection.
     pub(super) fn poll_request(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        if self.strict.load(Ordering::Relaxed) {
+        if self.strict.load(Ordering::Relaxed) || self.held.load(Ordering::Relaxed) {
             return self.poll_gone(cx);
         }
         loop {
@@ -29,7 +29,10 @@ impl Conn {
             if self.framer.is_over() && !self.goes_on() {
                 return self.poll_gone(cx);
             }
-            if let Err(malformed) = self.framer.advance() {
+            // What came before the fault is given first: an answer to it can tell of the fault.
+            if let Err(malformed) = self.framer.advance()
+                && self.framer.output().is_empty()
+            {
                 return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, malformed)));
             }
             if !self.framer.output().is_empty() || self.framer.is_over() {
