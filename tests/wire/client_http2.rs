@@ -174,6 +174,7 @@ async fn read(mut answer: ResponseFuture, manner: Manner, goes_on: &Notify) -> R
     }
     got.status = parts.status.as_u16();
     got.head = Head {
+        target: Vec::new(),
         start: String::new(),
         fields: fields(&parts.headers),
     };

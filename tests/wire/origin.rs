@@ -57,7 +57,7 @@ async fn serve(stream: TcpStream, ledger: Arc<Ledger>, mut rng: fastrand::Rng) {
             Err(_) => return,
         };
         let line = head.start.clone();
-        let target = line.split(' ').nth(1).unwrap_or_default().as_bytes().to_vec();
+        let target = head.target.clone();
         let reply = ledger.reply(&target);
         let early = reply.as_ref().filter(|reply| reply.when == When::Early);
         let mut then = Then::Keep;
@@ -107,10 +107,10 @@ fn unreadable(why: &str, before: &str) -> Arrival {
 
 /// Reads the rest of a request and records it; none where it did not come as a whole.
 async fn read(reader: &mut Reader<OwnedReadHalf>, head: Head, before: &str, ledger: &Ledger) -> Option<Arrival> {
-    let mut words = head.start.splitn(3, ' ').map(str::to_owned);
+    let method = head.start.split(' ').next().unwrap_or_default();
     let mut arrival = unreadable("", before);
-    (arrival.method, arrival.fault) = (words.next().unwrap_or_default(), None);
-    arrival.target = words.next().unwrap_or_default().into_bytes();
+    (arrival.method, arrival.fault) = (method.to_owned(), None);
+    arrival.target.clone_from(&head.target);
     arrival.line = head.start.clone();
     match head.framing(Framed::None) {
         Err(fault) => arrival.fault = Some(fault),

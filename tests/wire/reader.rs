@@ -32,6 +32,8 @@ pub(crate) enum Fault {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Head {
     pub(crate) start: String,
+    /// The second word of it, byte for byte.
+    pub(crate) target: Vec<u8>,
     pub(crate) fields: Vec<Field>,
 }
 
@@ -174,8 +176,9 @@ impl<R: AsyncRead + Unpin> Reader<R> {
     pub(crate) async fn head(&mut self) -> Result<Head, Fault> {
         let start = self.line().await?;
         let fields = self.fields().await?;
+        let target = start.split(|byte| *byte == b' ').nth(1).unwrap_or_default().to_vec();
         let start = String::from_utf8_lossy(&start).into_owned();
-        Ok(Head { start, fields })
+        Ok(Head { start, target, fields })
     }
 
     async fn fields(&mut self) -> Result<Vec<Field>, Fault> {
