@@ -29,12 +29,12 @@ lab: deps tools ## Faults under load: 3 instances, 200 requests a second; half a
 	$(CARGO) bench --locked --bench faults --bench catalogue --bench outage --bench peers
 
 wire: deps tools ## The table of requests and answers on every way, from every client to every endpoint
-	$(CARGO) test --locked --features wire --test wire
+	$(CARGO) test --locked --test wire
 
 soak: deps ## Every byte arrives: 5 minutes of everything, then chunked uploads, then slow readers within TLS
-	$(CARGO) bench --locked --features wire --bench integrity -- --seconds 300
-	$(CARGO) bench --locked --features wire --bench integrity -- uploads
-	$(CARGO) bench --locked --features wire --bench integrity -- stuck
+	$(CARGO) bench --locked --bench integrity -- --seconds 300
+	$(CARGO) bench --locked --bench integrity -- uploads
+	$(CARGO) bench --locked --bench integrity -- stuck
 
 # Each target of `fuzz/` for so many seconds. The sanitizer needs a flag that stable compilers have only with RUSTC_BOOTSTRAP.
 FUZZ_SECONDS ?= 300

@@ -62,7 +62,7 @@ pub mod discovery;
 pub mod driver;
 pub mod edge;
 pub mod files;
-#[cfg(feature = "fuzzing")]
+#[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
 pub mod fuzzing;
 pub mod gate;

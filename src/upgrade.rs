@@ -29,7 +29,7 @@ use crate::gate::keeper::Memory;
 use crate::gate::names::EndpointId;
 use memory::Told;
 pub(crate) use memory::Who;
-#[cfg(feature = "fuzzing")]
+#[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use memory::retell;
 
 /// What is spoken; another format is another number.

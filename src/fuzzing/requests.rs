@@ -79,10 +79,21 @@ fn step(framer: &mut Framer, given: &mut Vec<u8>, all: &mut Read) -> bool {
             all.refused = Some(refused.refusal);
             return false;
         }
-        all.requests
-            .push(taken_apart(&std::mem::take(given), framer.trailers()));
+        let mut request = taken_apart(&std::mem::take(given), framer.trailers());
+        if let Some(target) = framer.target() {
+            restore(&mut request.head, target);
+        }
+        all.requests.push(request);
         framer.next();
     }
+}
+
+/// Puts the target back as it came, for which the framework was given one of the same length that it takes.
+fn restore(head: &mut [u8], target: &[u8]) {
+    let start = head.iter().position(|byte| *byte == b' ').unwrap() + 1;
+    let place = head.get_mut(start..start + target.len()).unwrap();
+    assert_ne!(place, target, "it needed nothing in its place");
+    place.copy_from_slice(target);
 }
 
 /// The head of a request, whose fields frame it in one way, and its body.

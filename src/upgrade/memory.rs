@@ -219,7 +219,7 @@ impl Told {
 }
 
 /// Reads what another process tells of its endpoints, and tells it once more.
-#[cfg(feature = "fuzzing")]
+#[cfg(any(test, feature = "fuzzing"))]
 pub(crate) fn retell(json: &[u8], now: Instant) -> Option<String> {
     let all: Vec<Told> = serde_json::from_slice(json).ok()?;
     let memories = all.into_iter().filter_map(|told| told.memory(now));
