@@ -220,6 +220,13 @@ pub(crate) fn host(request: &RequestHeader) -> &str {
     host.and_then(|host| host.to_str().ok()).unwrap_or_default()
 }
 
+/// Whether a request asks for the connection to end with its answer, on whichever line of `Connection` (RFC 9112 section 9.6). The framework looks at
+/// the first line.
+pub(crate) fn asks_to_close(request: &RequestHeader) -> bool {
+    let mut options = members(request.headers.get_all(CONNECTION).iter());
+    options.any(|option| option.eq_ignore_ascii_case("close"))
+}
+
 /// Joins the lines of `Cookie` into one. HTTP/2 clients split it, and whoever reads the request as HTTP/1 takes several lines for a list with commas
 /// (RFC 9113 section 8.2.3).
 pub(crate) fn join_cookies(request: &mut RequestHeader) -> pingora::Result<()> {

@@ -109,6 +109,9 @@ impl ProxyHttp for Gateway {
         name_host(session.req_header_mut(), &self.door.name)?;
         forget_expectation(session);
         headers::join_cookies(session.req_header_mut())?;
+        if headers::asks_to_close(session.req_header()) {
+            session.set_keepalive(None);
+        }
         self.announce_end(session);
         // HTTP/1.0 has no interim answers (RFC 9110 section 15.2).
         let knows_interim_answers = session.req_header().version != Version::HTTP_10;

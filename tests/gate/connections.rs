@@ -307,3 +307,28 @@ async fn a_client_that_ends_its_direction_within_its_answer_gets_the_rest() {
     drop(stream);
     until_idle(&gate).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_ends_whichever_line_of_its_request_says_so() {
+    let upstream = Upstream::start(async |mut arrived: Arrived| arrived.answer("", "ok").await).await;
+    let gate = before(&upstream, "").await;
+    for (lines, ends) in [
+        ("Connection: keep-alive\r\nConnection: close\r\n", true),
+        ("Connection: close\r\nConnection: keep-alive\r\n", true),
+        ("Connection: keep-alive, Close\r\n", true),
+        ("Connection: keep-alive\r\n", false),
+        ("", false),
+    ] {
+        let mut wire = Wire::to(edge(&gate)).await;
+        wire.send(format!("GET /a HTTP/1.1\r\nHost: h\r\n{lines}\r\n")).await;
+        let answer = wire.answer().await;
+        assert_eq!(
+            (answer.text().as_str(), answer.header("connection") == Some("close")),
+            ("ok", ends),
+            "{lines}"
+        );
+        if ends {
+            assert!(wire.ended().await.is_empty(), "{lines}");
+        }
+    }
+}
