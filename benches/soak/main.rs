@@ -1,7 +1,13 @@
 //! Every byte arrives: `cargo bench --bench integrity -- --seconds 300 --seed N`. Clients of every kind, endpoints in HTTP/1.1 and HTTP/2, bodies of up to 20 MB both
 //! ways, slow and fast readers and writers, resets, half-closes and pipelining. It ends with 1 if a body differs, an answer is crossed, or an error has no cause.
 
-#![allow(missing_docs, clippy::disallowed_methods, clippy::unwrap_used, clippy::print_stdout)] // a benchmark times itself
+#![allow(
+    missing_docs,
+    clippy::disallowed_methods,
+    clippy::unwrap_used,
+    clippy::wildcard_enum_match_arm,
+    clippy::print_stdout
+)] // a benchmark times itself
 
 #[path = "../../tests/gate/authority.rs"]
 #[allow(dead_code)] // tests use more of it

@@ -5,7 +5,7 @@ use crate::gate::path::{Form, OriginForm, canonical, decode};
 
 /// What is forwarded is what came; and what plainly is a guarded path after any number of decodings is guarded.
 pub fn path_and_guard(data: &[u8]) {
-    let options = data.len() % 2 == 0;
+    let options = data.len().is_multiple_of(2);
     let form = match OriginForm::parse(data, options) {
         Ok(Form::Origin(form)) => form,
         Ok(Form::Asterisk) => {

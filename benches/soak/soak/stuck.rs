@@ -79,7 +79,7 @@ async fn ask(stage: &Stage, seed: u64, number: u64) -> (usize, bool) {
     };
     let window = [64 << 10, 1 << 20, 16 << 20, 16 << 20][rng.usize(..4)];
     let room = Some([4_096, 16_384, 65_536, 212_992][rng.usize(..4)]);
-    let http2 = number % 2 == 0;
+    let http2 = number.is_multiple_of(2);
     let target = Plan::download(number, length).target();
     let Ok(stream) = stage.secure(http2, room).await else {
         return (length, false);

@@ -114,6 +114,7 @@ pub(crate) fn chunks() -> Vec<Case> {
 }
 
 /// What a size line may have besides its size, and what may follow the last chunk (RFC 9112 sections 7.1.1 and 7.1.2).
+#[allow(clippy::too_many_lines)] // a table
 pub(crate) fn extensions_and_trailers() -> Vec<Case> {
     let with = |name: &str, upper: bool, zeros: usize, extension: &str| {
         let chunks = Chunks {
@@ -238,6 +239,7 @@ pub(crate) fn faulty_chunks() -> Vec<Case> {
 }
 
 /// Messages that one server ends where another goes on (RFC 9112 section 6.1: such a connection ends).
+#[allow(clippy::too_many_lines)] // a table
 pub(crate) fn two_framings() -> Vec<Case> {
     const INNER: &str = "0\r\n\r\nGET {t}/smuggled HTTP/1.1\r\nHost: h\r\n\r\n";
     let sent = |name: &str, lines: &str, body: &str| {

@@ -8,6 +8,7 @@ use crate::table::{Case, Over, case, cases};
 const GROUP: &str = "pipelined";
 
 /// Requests that do not wait for answers get them in their order (RFC 9112 section 9.3.2).
+#[allow(clippy::too_many_lines)] // a table
 pub(crate) fn pipelined() -> Vec<Case> {
     let gets = |count: usize| (0..count).map(|n| get(format!("/{n}"))).collect::<Vec<_>>();
     let closes = |request: Message| request.field("Connection", "close");
