@@ -41,6 +41,8 @@ struct Look {
 
 /// It is never looked more often than this, whatever a name's time to live says or how many connections are refused.
 const LEAST: Duration = Duration::from_secs(1);
+/// Of failures in a row one of so many is logged: one a minute, where a name service is asked each second.
+const LOGGED: u32 = 60;
 
 /// The finders of all pools that have one, and what they have found.
 #[derive(Debug)]
@@ -107,6 +109,7 @@ impl Finders {
             sender: self.sender.clone(),
             roster: self.roster.clone(),
             metrics: self.metrics.clone(),
+            failed: 0,
         };
         tokio::spawn(finder.run(discovery))
     }
@@ -167,10 +170,12 @@ struct Finder {
     sender: mpsc::UnboundedSender<(PoolId, Option<Vec<Found>>)>,
     roster: watch::Receiver<Roster>,
     metrics: Metrics,
+    /// Lookups in a row that failed.
+    failed: u32,
 }
 
 impl Finder {
-    async fn run(self, discovery: Discovery) {
+    async fn run(mut self, discovery: Discovery) {
         match discovery {
             Discovery::Dns(settings) => {
                 let mut resolver = dns::Resolving::new(settings);
@@ -192,7 +197,7 @@ impl Finder {
     }
 
     /// Passes on what a look came to, and tells how long it lasts.
-    fn heard(&self, looked: Result<Look, String>) -> Duration {
+    fn heard(&mut self, looked: Result<Look, String>) -> Duration {
         let labels = [self.id.0.as_str(), self.id.1.as_str()];
         let (found, lasts, stale) = match looked {
             Ok(Look { found, lasts, stale }) => {
@@ -214,7 +219,12 @@ impl Finder {
             } else {
                 "the last list"
             };
-            warn!(upstream = %self.id.0, pool = %self.id.1, why, "endpoints cannot be looked up: {kept} stays");
+            if self.failed.is_multiple_of(LOGGED) {
+                warn!(upstream = %self.id.0, pool = %self.id.1, why, "endpoints cannot be looked up: {kept} stays");
+            }
+            self.failed = self.failed.wrapping_add(1);
+        } else if std::mem::take(&mut self.failed) > 0 {
+            info!(upstream = %self.id.0, pool = %self.id.1, "endpoints can be looked up again");
         }
         // Whoever listens has gone with the gate.
         let _ = self.sender.send((self.id.clone(), found));
