@@ -334,10 +334,10 @@ fn framework(threads: usize) -> ServerConf {
     }
 }
 
-/// What a client may send of one request body before the gate has taken any of it, in bytes. An upload at a round trip of 100 ms moves 10 MB a second.
-const STREAM_WINDOW: u32 = 1024 * 1024;
+/// What a client may send of one request body before the gate has taken any of it, in bytes. An upload at a round trip of 100 ms moves 20 MB a second.
+const STREAM_WINDOW: u32 = 2 * 1024 * 1024;
 /// The same for all requests of one connection. So many uploads must stall at once before they hold back the others.
-const CONNECTION_WINDOW: u32 = 16 * STREAM_WINDOW;
+const CONNECTION_WINDOW: u32 = 8 * STREAM_WINDOW;
 
 /// How HTTP/2 is spoken to clients, within the framework's limits on what a client may cost.
 fn http2() -> H2Options {
