@@ -2,7 +2,7 @@
 
 #![allow(clippy::print_stdout)] // it is what the run is for
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use crate::run::Row;
@@ -33,9 +33,10 @@ pub(crate) fn summary(title: &str, rows: &[Row], seed: u64, took: Duration) {
         println!("| {} | {} |", group.trim_start_matches("~ "), line.join(" | "));
     }
     let right = rows.iter().filter(|row| row.verdict.is_ok()).count();
-    let took = took.as_secs_f64();
+    let distinct: BTreeSet<(&str, &str)> = rows.iter().map(|row| (row.group, row.name.as_str())).collect();
+    let (count, took) = (distinct.len(), took.as_secs_f64());
     println!(
-        "\n{title}: {right} of {} trials right, seed {seed}, {took:.1} s",
+        "\n{title}: {right} of {} trials of {count} rows right, seed {seed}, {took:.1} s",
         rows.len()
     );
 }
