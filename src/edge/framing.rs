@@ -14,6 +14,9 @@ use bytes::BytesMut;
 
 use crate::gate::hygiene::Refusal;
 
+/// Less of a chunk than this is read together with what follows it, in bytes.
+const LEAST_DIRECT: u64 = 32 * 1024;
+
 /// Where the reader stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
@@ -71,6 +74,8 @@ pub struct Framer {
     /// The trailer section of the request under way, as it came.
     trailers: BytesMut,
     malformed: Option<Malformed>,
+    /// Where in the output the chunk begins that more bytes may be put behind.
+    grows: Option<usize>,
 }
 
 impl Framer {
@@ -87,6 +92,7 @@ impl Framer {
             takes_interim: false,
             trailers: BytesMut::new(),
             malformed: None,
+            grows: None,
         }
     }
 
@@ -114,6 +120,8 @@ impl Framer {
     }
 
     fn step(&mut self) -> Result<(), Malformed> {
+        // What was put there before may have been taken.
+        self.grows = None;
         loop {
             let goes_on = match self.stage {
                 Stage::Head => self.head(),
@@ -139,10 +147,15 @@ impl Framer {
         }
         match self.stage {
             Stage::Length(left) => Some(Direct::Plain(left)),
-            Stage::Chunk(left) if left > 0 => Some(Direct::Chunk(left)),
+            Stage::Chunk(left) if left >= LEAST_DIRECT => Some(Direct::Chunk(left)),
             Stage::Tunnel => Some(Direct::Plain(u64::MAX)),
             Stage::Head | Stage::Chunk(_) | Stage::ChunkSize | Stage::ChunkEnd | Stage::Trailers | Stage::Over => None,
         }
+    }
+
+    /// Whether chunks are read, which are put together as far as they have come.
+    pub fn gathers(&self) -> bool {
+        matches!(self.stage, Stage::Chunk(_) | Stage::ChunkSize | Stage::ChunkEnd)
     }
 
     /// Notes that `length` bytes were read past this reader.

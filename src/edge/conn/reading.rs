@@ -12,6 +12,8 @@ use crate::edge::framing::{Direct, SIZE_LINE, size_line};
 
 /// What is read at once where the reader must see it.
 const READ: usize = 16 * 1024;
+/// The same of chunks.
+const READ_CHUNKS: usize = 64 * 1024;
 
 impl Conn {
     /// Gives the framework the next bytes of the request under way, or none at the end of the connection.
@@ -117,8 +119,9 @@ impl Conn {
 
     /// Reads what the reader of requests must see.
     fn poll_input(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let room = if self.framer.gathers() { READ_CHUNKS } else { READ };
         let input = self.framer.input();
-        input.reserve(READ);
+        input.reserve(room);
         let read = ready!(pin!(self.stream.read_buf(input)).poll(cx))?;
         if read > 0 {
             self.received(read);

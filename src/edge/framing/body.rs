@@ -8,6 +8,7 @@ const MAX_LINE: usize = 4 * 1024;
 const MAX_TRAILERS: usize = 16 * 1024;
 /// Digits of a chunk size that is written anew, and its line end.
 pub(crate) const SIZE_LINE: usize = 10;
+const LINE_END: &[u8] = b"\r\n";
 const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
 
 /// The size line of a chunk of `length` bytes, always of [`SIZE_LINE`] bytes.
@@ -30,13 +31,24 @@ impl Framer {
         self.stage == Stage::Over
     }
 
-    /// Moves bytes of a chunk, as a chunk of their own; tells whether that was its end.
+    /// Moves bytes of a chunk behind those that were moved before it, as one chunk; tells whether that was its end. Each chunk costs the proxy a read and
+    /// a write of its own, and where one ends means nothing (RFC 9112 section 7.1).
     pub(super) fn chunk(&mut self, left: u64) -> bool {
         let moved = usize::try_from(left).map_or(self.input.len(), |left| left.min(self.input.len()));
         if moved > 0 {
-            self.output.extend_from_slice(&size_line(moved));
+            let start = self.grows.take().unwrap_or(self.output.len());
+            if start == self.output.len() {
+                self.output.extend_from_slice(&size_line(0));
+            } else {
+                self.output.truncate(self.output.len() - LINE_END.len());
+            }
             self.output.extend_from_slice(&self.input.split_to(moved));
-            self.output.extend_from_slice(b"\r\n");
+            let length = self.output.len() - start - SIZE_LINE;
+            if let Some(line) = self.output.get_mut(start..start + SIZE_LINE) {
+                line.copy_from_slice(&size_line(length));
+            }
+            self.output.extend_from_slice(LINE_END);
+            self.grows = Some(start);
         }
         let left = left - moved as u64;
         self.stage = if left == 0 { Stage::ChunkEnd } else { Stage::Chunk(left) };
