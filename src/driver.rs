@@ -218,6 +218,7 @@ impl Driver {
                 streak,
                 at,
             } => self.keeper.handle_failure(slot, failure, streak, at),
+            Message::Silent { slot, at } => self.keeper.handle_silence(slot, at),
             Message::Tried { slot, trial, at } => self.keeper.handle_trial(slot, trial, at),
             // Whoever asked may have gone; then nobody misses the answer.
             Message::Ask(reply) => drop(reply.send(self.everyone())),
@@ -346,7 +347,7 @@ impl Driver {
                 self.keeper.handle_answers(slot, answered, now);
             }
             if watched.rhythm.feel(beat.answered, beat.waiting) {
-                self.keeper.handle_stall(slot, now);
+                self.keeper.handle_silence(slot, now);
             }
         }
     }

@@ -37,6 +37,13 @@ pub enum Message {
         /// When.
         at: Instant,
     },
+    /// A stream of an endpoint is silent.
+    Silent {
+        /// Which endpoint.
+        slot: Slot,
+        /// When.
+        at: Instant,
+    },
     /// The request that tried an endpoint has ended.
     Tried {
         /// Which one.
@@ -130,6 +137,11 @@ impl Mailbox {
             streak,
             at,
         });
+    }
+
+    /// Tells that a stream of an endpoint is silent.
+    pub fn silent(&self, slot: Slot, at: Instant) {
+        let _ = self.0.send(Message::Silent { slot, at });
     }
 
     /// Tells how the request ended that tried an endpoint.

@@ -145,6 +145,10 @@ metrics! {
     streams_under_way: IntGaugeVec = gauges("streams_under_way", &[UPSTREAM, &["pool", "kind"]]);
     /// The age of the oldest of them, in seconds.
     oldest_stream: IntGaugeVec = gauges("oldest_stream_seconds", &[UPSTREAM, &["pool"]]);
+    /// Event streams of a pool that are silent: their runs may wait for a Celery worker.
+    silent_streams: IntGaugeVec = gauges("silent_streams", &[UPSTREAM, &["pool"]]);
+    /// For how long the most silent of them has been so, in seconds.
+    longest_silence: IntGaugeVec = gauges("longest_silence_seconds", &[UPSTREAM, &["pool"]]);
     /// What a gate or a reason to go back says: 1 pass, 0 inconclusive, -1 fail.
     cutover_gate: IntGaugeVec = gauges("cutover_gate", &[&["cutover", "gate"]]);
     /// Cutovers by what they came to.

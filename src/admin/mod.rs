@@ -25,9 +25,11 @@ pub mod overrides;
 pub mod terms;
 pub mod view;
 
+use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{Path, Request, State};
@@ -44,11 +46,11 @@ use crate::clock::Clock;
 use crate::cutover::Cutovers;
 use crate::gate::alarm::Alarm;
 use crate::gate::cutover;
-use crate::gate::names::{Address, UpstreamName};
+use crate::gate::names::{Address, EndpointId, UpstreamName};
 use crate::mailbox::{Acquaintance, Mailbox};
 use crate::metrics::{Metrics, endpoint_labels};
 use crate::reload::{Applied, Loader};
-use crate::upstream::streams::Kind;
+use crate::upstream::streams::{Kind, Silence};
 use crate::upstream::{Roster, Upstream};
 
 /// Where the process is in its life.
@@ -255,8 +257,9 @@ async fn explain(State(admin): State<Admin>, Path(address): Path<String>) -> Res
     let asked = Address::parse(&address);
     let is_meant = |one: &&Acquaintance| asked.as_ref().is_ok_and(|asked| one.known.id.address.matches(asked));
     let found = known.iter().filter(is_meant);
+    let silences = silences(&admin.roster.borrow().upstreams);
     let explained: Vec<Explanation> = found
-        .map(|one| Explanation::of(&one.known, &one.endpoint, &admin.clock))
+        .map(|one| Explanation::of(&one.known, &one.endpoint, silence(&silences, one), &admin.clock))
         .collect();
     if explained.is_empty() {
         return refusal(
@@ -273,6 +276,7 @@ impl Admin {
         let (settings, metrics, now) = (&upstream.settings, &self.metrics, self.clock.now());
         let name = settings.name.as_str();
         let streams = upstream.flow.streams.list();
+        let silences = silences_of(upstream);
         for pool in &settings.pools {
             let of_pool = || streams.iter().filter(|stream| stream.about.endpoint.pool == pool.name);
             for kind in [Kind::Sse, Kind::Websocket] {
@@ -285,6 +289,14 @@ impl Admin {
             let age = oldest.map_or(0, |since| now.saturating_duration_since(since).as_secs());
             let gauge = metrics.oldest_stream.with_label_values(&[name, pool.name.as_str()]);
             gauge.set(i64::try_from(age).unwrap_or(i64::MAX));
+            let silent = silences.iter().filter(|(id, _)| id.pool == pool.name);
+            let (count, longest) = silent.fold((0, Duration::ZERO), |(count, longest), (_, silence)| {
+                (count + silence.streams, longest.max(silence.longest))
+            });
+            let labels = [name, pool.name.as_str()];
+            metrics.silent_streams.with_label_values(&labels).set(count.into());
+            let gauge = metrics.longest_silence.with_label_values(&labels);
+            gauge.set(i64::try_from(longest.as_secs()).unwrap_or(i64::MAX));
         }
     }
 
@@ -300,7 +312,9 @@ impl Admin {
         let upstreams = upstreams.iter();
         let upstreams = upstreams.map(|upstream| UpstreamView::of(upstream, phase(&upstream.settings.name)));
         let mut upstreams: Vec<UpstreamView> = upstreams.collect();
-        for Acquaintance { known, endpoint } in known {
+        let silences = silences(&self.roster.borrow().upstreams);
+        for one in known {
+            let Acquaintance { known, endpoint } = one;
             let upstream = upstreams
                 .iter_mut()
                 .find(|upstream| upstream.name == known.id.upstream.as_str());
@@ -313,7 +327,9 @@ impl Admin {
                     .find(|pool| pool.name == known.id.pool.as_str())
             });
             if let Some(pool) = pool {
-                pool.endpoints.push(EndpointView::of(known, endpoint, &self.clock));
+                let silence = silence(&silences, one);
+                pool.endpoints
+                    .push(EndpointView::of(known, endpoint, silence, &self.clock));
             }
         }
         let applied = self.applied.borrow().clone();
@@ -332,4 +348,21 @@ impl Admin {
             upstreams,
         }
     }
+}
+
+/// The silent event streams of each endpoint of an upstream, where silence is looked for.
+fn silences_of(upstream: &Upstream) -> HashMap<EndpointId, Silence> {
+    let least = upstream.settings.terms.outlier.stream_silence;
+    if least.is_zero() {
+        return HashMap::new();
+    }
+    upstream.flow.streams.silences(least)
+}
+
+fn silences(upstreams: &[Arc<Upstream>]) -> HashMap<EndpointId, Silence> {
+    upstreams.iter().flat_map(|upstream| silences_of(upstream)).collect()
+}
+
+fn silence(silences: &HashMap<EndpointId, Silence>, one: &Acquaintance) -> Silence {
+    silences.get(&one.known.id).copied().unwrap_or_default()
 }

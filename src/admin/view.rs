@@ -10,6 +10,7 @@ use crate::gate::cutover::Phase;
 use crate::gate::health::Health;
 use crate::gate::keeper::{Known, ProbeRecord};
 use crate::gate::passive::Standing;
+use crate::upstream::streams::Silence;
 use crate::upstream::{Endpoint, Upstream};
 
 /// `GET /api/v1/status`.
@@ -125,6 +126,12 @@ pub struct EndpointView {
     pub cause: String,
     /// Requests under way.
     pub in_flight: u32,
+    /// Its event streams that have been silent for `outlier.stream_silence`: their runs may wait for a Celery worker.
+    #[serde(default)]
+    pub silent_streams: u32,
+    /// For how long the most silent of them has been so, in seconds.
+    #[serde(default)]
+    pub longest_silence_seconds: u64,
     /// The latest word on each component.
     pub components: BTreeMap<String, bool>,
     /// The last probe.
@@ -211,8 +218,10 @@ pub struct Explanation {
 
 impl EndpointView {
     /// What is known of an endpoint.
-    pub fn of(known: &Known, endpoint: &Endpoint, clock: &Clock) -> Self {
+    pub fn of(known: &Known, endpoint: &Endpoint, silence: Silence, clock: &Clock) -> Self {
         Self {
+            silent_streams: silence.streams,
+            longest_silence_seconds: silence.longest.as_secs(),
             address: known.id.address.to_string(),
             state: known.state.to_string(),
             routable: known.state.is_routable(),
@@ -347,7 +356,7 @@ fn others(known: &Known, clock: &Clock) -> Vec<String> {
 
 impl Explanation {
     /// All that is known of an endpoint.
-    pub fn of(known: &Known, endpoint: &Endpoint, clock: &Clock) -> Self {
+    pub fn of(known: &Known, endpoint: &Endpoint, silence: Silence, clock: &Clock) -> Self {
         let next = known.verdicts.iter().map(|(plan, health)| {
             let name = &plan.name;
             match health {
@@ -367,7 +376,7 @@ impl Explanation {
         Self {
             upstream: known.id.upstream.to_string(),
             pool: known.id.pool.to_string(),
-            endpoint: EndpointView::of(known, endpoint, clock),
+            endpoint: EndpointView::of(known, endpoint, silence, clock),
             next: next.chain(others(known, clock)).collect(),
             history: known
                 .history

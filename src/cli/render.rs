@@ -64,13 +64,29 @@ fn upstream(upstream: &UpstreamView) -> String {
             ]);
         }
     }
-    format!(
-        "upstream {}: active pool {}, {}\n{}",
-        upstream.name,
-        upstream.active,
-        upstream.phase,
-        trimmed(&rows)
-    )
+    let head = format!(
+        "upstream {}: active pool {}, {}",
+        upstream.name, upstream.active, upstream.phase
+    );
+    let lines = std::iter::once(head).chain(silence(upstream));
+    let lines: Vec<String> = lines.chain(std::iter::once(trimmed(&rows))).collect();
+    lines.join("\n")
+}
+
+/// How many event streams of an upstream are silent, if any is.
+fn silence(upstream: &UpstreamView) -> Option<String> {
+    let endpoints = || upstream.pools.iter().flat_map(|pool| &pool.endpoints);
+    let streams: u32 = endpoints().map(|endpoint| endpoint.silent_streams).sum();
+    let longest = endpoints().map(|endpoint| endpoint.longest_silence_seconds).max();
+    let (are, their) = if streams == 1 {
+        ("event stream is", "its run waits")
+    } else {
+        ("event streams are", "their runs wait")
+    };
+    (streams > 0).then(|| {
+        let longest = longest.unwrap_or_default();
+        format!("{streams} {are} silent, the longest for {longest} s: perhaps {their} for a Celery worker")
+    })
 }
 
 fn took(probe: &ProbeView) -> String {

@@ -244,7 +244,7 @@ pub(super) struct Outlier {
     pub(super) at_most: Option<u32>,
     /// Statuses that count as failures. Default: "502-504".
     pub(super) statuses: Option<Statuses>,
-    /// An event stream that is silent for so long counts as a failure. Default: 35s, for Dify pings every 10; 0s for never.
+    /// An event stream that is silent for so long has its endpoint probed at once, and is shown as silent. Default: 35s, for Dify pings every 10; 0s for never.
     pub(super) stream_silence: Option<Time>,
     /// Whether who answers much later than the others loses weight and is then held back. Default: no.
     pub(super) latency: Option<Latency>,
@@ -328,7 +328,7 @@ pub(super) struct Timeouts {
     pub(super) connect: Option<Time>,
     /// To the first byte of the answer. Default: 300s.
     pub(super) first_byte: Option<Time>,
-    /// Between two bytes of the answer. Default: 120s.
+    /// Between two bytes of the answer. Default: 3600s, as Dify's nginx.
     pub(super) idle: Option<Time>,
     /// How long an idle connection is kept. Default: 1s, for Dify closes after 2.
     pub(super) pool_idle: Option<Time>,

@@ -37,6 +37,11 @@ impl FailureClass {
         Self::Body,
     ];
 
+    /// Whether an HTTP answer came, so that the process lives whatever it says.
+    pub fn is_answer(self) -> bool {
+        matches!(self, Self::Status | Self::Body)
+    }
+
     /// The stable word for it.
     pub fn as_str(self) -> &'static str {
         match self {

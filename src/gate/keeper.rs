@@ -2,7 +2,7 @@
 //!
 //! It performs nothing. Its owner asks [`Keeper::poll_timeout`] when to come back, calls [`Keeper::handle_timeout`] then,
 //! carries out what [`Keeper::poll_effect`] hands over, and returns each probe's answer to [`Keeper::handle_probe`] and each word of
-//! live traffic to [`Keeper::handle_failure`], [`Keeper::handle_stall`] and [`Keeper::handle_trial`]. Time is an argument
+//! live traffic to [`Keeper::handle_failure`], [`Keeper::handle_silence`] and [`Keeper::handle_trial`]. Time is an argument
 //! everywhere, so hours of probing can be tested in a moment.
 //!
 //! Rules:
@@ -314,7 +314,7 @@ impl Keeper {
             return;
         };
         *health = health.observe(outcome, &plan);
-        if outcome.class().is_some() && known.passive.agrees(now) {
+        if outcome.class().is_some_and(|class| known.passive.agrees(class, now)) {
             *health = Health::Down { passes: 0 };
         }
         if matches!(health, Health::Down { .. }) {

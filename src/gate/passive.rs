@@ -9,6 +9,7 @@ use std::fmt;
 use std::ops::RangeInclusive;
 use std::time::{Duration, Instant};
 
+use super::health::FailureClass;
 use super::latency::LatencyRules;
 
 /// What live traffic may do to an endpoint.
@@ -24,7 +25,7 @@ pub struct Outlier {
     pub at_most: u32,
     /// Statuses that count as failures.
     pub statuses: Vec<RangeInclusive<u16>>,
-    /// An event stream that is silent for so long counts as a failure; zero for never.
+    /// An event stream that is silent for so long has its endpoint probed, and is listed as silent; zero for never.
     pub stream_silence: Duration,
     /// Whether who answers much later than the others is one; not unless asked for.
     pub latency: Option<LatencyRules>,
@@ -32,7 +33,8 @@ pub struct Outlier {
 
 impl Default for Outlier {
     /// The first hold is as long as nginx holds a server that failed (`fail_timeout`), so that a grey failure wastes no more requests here.
-    /// Of three to five endpoints one may be held back, of six two. Dify pings a stream every ten seconds, so 35 are three pings missed.
+    /// Of three to five endpoints one may be held back, of six two. Dify pings a stream every ten seconds, so 35 are three pings missed. A run that waits
+    /// for a Celery worker is silent for up to 300 s, so silence has an endpoint probed and accuses it of nothing.
     fn default() -> Self {
         Self {
             eject: true,
@@ -82,8 +84,6 @@ pub enum TrafficFailure {
     Status(u16),
     /// The answer broke off.
     Cut,
-    /// A stream fell silent.
-    Silent,
 }
 
 impl fmt::Display for TrafficFailure {
@@ -94,7 +94,6 @@ impl fmt::Display for TrafficFailure {
             Self::Timeout => f.write_str("no first byte in time"),
             Self::Status(status) => write!(f, "answered {status}"),
             Self::Cut => f.write_str("the answer broke off"),
-            Self::Silent => f.write_str("a stream fell silent"),
         }
     }
 }
@@ -141,8 +140,10 @@ pub struct Passive {
     doublings: u32,
     /// When it last cleared itself.
     cleared: Option<Instant>,
-    /// When traffic last said something against it, accused or not.
+    /// When a request last failed on it, accused or not.
     witnessed: Option<Instant>,
+    /// When its requests or streams were last noticed to be silent.
+    silent: Option<Instant>,
     /// The failure that it is accused of.
     failure: Option<TrafficFailure>,
 }
@@ -184,16 +185,23 @@ impl Passive {
         self.failure
     }
 
-    /// Traffic says something against it, at `now`. Tells whether it is the first word in a while.
+    /// Notes a failed request at `now`. Returns whether it is the first within [`AGREE_WITHIN`].
     pub fn witness(&mut self, now: Instant) -> bool {
-        let before = self.witnessed.replace(now);
-        before.is_none_or(|before| now.saturating_duration_since(before) > AGREE_WITHIN)
+        is_first(&mut self.witnessed, now)
     }
 
-    /// Whether a probe that fails at `now` agrees with the traffic.
-    pub fn agrees(&self, now: Instant) -> bool {
+    /// Notes that its requests or streams are silent at `now`. Returns whether it is the first time within [`AGREE_WITHIN`].
+    pub fn note_silence(&mut self, now: Instant) -> bool {
+        is_first(&mut self.silent, now)
+    }
+
+    /// Whether a probe that fails at `now` in the way of `class` agrees with the traffic. Silence agrees only with a probe that got no HTTP answer: an
+    /// answer, whatever it says, shows that the process lives.
+    pub fn agrees(&self, class: FailureClass, now: Instant) -> bool {
         let recent = |at: Instant| now.saturating_duration_since(at) <= AGREE_WITHIN;
-        matches!(self.standing, Standing::Suspect { .. }) || self.witnessed.is_some_and(recent)
+        matches!(self.standing, Standing::Suspect { .. })
+            || self.witnessed.is_some_and(recent)
+            || !class.is_answer() && self.silent.is_some_and(recent)
     }
 
     /// It is accused; the probe `question` is to decide.
@@ -232,7 +240,14 @@ impl Passive {
         self.standing = Standing::Clear;
         self.failure = None;
         self.witnessed = None;
+        self.silent = None;
     }
+}
+
+/// Replaces the time `last` by `now`. Returns whether `last` was longer ago than [`AGREE_WITHIN`].
+fn is_first(last: &mut Option<Instant>, now: Instant) -> bool {
+    let before = last.replace(now);
+    before.is_none_or(|before| now.saturating_duration_since(before) > AGREE_WITHIN)
 }
 
 #[cfg(test)]
@@ -268,12 +283,26 @@ mod tests {
     #[test]
     fn words_agree_within_two_seconds() {
         let (mut passive, start) = (Passive::default(), Instant::now());
-        assert!(!passive.agrees(start));
+        let agrees = |passive: &Passive, at| passive.agrees(FailureClass::Status, at);
+        assert!(!agrees(&passive, start));
         assert!(passive.witness(start));
         assert!(!passive.witness(start + AGREE_WITHIN), "the same trouble");
-        assert!(passive.agrees(start + 2 * AGREE_WITHIN));
-        assert!(!passive.agrees(start + 3 * AGREE_WITHIN));
+        assert!(agrees(&passive, start + 2 * AGREE_WITHIN));
+        assert!(!agrees(&passive, start + 3 * AGREE_WITHIN));
         assert!(passive.witness(start + 4 * AGREE_WITHIN));
+    }
+
+    #[test]
+    fn silence_agrees_with_a_probe_that_gets_no_answer_and_with_no_other() {
+        let (mut passive, start) = (Passive::default(), Instant::now());
+        assert!(passive.note_silence(start) && !passive.note_silence(start));
+        let agreeing: Vec<FailureClass> = FailureClass::ALL
+            .into_iter()
+            .filter(|class| passive.agrees(*class, start))
+            .collect();
+        use FailureClass::{Connect, Protocol, Timeout, Tls};
+        assert_eq!(agreeing, [Timeout, Connect, Tls, Protocol]);
+        assert!(!passive.agrees(Timeout, start + 2 * AGREE_WITHIN));
     }
 
     #[test]

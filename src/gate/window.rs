@@ -15,7 +15,7 @@ const ENOUGH: u32 = 10;
 /// A share stands out when it is so many percentage points above the median of the others.
 const STANDS_OUT: f64 = 0.30;
 /// So many failures in a row stand out where the others fail less than every other time.
-const STREAK: u32 = 3;
+pub const STREAK: u32 = 3;
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Part {

@@ -13,7 +13,6 @@ use pingora::{Error, ErrorType};
 use tokio::time::error::Elapsed;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
-use crate::gate::passive::TrafficFailure;
 use crate::http1::{Connection, WireError};
 use crate::proxy::Gateway;
 use crate::proxy::answer::Answer;
@@ -279,7 +278,8 @@ impl Gateway {
         Error::new_in(status)
     }
 
-    /// The next part of an answer. A stream that is silent for long may yet go on, and meanwhile it counts against its endpoint.
+    /// The next part of an answer. A stream that is silent for long may yet go on: a run of Dify's is silent until a Celery worker takes it. Meanwhile
+    /// its endpoint is probed.
     async fn part(
         &self,
         exchange: &mut Exchange,
@@ -293,12 +293,14 @@ impl Gateway {
             return Ok(part);
         }
         self.silent(exchange);
-        self.blame(exchange, Some(TrafficFailure::Silent));
         timeout(idle - silence, connection.part()).await
     }
 
-    /// Adds a stream that is silent to what its endpoint's traffic came to, once.
+    /// Has the endpoint of a silent stream probed, and adds the stream to what the endpoint's traffic came to, once.
     pub(super) fn silent(&self, exchange: &mut Exchange) {
+        if let Some((_, attempt)) = exchange.attempt() {
+            self.mailbox.silent(attempt.endpoint.owner().slot, self.clock.now());
+        }
         let first = exchange
             .stream
             .as_mut()

@@ -31,12 +31,19 @@ pub(super) fn note(exchange: &Exchange, failure: AttemptFailure) {
 }
 
 impl Gateway {
-    /// An answer that had begun broke off by the fault of its endpoint. How an event stream ended is told with its end.
+    /// An answer that had begun broke off by the fault of its endpoint. How an event stream ended is told with its end. Where no byte came until the gate
+    /// gave up, that is silence, which accuses nobody.
     pub(super) fn broke_off(&self, exchange: &mut Exchange) {
         if let Some((_, attempt)) = exchange.attempt().filter(|_| exchange.stream.is_none()) {
             attempt.endpoint.owner().sums.broke_off();
         }
-        self.blame(exchange, Some(TrafficFailure::Cut));
+        if exchange.is_overdue() {
+            if let Some((_, attempt)) = exchange.attempt() {
+                self.mailbox.silent(attempt.endpoint.owner().slot, self.clock.now());
+            }
+        } else {
+            self.blame(exchange, Some(TrafficFailure::Cut));
+        }
     }
 
     /// Tells of a failure of the attempt under way.

@@ -198,7 +198,7 @@ async fn start(connection: &Connection, request: Request<Incoming>, kind: Kind) 
 
 fn execute(app: &App, kind: Kind, request: &Value) -> Arc<super::run::Run> {
     app.tally.add(|counts| counts.executed += 1);
-    app.cluster.start(kind, request)
+    app.cluster.start(kind, request, app.board.watch())
 }
 
 /// Attaches to a run that some instance started: from its first event if the client asks for the snapshot,

@@ -12,6 +12,7 @@ use tokio::time::timeout;
 
 use super::console::{Console, ConsoleApp};
 use super::instance::locked;
+use super::switches::Switches;
 
 /// So many runs can be stopped or shown again; older ones are forgotten.
 const REMEMBERED: usize = 16_384;
@@ -54,7 +55,8 @@ impl Cluster {
         locked(&self.0.console)
     }
 
-    pub(crate) fn start(&self, kind: Kind, request: &Value) -> Arc<Run> {
+    /// Starts a run, which waits for a worker as the `switches` of the instance say that accepted it.
+    pub(crate) fn start(&self, kind: Kind, request: &Value, switches: watch::Receiver<Switches>) -> Arc<Run> {
         let mut runs = locked(&self.0.runs);
         runs.started += 1;
         let run = Arc::new(Run::new(runs.started, kind, request));
@@ -62,7 +64,7 @@ impl Cluster {
         if runs.runs.len() > REMEMBERED {
             runs.runs.pop_first();
         }
-        tokio::spawn(run.clone().work());
+        tokio::spawn(run.clone().work(switches));
         run
     }
 
@@ -96,6 +98,8 @@ pub(crate) struct Run {
 pub(crate) struct Progress {
     pub(crate) events: Vec<Bytes>,
     pub(crate) ended: bool,
+    /// Whether a worker has taken it.
+    pub(crate) taken: bool,
     stopped: bool,
     pieces: u64,
 }
@@ -149,7 +153,10 @@ impl Run {
     }
 
     /// Emits one event after the other. It runs outside every instance, as in a Celery worker.
-    async fn work(self: Arc<Self>) {
+    async fn work(self: Arc<Self>, mut switches: watch::Receiver<Switches>) {
+        // It fails once the instance is gone, and a run outlives its instance.
+        let _ = switches.wait_for(|switches| switches.workers).await;
+        self.progress.send_modify(|progress| progress.taken = true);
         if self.kind != Kind::Completion {
             self.emit("workflow_started", json!({"data": {"id": id(2, self.number)}}));
         }

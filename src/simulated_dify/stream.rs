@@ -75,6 +75,8 @@ async fn feed(app: &App, run: &Run, from: usize, feeder: &Feeder) -> Result<(), 
     let mut progress = run.watch();
     let mut sent = from;
     feeder.send(Some(PING)).await?;
+    // It fails when the run is forgotten, and then there is nothing to wait for.
+    let _ = progress.wait_for(|progress| progress.taken).await;
     loop {
         let (fresh, ended) = {
             let progress = progress.borrow_and_update();

@@ -76,6 +76,9 @@ pub struct Switches {
     pub keep_alive: Duration,
     /// Silence in a stream after which a ping is sent. 10 s on Dify.
     pub ping_every: Duration,
+    /// Whether a Celery worker takes runs. While none does, a streaming run is one ping and then no byte, and a blocking one has no answer: the pings come
+    /// from the run itself.
+    pub workers: bool,
     /// Whether upgrades are answered 101 and echoed, as by `api_websocket`; a plain api answers 500.
     pub websocket: bool,
     /// The release whose files under `/_next/static/` there are, as `/_next/static/{build}/...`; of every release where absent.
@@ -102,6 +105,7 @@ impl Default for Switches {
             slots: usize::MAX,
             keep_alive: Duration::from_secs(2),
             ping_every: Duration::from_secs(10),
+            workers: true,
             websocket: false,
             build: None,
             secret_key: "sk".to_owned(),

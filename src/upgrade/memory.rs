@@ -80,10 +80,11 @@ enum HealthTold {
 enum FailureTold {
     Connect,
     Reset,
+    // A process of an older release may have accused an endpoint of a silent stream.
+    #[serde(alias = "silent")]
     Timeout,
     Status(u16),
     Cut,
-    Silent,
 }
 
 #[derive(Debug, Deserialize, Serialize)]

@@ -128,7 +128,8 @@ pub struct Timeouts {
     pub connect: Duration,
     /// From the request to the first byte of the answer; a blocking workflow is silent until its end.
     pub first_byte: Duration,
-    /// Between two reads of an answer, and on a tunnel.
+    /// Between two reads of an answer, and on a tunnel. Dify's nginx waits 3600 s (`proxy_read_timeout`), and a run that no Celery worker takes says
+    /// nothing for as long as that lasts.
     pub idle: Duration,
     /// How long an idle connection is kept for the next request. Dify's gunicorn closes after 2.00 s, so 1 s loses no race.
     pub pool_idle: Duration,
@@ -139,7 +140,7 @@ impl Default for Timeouts {
         Self {
             connect: Duration::from_secs(2),
             first_byte: Duration::from_secs(300),
-            idle: Duration::from_secs(120),
+            idle: Duration::from_secs(3600),
             pool_idle: Duration::from_secs(1),
         }
     }

@@ -1,7 +1,7 @@
 //! Streams under way: event streams and WebSockets. They outlive what decided about them, so whoever empties a pool must know who is left, and
 //! be able to end them from outside.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::ops::Deref;
 use std::pin::pin;
@@ -158,6 +158,15 @@ impl Stream {
     }
 }
 
+/// The silent event streams of one endpoint.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Silence {
+    /// How many there are.
+    pub streams: u32,
+    /// How long no byte has come on the most silent one.
+    pub longest: Duration,
+}
+
 /// The streams of one upstream.
 #[derive(Debug, Default)]
 pub struct Streams {
@@ -207,6 +216,20 @@ impl Streams {
     /// All of them, the oldest first.
     pub fn list(&self) -> Vec<Arc<Stream>> {
         self.lock().values().cloned().collect()
+    }
+
+    /// The event streams of each endpoint that have been silent for so long at the least: how many there are, and for how long the most silent one is.
+    pub fn silences(&self, least: Duration) -> HashMap<EndpointId, Silence> {
+        let mut silences: HashMap<EndpointId, Silence> = HashMap::new();
+        for stream in self.lock().values().filter(|stream| stream.about.kind == Kind::Sse) {
+            let silent = stream.silent_for();
+            if silent >= least {
+                let silence = silences.entry(stream.about.endpoint.clone()).or_default();
+                silence.streams += 1;
+                silence.longest = silence.longest.max(silent);
+            }
+        }
+        silences
     }
 
     /// How many a pool serves.
@@ -309,5 +332,25 @@ mod tests {
         assert_eq!((streams.count(&blue), streams.count(&green)), (0, 1));
         assert_eq!((streams.oldest(&blue), streams.list().len()), (None, 1));
         assert!(!streams.alive_within(&blue, Duration::from_secs(15)));
+    }
+
+    #[tokio::test]
+    async fn silent_event_streams_are_counted_by_endpoint() {
+        let streams = Arc::new(Streams::default());
+        let of = |pool: &str, kind| About { kind, ..about(pool) };
+        let _open = [
+            ("blue", Kind::Sse),
+            ("blue", Kind::Sse),
+            ("green", Kind::Sse),
+            ("red", Kind::Websocket),
+        ]
+        .map(|(pool, kind)| streams.begin(of(pool, kind)));
+        let silences = streams.silences(Duration::ZERO);
+        let counts = ["blue", "green", "red"].map(|pool| {
+            let silence = silences.get(&about(pool).endpoint);
+            silence.map_or(0, |silence| silence.streams)
+        });
+        assert_eq!(counts, [2, 1, 0], "a WebSocket may be silent");
+        assert!(streams.silences(Duration::from_secs(3600)).is_empty());
     }
 }

@@ -195,25 +195,62 @@ async fn a_trial_that_is_answered_brings_a_grey_endpoint_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stream_that_falls_silent_accuses_and_is_not_cut() {
+async fn runs_that_wait_for_a_worker_accuse_nobody_and_are_shown() {
     let difys = instances::<2>().await;
-    let gate = gate_before(
-        &addresses(&difys),
-        &format!("{RARE}, outlier: {{stream_silence: 200ms}}"),
-    )
-    .await;
-    let mut wire = Wire::to(edge(&gate)).await;
-    wire.send(chat_request("streaming", 3, 2_000)).await;
-    assert_eq!(wire.head().await.status, 200);
-    let slow = difys.iter().find(|dify| dify.tally().streams() == 1).unwrap();
-    until_state(&gate, slow.address(), State::Ejected).await;
-    let cause = known(&gate, slow.address()).await.cause.to_string();
-    assert!(cause.contains("a stream fell silent"), "{cause}");
-    let mut events = 0;
-    while wire.event().await.is_some() {
-        events += 1;
+    for dify in &difys {
+        dify.set(|switches| switches.workers = false);
     }
-    assert!(events >= 3, "it goes on to its end: {events}");
+    let keys = format!("{RARE}, outlier: {{stream_silence: 200ms}}");
+    let gate = gate_before(&addresses(&difys), &keys).await;
+    let mut streams = Vec::new();
+    for _ in 0..4 {
+        let mut wire = Wire::to(edge(&gate)).await;
+        wire.send(chat_request("streaming", 3, 1)).await;
+        assert_eq!(wire.head().await.status, 200);
+        streams.push(wire);
+    }
+    let silent = async || {
+        let status = admin(&gate, "/api/v1/status").await;
+        let endpoints = status["upstreams"][0]["pools"][0]["endpoints"]
+            .as_array()
+            .unwrap()
+            .clone();
+        let count = endpoints.iter().map(|one| one["silent_streams"].as_u64().unwrap());
+        count.sum::<u64>() == 4
+    };
+    until("silent streams", silent).await;
+    // Each silent stream has its endpoint probed at once, and the probe passes.
+    for dify in &difys {
+        until("a probe", async || dify.tally().probes() > 1).await;
+        assert_eq!(known(&gate, dify.address()).await.state, State::Up);
+    }
+    let metrics = admin::admin(&gate, "/metrics").await.text();
+    let line = "difygate_silent_streams{pool=\"main\",upstream=\"dify\"} 4";
+    assert!(metrics.contains(line), "{metrics}");
+    for dify in &difys {
+        dify.set(|switches| switches.workers = true);
+    }
+    for mut wire in streams {
+        let mut events = 0;
+        while wire.event().await.is_some() {
+            events += 1;
+        }
+        assert!(events >= 3, "no stream is cut: {events}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_silent_stream_and_a_probe_without_an_answer_agree() {
+    let difys = instances::<2>().await;
+    // Only silence can have the endpoint probed in time, and one timeout alone takes nobody out.
+    let keys = "probe: {interval: 60s, timeout: 1s, fall: {timeout: 50}}, outlier: {stream_silence: 200ms}";
+    let gate = gate_before(&addresses(&difys), keys).await;
+    let mut wire = Wire::to(edge(&gate)).await;
+    wire.send(chat_request("streaming", 3, 600_000)).await;
+    assert_eq!(wire.head().await.status, 200);
+    let frozen = difys.iter().find(|dify| dify.tally().streams() == 1).unwrap();
+    frozen.set(|switches| switches.probe_latency = std::time::Duration::from_secs(600));
+    until_state(&gate, frozen.address(), State::Down).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -23,8 +23,12 @@ impl Keeper {
         }
     }
 
-    /// A request failed on an endpoint, the last of `streak` in a row.
+    /// A request failed on an endpoint, the last of `streak` in a row. One whose first byte did not come in time is silence: a blocking prompt takes as long
+    /// as it takes. Where [`window::STREAK`] fail in a row, none was answered between.
     pub fn handle_failure(&mut self, slot: Slot, failure: TrafficFailure, streak: u32, now: Instant) {
+        if failure == TrafficFailure::Timeout && streak < window::STREAK {
+            return self.handle_silence(slot, now);
+        }
         let stands_out = self.stands_out(slot, streak, now);
         let Some(known) = self.known.get_mut(slot) else {
             return;
@@ -89,13 +93,13 @@ impl Keeper {
         }
     }
 
-    /// Requests wait on an endpoint for longer than they do elsewhere. That proves nothing, so it only asks, and agrees with a probe
-    /// that times out.
-    pub fn handle_stall(&mut self, slot: Slot, now: Instant) {
+    /// Requests wait on an endpoint for longer than they do elsewhere, or a stream of its is silent. That proves nothing: it has the endpoint probed at
+    /// once, and agrees with a probe that gets no answer.
+    pub fn handle_silence(&mut self, slot: Slot, now: Instant) {
         let Some(known) = self.known.get_mut(slot) else {
             return;
         };
-        if known.state.tier().is_some() && known.passive.witness(now) {
+        if known.state.tier().is_some() && known.passive.note_silence(now) {
             self.ask_now(slot, now);
         }
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::{ask, content, ended_well, field, get, one, post, read_until, rest, send, status, streaming};
+use super::{ask, content, ended_well, field, get, is_silent, one, post, read_until, rest, send, status, streaming};
 use crate::simulated_dify::{Cluster, SimulatedDify};
 
 #[tokio::test]
@@ -33,6 +33,18 @@ async fn silence_in_a_stream_is_filled_with_pings() {
     let stream = ask(&dify, &post("/v1/completion-messages", &streaming(1, 400))).await;
     assert!(stream.matches("event: ping\n\n").count() >= 3);
     assert!(stream.contains("message_end") && !stream.contains("workflow_finished"));
+}
+
+#[tokio::test]
+async fn a_run_that_no_worker_takes_is_one_ping_and_then_silence() {
+    let dify = one().await;
+    dify.set(|switches| (switches.workers, switches.ping_every) = (false, Duration::from_millis(20)));
+    let mut stream = send(&dify, &post("/v1/chat-messages", &streaming(2, 1))).await;
+    read_until(&mut stream, "event: ping\n\n").await;
+    assert!(is_silent(&mut stream).await);
+    dify.set(|switches| switches.workers = true);
+    let text = rest(stream).await;
+    assert!(text.contains("part 1 ") && ended_well(&text), "{text}");
 }
 
 #[tokio::test]

@@ -74,7 +74,7 @@ fn take(world: &mut World, step: &Step) {
             world.say(endpoint % count, wish, lasts);
         }
         Step::Enables(endpoint) => world.keeper.handle_enable(slot(endpoint % count), now),
-        Step::Stalls(endpoint) => world.keeper.handle_stall(slot(endpoint % count), now),
+        Step::Stalls(endpoint) => world.keeper.handle_silence(slot(endpoint % count), now),
         Step::Tried(endpoint, passed) => {
             let trial = if passed {
                 Trial::Passed

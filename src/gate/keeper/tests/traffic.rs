@@ -138,9 +138,38 @@ fn a_flood_of_failures_asks_once() {
 fn silence_while_requests_wait_is_out_after_one_deadline() {
     let mut world = fit(3);
     world.answers[1] = Answer::Silent;
-    world.keeper.handle_stall(slot(1), world.now);
+    world.keeper.handle_silence(slot(1), world.now);
     assert_eq!(world.states()[1], State::Up, "silence proves nothing");
     assert!((1_000..1_010).contains(&world.until(1, State::Down)));
+}
+
+#[test]
+fn silence_and_a_probe_that_answers_do_not_agree() {
+    let mut world = fit(3);
+    world.answers[1] = Answer::Refuses;
+    world.keeper.handle_silence(slot(1), world.now);
+    world.run(100);
+    assert_eq!(world.states()[1], State::Up, "the process lives");
+    world.run(500);
+    assert_eq!(world.states()[1], State::Down, "by the probes alone");
+}
+
+#[test]
+fn a_first_byte_that_is_late_accuses_only_where_none_comes() {
+    let mut world = fit(3);
+    let asked = world.probes.len();
+    for streak in [1, 2] {
+        world
+            .keeper
+            .handle_failure(slot(1), TrafficFailure::Timeout, streak, world.now);
+        world.run(10);
+    }
+    assert_eq!(world.states()[1], State::Up);
+    assert_eq!(world.probes.len(), asked + 1, "it is probed at once");
+    world
+        .keeper
+        .handle_failure(slot(1), TrafficFailure::Timeout, 3, world.now);
+    assert_eq!(world.states()[1], State::Suspect);
 }
 
 #[test]
