@@ -490,7 +490,7 @@ fn keys_of_an_anchor_are_merged_beneath_the_own_ones() {
         (both, "{<<: *two}", 3, 30, 10),
         (both, "{<<: [*one, *two]}", 1, 30, 10),
         (both, "{<<: [*two, *one], idle: 5s}", 3, 30, 5),
-        (both, "{<<: []}", 2, 300, 120),
+        (both, "{<<: []}", 2, 300, 3600),
     ] {
         let config = merging(anchors, timeouts).unwrap_or_else(|errors| panic!("{timeouts}: {errors}"));
         let read = config.upstreams.last().unwrap().timeouts;

@@ -289,10 +289,7 @@ impl Driver {
 
     /// Who serves in a pool: the best of it and the others in reserve. Where none is fit and it is the pool that `serves`, it may be open.
     fn fit(&mut self, upstream: usize, pool: &PoolName, serves: bool, now: Instant) -> Routable {
-        let best = self
-            .pool(upstream, pool)
-            .filter_map(|(_, known)| known.state.tier())
-            .min();
+        let best = self.pool(upstream, pool).filter_map(|(_, known)| known.tier()).min();
         let serving = self.serving.get(upstream);
         let ring = serving.and_then(|serving| serving.members(pool)?.ring.clone());
         let Some(best) = best else {
@@ -329,7 +326,7 @@ impl Driver {
 
     /// An endpoint as requests see it, if it may serve at all, or nobody may and it is `open`.
     fn candidate(&self, watched: &Watched, known: &Known, open: bool, now: Instant) -> Option<Candidate> {
-        let tier = known.state.tier().or(open.then_some(Tier::Accused))?;
+        let tier = known.tier().or(open.then_some(Tier::Accused))?;
         let share = known.share(now);
         let most = self.serving.get(watched.upstream)?.upstream.settings.limits.in_flight;
         let percent = if open { 50 } else { u64::from(share) };
@@ -353,7 +350,7 @@ impl Driver {
             return;
         };
         let (settings, active) = (&serving.upstream.settings, &serving.direction.active);
-        let may_serve = |pool: &&PoolName| self.pool(upstream, pool).any(|(_, known)| known.state.tier().is_some());
+        let may_serve = |pool: &&PoolName| self.pool(upstream, pool).any(|(_, known)| known.tier().is_some());
         let pools = std::iter::once(active).chain(&settings.fallback);
         let pool = pools.into_iter().find(may_serve).unwrap_or(active).clone();
         if serving.pool == pool {

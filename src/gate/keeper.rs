@@ -82,6 +82,8 @@ struct Track {
     misconfigured: bool,
     /// Whether its first answer has come, or nobody waits for it.
     heard: bool,
+    /// Passes in a row, also those that do not count while the endpoint is held down for flapping.
+    passes: u32,
 }
 
 /// The endpoints of one pool, which are held against each other.
@@ -255,6 +257,7 @@ impl Keeper {
             (_, true) => self.settle(ticket.slot, Cause::Streaming, now),
             (Worth::Face | Worth::Pass | Worth::Frozen, false) => self.judge(ticket, &outcome, now),
         }
+        self.weigh_reserve(ticket.slot, now);
     }
 
     /// A probe path that no endpoint of a pool has is the configuration's fault: nobody is ejected for it.
@@ -299,6 +302,13 @@ impl Keeper {
 
     /// Lets an answer count.
     fn learn(&mut self, ticket: Ticket, outcome: &Outcome, now: Instant) {
+        if let Some(track) = self.track(ticket.slot, ticket.probe).filter(|_| outcome.is_evidence()) {
+            track.passes = if outcome.is_pass() {
+                track.passes.saturating_add(1)
+            } else {
+                0
+            };
+        }
         let Some((plan, health)) = self.verdict(ticket.slot, ticket.probe) else {
             return;
         };
@@ -366,6 +376,7 @@ impl Keeper {
             return;
         }
         let from = std::mem::replace(&mut known.state, to);
+        known.reserve = false;
         known.since = now;
         known.cause = cause.clone();
         self.effects.push_back(Effect::Announce(
@@ -379,6 +390,10 @@ impl Keeper {
         ));
         self.tally(slot, from, to);
         self.note_flap(slot, from, now);
+        if from.is_routable() && !to.is_routable() {
+            let pool = self.pool_of(slot).to_vec();
+            self.call_reserve(&pool, now);
+        }
     }
 
     fn track(&mut self, slot: Slot, probe: usize) -> Option<&mut Track> {

@@ -13,7 +13,7 @@ use super::names::EndpointId;
 use super::overrides::{Override, Wish};
 use super::passive::{Outlier, Passive, Standing, TrafficFailure};
 use super::ramp::{Ramp, SlowStart};
-use super::state::{Cause, Event, State};
+use super::state::{Cause, Event, State, Tier};
 use super::window::Window;
 
 /// Probes of an endpoint that are remembered for `explain`.
@@ -191,6 +191,8 @@ pub struct Known {
     pub flapping: Flapping,
     /// When its turn is to come back, while it waits for it.
     pub turn: Option<Instant>,
+    /// Whether it is down only because it flaps or waits for its turn, while its probes pass.
+    pub reserve: bool,
     /// Whether it came to a pool that was already serving, so that its first pass is a return.
     pub newcomer: bool,
 }
@@ -220,6 +222,11 @@ impl Known {
     /// Whether the operator works on it, so that it is not asked.
     pub(super) fn is_maintained(&self) -> bool {
         self.overridden.as_ref().is_some_and(|word| word.wish == Wish::Maintain)
+    }
+
+    /// Among which endpoints it is chosen; `None`: never. A reserve serves where the better ones are empty, and takes what has failed on them.
+    pub fn tier(&self) -> Option<Tier> {
+        self.state.tier().or(self.reserve.then_some(Tier::Accused))
     }
 
     /// Its share at `now`, in percent of its weight.

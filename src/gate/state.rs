@@ -162,6 +162,8 @@ pub enum Cause {
     Undecided(TrafficFailure),
     /// Components fail that it can do without.
     Degraded(Vec<String>),
+    /// It was held down and well, and nobody else of its pool serves.
+    Reserve,
     /// It has its whole share again.
     Ramped,
     /// The operator's word.
@@ -223,6 +225,7 @@ impl Cause {
             Self::NobodyCame => "trial_not_taken",
             Self::Streaming => "streams_deliver",
             Self::Degraded(_) => "component_degraded",
+            Self::Reserve => "reserve",
             Self::Ramped => "slow_start_over",
             Self::Operator { .. } => "operator",
             Self::Enabled => "enabled",
@@ -256,6 +259,7 @@ impl fmt::Display for Cause {
             Self::NobodyCame => f.write_str("probes pass, and no request came to try it"),
             Self::Streaming => f.write_str("the probe timed out while streams deliver"),
             Self::Degraded(components) => write!(f, "does without {}", components.join(", ")),
+            Self::Reserve => f.write_str("held down while it was well, and nobody else of its pool serves"),
             Self::Ramped => f.write_str("slow start is over"),
             Self::Operator { reason } => write!(f, "by the operator: {reason}"),
             Self::Enabled => f.write_str("enabled by the operator"),

@@ -53,6 +53,27 @@ async fn a_closed_port_is_out_after_one_attempt() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn who_is_held_down_for_flapping_and_well_serves_when_the_last_other_dies() {
+    let difys = instances::<2>().await;
+    let keys = format!("{QUICK}, flapping: {{changes: 1, hold: 600s}}, balance: round_robin");
+    let gate = gate_before(&addresses(&difys), &keys).await;
+    let held = difys[0].address();
+    let say = |health| difys[0].set(|switches| switches.health = health);
+    say(Health::failing(["database"]));
+    until_state(&gate, held, State::Down).await;
+    say(Health::Passing);
+    until("its return", async || known(&gate, held).await.state.is_routable()).await;
+    say(Health::failing(["database"]));
+    until_state(&gate, held, State::Down).await;
+    say(Health::Passing);
+    until("a reserve", async || known(&gate, held).await.reserve).await;
+    serve(&gate, 5).await;
+    difys[1].kill().await;
+    serve(&gate, 20).await;
+    assert!(known(&gate, held).await.state.is_routable());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn where_everyone_fails_nobody_is_ejected_beyond_a_third() {
     let difys = instances::<3>().await;
     let gate = gate_before(&addresses(&difys), RARE).await;

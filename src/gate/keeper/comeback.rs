@@ -63,6 +63,45 @@ impl Keeper {
         })
     }
 
+    /// Notes whether an endpoint is a reserve: it is down only because it flaps or waits for its turn, while its probes pass. It serves as soon as nobody
+    /// else of its pool does.
+    pub(super) fn weigh_reserve(&mut self, slot: Slot, now: Instant) {
+        let tracks = self.tracks.get(slot).map_or(&[][..], Vec::as_slice);
+        let Some(known) = self.known.get(slot) else {
+            return;
+        };
+        let mut probes = known.verdicts.iter().zip(tracks);
+        let is_well = probes
+            .all(|((plan, health), track)| matches!(health, Health::Up { .. }) || track.passes >= plan.rise.get());
+        let waits = known.turn.is_some() || known.flapping.until().is_some();
+        let reserve = known.state == State::Down && is_well && waits;
+        if known.reserve == reserve {
+            return;
+        }
+        if let Some(known) = self.known.get_mut(slot) {
+            known.reserve = reserve;
+        }
+        self.effects.push_back(Effect::Publish(slot));
+        self.call_reserve(&[slot], now);
+    }
+
+    /// Lets the reserves among these endpoints of a pool serve if nobody else of it does. From the second one on they come back as ever.
+    pub(super) fn call_reserve(&mut self, slots: &[Slot], now: Instant) {
+        for slot in slots {
+            if self.others_routable(*slot) > 0 {
+                continue;
+            }
+            let Some(known) = self.known.get_mut(*slot).filter(|known| known.reserve) else {
+                continue;
+            };
+            for (_, health) in &mut known.verdicts {
+                *health = Health::Up { fails: 0 };
+            }
+            known.passive.clear(now);
+            self.settle(*slot, Cause::Reserve, now);
+        }
+    }
+
     /// Notes a change of state where it is one between serving and down.
     pub(super) fn note_flap(&mut self, slot: Slot, from: State, now: Instant) {
         let Some(known) = self.known.get_mut(slot) else {

@@ -52,6 +52,8 @@ impl Keeper {
                 self.settle(slot, Cause::Reloaded, now);
             }
         }
+        // Those who served may be among those who have gone.
+        self.call_reserve(&list, now);
         list
     }
 
@@ -100,6 +102,7 @@ impl Keeper {
             window: Window::new(now),
             flapping: Flapping::default(),
             turn: None,
+            reserve: false,
         });
         self.tracks.insert(slot, vec![Track::default(); clocks.len()]);
         self.unanswered += clocks.len();

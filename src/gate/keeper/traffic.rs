@@ -2,7 +2,8 @@
 //!
 //! Rules:
 //! - **Never the last one.** An endpoint is not ejected while no other is fit to serve, nor beyond a share of its pool, a third by default. One
-//!   always may be: of two to five endpoints a share alone could allow none (as Envoy's `max_ejection_percent` of 10 % does).
+//!   always may be: of two to five endpoints a share alone could allow none (as Envoy's `max_ejection_percent` of 10 % does). The share protects
+//!   nothing where an endpoint fails most of what it gets while another serves well: that one is ejected beyond it.
 //! - **An endpoint that is out by its traffic comes back by its traffic.**
 
 use std::time::Instant;
@@ -43,7 +44,7 @@ impl Keeper {
         } else {
             0
         };
-        let may_eject = self.may_eject(slot);
+        let may_eject = self.may_eject(slot) || self.breaks_most(slot, now);
         let Some(known) = self.known.get_mut(slot) else {
             return;
         };
@@ -59,6 +60,18 @@ impl Keeper {
             };
             self.effects.push_back(Effect::Spare(known.id.clone(), failure, why));
         }
+    }
+
+    /// Whether an endpoint fails most of what it gets while another one of its pool serves well. Then `at_most` keeps nothing: without it the pool can do
+    /// more, not less.
+    fn breaks_most(&self, slot: Slot, now: Instant) -> bool {
+        let sums = |slot: Slot| self.known.get(slot).map(|known| (known.state, known.window.sums(now)));
+        let fails = sums(slot).is_some_and(|(_, (all, failed))| failed >= window::STREAK && failed * 2 >= all);
+        let serves = |(state, (all, failed)): (State, (u32, u32))| {
+            state.is_routable() && all >= window::STREAK && failed * 10 <= all
+        };
+        let others = self.pool_of(slot).iter().filter(|other| **other != slot);
+        fails && others.filter_map(|other| sums(*other)).any(serves)
     }
 
     /// Whether an endpoint's failures are its own rather than everyone's.

@@ -1,6 +1,7 @@
 //! How endpoints come back in a running world.
 
 use super::*;
+use crate::gate::overrides::Wish;
 
 #[test]
 fn an_endpoint_that_comes_and_goes_stays_down_for_a_while() {
@@ -19,6 +20,71 @@ fn an_endpoint_that_comes_and_goes_stays_down_for_a_while() {
     assert_eq!(world.states()[1], State::Down, "its probes pass all the while");
     let took = world.until(1, State::Ramping);
     assert!((1_000..6_000).contains(&took), "five passes take it back: {took} ms");
+}
+
+/// A world in which the second of `count` endpoints is held down for flapping and passes its probes again.
+fn held(count: usize) -> World {
+    let mut world = World::of(count, 1);
+    world.run(5_000);
+    for fall in 1..=3 {
+        world.answers[1] = Answer::Refuses;
+        world.until(1, State::Down);
+        world.answers[1] = Answer::Healthy;
+        if fall < 3 {
+            world.until(1, State::Ramping);
+        }
+    }
+    world
+}
+
+#[test]
+fn who_is_held_down_and_well_serves_in_the_instant_in_which_nobody_else_does() {
+    let mut world = held(2);
+    world.run(20_000);
+    assert_eq!(world.states(), [State::Up, State::Down]);
+    assert!(world.known()[1].reserve);
+    world.answers[0] = Answer::Refuses;
+    world.until(0, State::Down);
+    assert!(world.states()[1].is_routable(), "{:?}", world.events);
+    assert_eq!(world.known()[1].cause, Cause::Reserve);
+    // The operator may be the one who takes the other away.
+    let mut world = held(2);
+    world.run(20_000);
+    world.say(0, Wish::Drain, None);
+    assert!(world.states()[1].is_routable());
+}
+
+#[test]
+fn who_is_held_down_and_fails_is_no_reserve() {
+    let mut world = held(2);
+    world.run(20_000);
+    world.answers[1] = Answer::Refuses;
+    world.run(5_000);
+    assert!(!world.known()[1].reserve);
+    world.answers[0] = Answer::Refuses;
+    world.until(0, State::Down);
+    assert_eq!(world.states()[1], State::Down);
+    world.answers[1] = Answer::Healthy;
+    assert!(world.until(1, State::Up) < 4_000);
+}
+
+#[test]
+fn who_waits_for_its_turn_does_not_wait_while_nobody_serves() {
+    let mut world = World::of(8, 1);
+    world.run(5_000);
+    (0..4).for_each(|endpoint| world.answers[endpoint] = Answer::Refuses);
+    world.run(5_000);
+    (0..4).for_each(|endpoint| world.answers[endpoint] = Answer::Healthy);
+    while !world.known().iter().any(|known| known.reserve) {
+        world.run(1);
+    }
+    let drained: Vec<usize> = (0..8)
+        .filter(|endpoint| world.states()[*endpoint].is_routable())
+        .collect();
+    drained
+        .into_iter()
+        .for_each(|endpoint| world.say(endpoint, Wish::Drain, None));
+    assert!(world.states().iter().any(|state| state.is_routable()));
 }
 
 #[test]

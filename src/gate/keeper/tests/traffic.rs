@@ -108,6 +108,31 @@ fn the_last_one_and_more_than_a_third_are_spared() {
 }
 
 #[test]
+fn who_fails_most_of_what_it_gets_goes_beyond_a_third_while_another_serves_well() {
+    let fail = |world: &mut World, endpoint: usize| {
+        (1..=4).for_each(|streak| {
+            world
+                .keeper
+                .handle_failure(slot(endpoint), TrafficFailure::Reset, streak, world.now);
+            world.run(10);
+        });
+        world.states()[endpoint]
+    };
+    let mut world = fit(3);
+    for endpoint in 0..3 {
+        world.keeper.handle_answers(slot(endpoint), 3, world.now);
+    }
+    assert_eq!(fail(&mut world, 0), State::Ejected);
+    assert_eq!(fail(&mut world, 1), State::Ejected, "one of three is out already");
+    assert_eq!(fail(&mut world, 2), State::Up, "never the last one");
+    // Where the other one fails as well, or nobody knows of it, a third is the most.
+    let mut world = fit(3);
+    assert_eq!(fail(&mut world, 0), State::Ejected);
+    assert_eq!(fail(&mut world, 1), State::Up);
+    assert_eq!(fail(&mut world, 2), State::Up);
+}
+
+#[test]
 fn a_spared_endpoint_whose_probe_fails_as_well_is_down_at_once() {
     let mut world = fit(1);
     world.answers[0] = Answer::Refuses;
