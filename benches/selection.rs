@@ -49,6 +49,7 @@ fn candidates(count: usize, metrics: &Metrics) -> Vec<Candidate> {
             tier: Tier::Fit,
             share: 100,
             cap: u32::MAX,
+            share_cap: u32::MAX,
             on_trial: false,
         }
     };

@@ -329,9 +329,11 @@ impl Driver {
         let tier = known.tier().or(open.then_some(Tier::Accused))?;
         let share = known.share(now);
         let most = self.serving.get(watched.upstream)?.upstream.settings.limits.in_flight;
-        let percent = if open { 50 } else { u64::from(share) };
-        let scaled = most.map(|most| u32::try_from(u64::from(most) * percent / 100).map_or(most, |cap| cap.max(1)));
-        let cap = scaled.into_iter().chain(watched.full).min();
+        let part = |percent: u32| {
+            let scaled = |most: u32| u64::from(most) * u64::from(percent) / 100;
+            let most = most.map(|most| u32::try_from(scaled(most)).map_or(most, |cap| cap.max(1)));
+            most.into_iter().chain(watched.full).min().unwrap_or(u32::MAX)
+        };
         Some(Candidate {
             endpoint: watched.endpoint.clone(),
             place: watched.place,
@@ -339,7 +341,8 @@ impl Driver {
             socket: known.socket?,
             tier,
             share,
-            cap: cap.unwrap_or(u32::MAX),
+            cap: part(if open { 50 } else { 100 }),
+            share_cap: part(if open { 50 } else { share }),
             on_trial: known.wants_trial(),
         })
     }

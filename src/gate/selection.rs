@@ -48,7 +48,7 @@ pub enum HashKey {
 pub struct Load {
     /// Requests that it is serving, streams included; recent failures and unusual silence count as some more, for who fails fast looks idle.
     pub in_flight: u32,
-    /// Its share relative to its neighbours; at least 1.
+    /// Its share relative to its neighbours, less while it is in its slow start; at least 1.
     pub weight: u32,
     /// What one request there costs: its usual time to the first byte for [`Balance::Ewma`], else 1.
     pub cost: f32,
@@ -62,6 +62,24 @@ impl Load {
         };
         cost(self, other) < cost(other, self)
     }
+
+    /// What a choice among unequal weights compares: requests under way for the weight, with an exponentially distributed `random` part in place of the
+    /// request to come. Of idle endpoints each is chosen as often as its weight says, for of exponential variables with rates w1 and w2 the first is the
+    /// smaller one with the probability w1 / (w1 + w2).
+    fn drawn(self, random: f64) -> f64 {
+        (f64::from(self.in_flight) + random) * f64::from(self.cost) / f64::from(self.weight.max(1))
+    }
+}
+
+/// The part of `ticket` that belongs to the endpoint at `index`, exponentially distributed with mean 1.
+fn exponential(ticket: u64, index: usize) -> f64 {
+    // SplitMix64 (Steele, Lea and Flood, "Fast Splittable Pseudorandom Number Generators", 2014).
+    let mut mixed = ticket.wrapping_add((index as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+    mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    mixed ^= mixed >> 31;
+    let uniform = ((mixed >> 11) as f64 + 1.0) / (1u64 << 53) as f64;
+    -uniform.ln()
 }
 
 /// Up to this many endpoints are all compared; a bounded search over a small pool could miss the only good one.
@@ -100,6 +118,9 @@ fn lightest(count: usize, ticket: u64, load: impl Fn(usize) -> Load, tried: impl
     for _ in 0..count {
         if !tried(index) {
             let here = load(index);
+            if best.is_some_and(|(_, other)| other.weight != here.weight) {
+                return drawn_of(count, ticket, load, tried);
+            }
             if best.is_none_or(|(_, lightest)| here.is_lighter_than(lightest)) {
                 best = Some((index, here));
             }
@@ -107,6 +128,15 @@ fn lightest(count: usize, ticket: u64, load: impl Fn(usize) -> Load, tried: impl
         index = if index + 1 == count { 0 } else { index + 1 };
     }
     best.map(|(index, _)| index)
+}
+
+/// Chooses where weights differ.
+fn drawn_of(count: usize, ticket: u64, load: impl Fn(usize) -> Load, tried: impl Fn(usize) -> bool) -> Option<usize> {
+    let untried = (0..count).filter(|index| !tried(*index));
+    let drawn = untried.map(|index| (index, load(index).drawn(exponential(ticket, index))));
+    drawn
+        .min_by(|(_, one), (_, other)| one.total_cmp(other))
+        .map(|(index, _)| index)
 }
 
 fn lighter_of_two(
@@ -117,8 +147,15 @@ fn lighter_of_two(
 ) -> Option<usize> {
     let first = reduce(ticket, count);
     let second = (first + 1 + reduce(ticket << 32, count - 1)) % count;
+    let second_is_lighter = || {
+        let (one, other) = (load(first), load(second));
+        if one.weight == other.weight {
+            return other.is_lighter_than(one);
+        }
+        other.drawn(exponential(ticket, second)) < one.drawn(exponential(ticket, first))
+    };
     match (tried(first), tried(second)) {
-        (false, false) if load(second).is_lighter_than(load(first)) => Some(second),
+        (false, false) if second_is_lighter() => Some(second),
         (false, _) => Some(first),
         (true, false) => Some(second),
         (true, true) => None,
@@ -189,14 +226,60 @@ mod tests {
         assert!(counts.iter().all(|&n| (3_000..3_700).contains(&n)), "{counts:?}");
     }
 
+    /// The share in percent of the first endpoint where `under_way` requests are kept under way for long, by weights.
+    fn share_of_first(weights: &[u32], under_way: usize) -> u32 {
+        let (mut running, mut taken) = (Vec::new(), vec![0u32; weights.len()]);
+        for (turn, ticket) in tickets().enumerate() {
+            if running.len() == under_way {
+                // One of them ends; which one is no matter of theirs.
+                running.remove(turn % under_way);
+            }
+            let load = |index: usize| Load {
+                in_flight: running.iter().filter(|one| **one == index).count() as u32,
+                weight: weights[index],
+                cost: 1.0,
+            };
+            let chosen = pick(&Balance::LeastRequest, weights.len(), ticket, load, |_| false).unwrap();
+            running.push(chosen);
+            taken[chosen] += 1;
+        }
+        taken[0] * 100 / taken.iter().sum::<u32>()
+    }
+
+    #[test]
+    fn shares_follow_the_weights_with_one_request_at_a_time_and_with_many() {
+        for (under_way, about) in [(1, 74..=76), (2, 66..=78), (4, 68..=78), (40, 72..=77)] {
+            let share = share_of_first(&[300, 100], under_way);
+            assert!(about.contains(&share), "{share} % with {under_way} under way");
+        }
+        assert!(
+            (8..=10).contains(&share_of_first(&[10, 100], 1)),
+            "a tenth in its slow start"
+        );
+    }
+
+    #[test]
+    fn a_full_endpoint_grows_no_more_while_one_in_its_slow_start_has_nothing() {
+        let load = |index: usize| Load {
+            in_flight: [102, 0][index],
+            weight: [100, 10][index],
+            cost: 1.0,
+        };
+        let full = tickets()
+            .filter(|ticket| pick(&Balance::LeastRequest, 2, *ticket, load, |_| false) == Some(0))
+            .count();
+        assert!(full < 10, "{full} of 10,000");
+    }
+
     #[test]
     fn an_endpoint_of_twice_the_weight_carries_twice_the_requests() {
         let load = |index: usize| Load {
-            in_flight: [3, 6][index],
+            in_flight: [30, 50][index],
             weight: [1, 2][index],
             cost: 1.0,
         };
-        assert_eq!(pick(&Balance::LeastRequest, 2, 0, load, |_| false), Some(1));
+        let second = tickets().filter(|ticket| pick(&Balance::LeastRequest, 2, *ticket, load, |_| false) == Some(1));
+        assert!(second.count() > 9_900);
     }
 
     #[test]

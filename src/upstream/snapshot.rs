@@ -23,10 +23,12 @@ pub struct Candidate {
     pub socket: SocketAddr,
     /// How good a choice it is.
     pub tier: Tier,
-    /// Of so many requests in a hundred it is a choice; the others pass it by while it is in its slow start.
+    /// Its share of its weight in percent, less than 100 in its slow start.
     pub share: u32,
     /// Requests under way that it takes at the most, streams included.
     pub cap: u32,
+    /// The same by its share, while another endpoint has room.
+    pub share_cap: u32,
     /// Whether it was held back and is to be tried with one request.
     pub on_trial: bool,
 }
@@ -146,22 +148,29 @@ impl Routable {
             !tried.is_empty() && tried.iter().any(|tried| Arc::ptr_eq(tried, &candidate.endpoint))
         };
         let out = |candidate: &Candidate| candidate.is_full() || was_tried(candidate);
-        // A share works on the choice rather than on the weight, since among idle endpoints the least weight would never be chosen.
+        // Where load decides, a share is a part of the weight. Turns and keys do not look at load, so there a share is the chance to be a choice.
         // A key that went home and elsewhere by turns while its home comes back would lose its session again and again.
         let spin = draw.key.unwrap_or(draw.random);
+        let (ticket, by_load) = match upstream.settings.balance {
+            Balance::RoundRobin => (upstream.flow.next_turn(), false),
+            Balance::LeastRequest | Balance::Ewma => (draw.random, true),
+            Balance::Hash { .. } => (draw.random, draw.key.is_none()),
+        };
         let passed_by = |candidate: &Candidate| {
             let chance = ((spin.rotate_left(candidate.place as u32 * 7) >> 32) * 100) >> 32;
-            candidate.share < 100 && u64::from(candidate.share) <= chance
+            !by_load && candidate.share < 100 && u64::from(candidate.share) <= chance
         };
-        let ticket = match upstream.settings.balance {
-            Balance::RoundRobin => upstream.flow.next_turn(),
-            Balance::LeastRequest | Balance::Ewma | Balance::Hash { .. } => draw.random,
-        };
+        let beyond_share = |candidate: &Candidate| candidate.endpoint.in_flight.get() >= candidate.share_cap;
         let mut chosen = self.choose(upstream, draw, ticket, &|candidate| {
-            out(candidate) || passed_by(candidate)
+            out(candidate) || beyond_share(candidate) || passed_by(candidate)
         });
-        if chosen.is_none() {
-            chosen = self.choose(upstream, draw, ticket, &out);
+        // A share takes nothing from who is the only one with room.
+        for is_full in [&beyond_share as &dyn Fn(&Candidate) -> bool, &|_| false] {
+            if chosen.is_none() {
+                chosen = self.choose(upstream, draw, ticket, &|candidate| {
+                    out(candidate) || is_full(candidate)
+                });
+            }
         }
         // The overflow goes to those whose hands are full or who lack something; to those whose traffic fails goes only what has failed already.
         let takes = |candidate: &Candidate| candidate.tier != Tier::Accused || !tried.is_empty();
@@ -195,8 +204,15 @@ impl Routable {
             }
         }
         let by_time = *balance == Balance::Ewma;
+        let by_turns = *balance == Balance::RoundRobin;
         let load = |index| {
-            let Some(Candidate { endpoint, weight, .. }) = at(index) else {
+            let Some(Candidate {
+                endpoint,
+                weight,
+                share,
+                ..
+            }) = at(index)
+            else {
                 return Load {
                     in_flight: u32::MAX,
                     weight: 1,
@@ -211,7 +227,11 @@ impl Routable {
             };
             Load {
                 in_flight: in_flight + endpoint.pulse.penalty() + hush,
-                weight: *weight,
+                weight: if by_turns {
+                    *weight
+                } else {
+                    weight.saturating_mul(*share)
+                },
                 cost: if by_time { endpoint.pulse.first_byte_ms() } else { 1.0 },
             }
         };

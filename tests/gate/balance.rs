@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use difygate::gate::state::State;
+use difygate::server::Gate;
 use difygate::simulated_dify::{Health, SimulatedDify, Traffic};
 
 use crate::admin::admin;
@@ -61,6 +62,61 @@ async fn beyond_the_limit_requests_wait_for_room_and_then_are_refused() {
     }
     drop(streams);
     until_idle(&gate).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn weights_hold_with_one_request_at_a_time() {
+    let difys = instances::<2>().await;
+    let text = format!(
+        "upstreams: {{dify: {{{QUICK}, pools: {{main: {{endpoints: [{{address: \"{}\", weight: 3}}, \"{}\"]}}}}}}}}\n",
+        difys[0].address(),
+        difys[1].address()
+    );
+    let gate = gate(&text).await;
+    for _ in 0..400 {
+        assert_eq!(ask(edge(&gate), "GET /v1/info").await.status, 200);
+    }
+    let heavier = traffic(&difys[0]);
+    assert!((250..=350).contains(&heavier), "{heavier} of 400");
+}
+
+/// Two instances, of which the second is in its slow start with a tenth of its share, and streams on the first.
+async fn ramping(difys: &[SimulatedDify; 2], keys: &str, streams: usize) -> (Gate, Vec<Wire>) {
+    let keys = format!("{QUICK}, slow_start: {{window: 600s, floor: 10}}{keys}");
+    difys[1].set(|switches| switches.health = Health::failing(["database"]));
+    let gate = gate_before(&addresses(difys), &keys).await;
+    until_state(&gate, difys[1].address(), State::Down).await;
+    let mut open = Vec::new();
+    for _ in 0..streams {
+        open.push(stream(edge(&gate)).await);
+    }
+    difys[1].set(|switches| switches.health = Health::Passing);
+    until_state(&gate, difys[1].address(), State::Ramping).await;
+    (gate, open)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_endpoint_gets_little_while_one_in_its_slow_start_has_nothing() {
+    let difys = instances::<2>().await;
+    let (gate, _streams) = ramping(&difys, "", 40).await;
+    for _ in 0..50 {
+        assert_eq!(ask(edge(&gate), "GET /v1/info").await.status, 200);
+    }
+    let idle = traffic(&difys[1]);
+    assert!(idle >= 35, "{idle} of 50");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn slow_start_refuses_nobody_while_its_endpoint_has_room() {
+    let difys = instances::<2>().await;
+    let limits = ", limits: {in_flight: 10, queue: 0}";
+    let (gate, mut streams) = ramping(&difys, limits, 10).await;
+    // The first one is full, and a tenth of ten is one.
+    for _ in 0..10 {
+        streams.push(stream(edge(&gate)).await);
+    }
+    assert_eq!(difys.each_ref().map(|dify| dify.tally().streams()), [10, 10]);
+    assert_eq!(ask(edge(&gate), "GET /v1/info").await.status, 503);
 }
 
 #[tokio::test(flavor = "multi_thread")]
