@@ -156,6 +156,8 @@ impl Mover {
     /// Takes every step that is due.
     pub(super) async fn advance(&mut self) {
         loop {
+            // Each step is judged by what was counted since the one before.
+            self.sample();
             if self.look().await.is_none() {
                 return;
             }

@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
-use crate::gate::cutover::Record;
 use crate::gate::cutover::triggers::{Tally, Watch};
+use crate::gate::cutover::{Cutover, Record, Stage};
 use crate::gate::names::PoolName;
 
 /// What is usual is what a pool did for so long.
@@ -17,13 +17,21 @@ const WINDOWS: usize = 120;
 #[derive(Debug, Default)]
 pub(super) struct Samples {
     pools: BTreeMap<PoolName, Past>,
-    /// The cutover that is watched, since when its window lasts, and what the new pool had done by then.
-    watched: Option<(u64, Instant, Tally)>,
+    watched: Option<Watched>,
+}
+
+/// What the new pool has done in one phase of one cutover. Another phase begins with none of it.
+#[derive(Debug)]
+struct Watched {
+    /// The cutover and its phase.
+    stage: Stage,
     watch: Watch,
-    /// When the phase or the share began in which the new pool is, and what it had done by then.
-    share: Option<(Instant, Tally)>,
-    /// Requests that it has had since.
-    in_share: u64,
+    /// When the window under way began, and what the pool had done by then.
+    window: (Instant, Tally),
+    /// The step of the shares, and what the pool had done when that step began.
+    step: (usize, Tally),
+    /// Requests since the step began.
+    in_step: u64,
     /// What the old pool did in the hour before users left it.
     baseline: Tally,
 }
@@ -67,100 +75,174 @@ impl Samples {
         for (pool, sum) in sums {
             self.pools.entry(pool.clone()).or_default().note(sum, window, now);
         }
-        let watched = record.cutover.as_ref().filter(|cutover| cutover.phase.is_watched());
-        let Some(cutover) = watched else {
+        let stage = record
+            .cutover
+            .as_ref()
+            .and_then(|cutover| Some((cutover, cutover.stage()?)));
+        let Some((cutover, stage)) = stage else {
             self.watched = None;
             return;
         };
         let sum = sums.get(&cutover.to).copied().unwrap_or_default();
-        let (_, at_first) = self
-            .share
-            .filter(|(entered, _)| *entered == cutover.entered)
-            .unwrap_or((cutover.entered, sum));
-        self.share = Some((cutover.entered, at_first));
-        self.in_share = sum.since(&at_first).requests;
-        match &mut self.watched {
-            Some((id, since, before)) if *id == cutover.id => {
-                if now >= *since + window {
-                    self.watch.note(sum.since(before));
-                    (*since, *before) = (now, sum);
+        let before = self.watched.take();
+        let mut watched = match before {
+            Some(watched) if watched.stage == stage => watched,
+            before => {
+                let same = before.filter(|watched| watched.stage.cutover == stage.cutover);
+                let baseline = same.map(|watched| watched.baseline);
+                Watched {
+                    stage,
+                    watch: Watch::default(),
+                    window: (now, sum),
+                    step: (cutover.step, sum),
+                    in_step: 0,
+                    baseline: baseline.unwrap_or_else(|| self.past(&cutover.from, sums)),
                 }
             }
-            Some(_) | None => {
-                let old = sums.get(&cutover.from).copied().unwrap_or_default();
-                self.baseline = self
-                    .pools
-                    .get(&cutover.from)
-                    .map_or_else(Tally::default, |past| past.total(&old));
-                self.watch = Watch::default();
-                self.watched = Some((cutover.id, now, sum));
-            }
+        };
+        let (began, at_first) = watched.window;
+        if now >= began + window {
+            watched.watch.note(sum.since(&at_first));
+            watched.window = (now, sum);
         }
+        if watched.step.0 != cutover.step {
+            watched.step = (cutover.step, sum);
+        }
+        watched.in_step = sum.since(&watched.step.1).requests;
+        self.watched = Some(watched);
     }
 
-    /// The new pool's windows.
-    pub(super) fn watch(&self) -> &Watch {
-        &self.watch
+    /// What a pool did in the last hour.
+    fn past(&self, pool: &PoolName, sums: &BTreeMap<PoolName, Tally>) -> Tally {
+        let sum = sums.get(pool).copied().unwrap_or_default();
+        let past = self.pools.get(pool);
+        past.map_or_else(Tally::default, |past| past.total(&sum))
+    }
+
+    fn watched(&self, cutover: &Cutover) -> Option<&Watched> {
+        let stage = cutover.stage();
+        self.watched.as_ref().filter(|watched| Some(watched.stage) == stage)
+    }
+
+    /// The new pool's windows in the cutover's present phase.
+    pub(super) fn watch(&self, cutover: &Cutover) -> Watch {
+        let watched = self.watched(cutover);
+        watched.map_or_else(Watch::default, |watched| watched.watch.clone())
     }
 
     /// Requests that the new pool has had since its present share began.
-    pub(super) fn in_share(&self) -> u64 {
-        self.in_share
+    pub(super) fn in_share(&self, cutover: &Cutover) -> u64 {
+        self.watched(cutover).map_or(0, |watched| watched.in_step)
     }
 
     /// What the old pool did before.
-    pub(super) fn baseline(&self) -> &Tally {
-        &self.baseline
+    pub(super) fn baseline(&self, cutover: &Cutover) -> Tally {
+        let watched = self.watched(cutover);
+        watched.map_or_else(Tally::default, |watched| watched.baseline)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::gate::cutover::{Plan, Seen, Start, Verb};
+    use crate::gate::cutover::{Gate, Phase, Plan, Seen, Start, Step, Verb, Verdict};
 
-    #[test]
-    fn the_hour_before_the_flip_is_the_baseline_and_windows_begin_with_it() {
-        let (blue, green) = (PoolName::new("blue"), PoolName::new("green"));
-        let window = Duration::from_secs(30);
+    const WINDOW: Duration = Duration::from_secs(30);
+
+    fn tally(requests: u64, errors: u64) -> Tally {
+        Tally {
+            requests,
+            errors,
+            ..Tally::default()
+        }
+    }
+
+    fn sums(blue: Tally, green: Tally) -> BTreeMap<PoolName, Tally> {
+        BTreeMap::from([(PoolName::new("blue"), blue), (PoolName::new("green"), green)])
+    }
+
+    /// A cutover to green at this time, as far as it goes at once.
+    fn flipped(record: &Record, steps: Vec<Step>, now: Instant) -> Record {
         let start = Verb::Start(Box::new(Start {
-            to: green.clone(),
+            to: PoolName::new("green"),
             plan: Plan {
                 auto: true,
+                steps,
                 ..Plan::default()
             },
             supersede: false,
         }));
-        let sums = |of_blue: u64, of_green: u64| {
-            let tally = |requests| Tally {
-                requests,
-                ..Tally::default()
-            };
-            BTreeMap::from([(blue.clone(), tally(of_blue)), (green.clone(), tally(of_green))])
-        };
-        let t0 = Instant::now();
-        let at = |seconds: u64| t0 + Duration::from_secs(seconds);
-        let (mut samples, mut record) = (Samples::default(), Record::new(blue.clone()));
-        for seconds in 0..=120 {
-            samples.note(&sums(seconds * 10, 0), &record, window, at(seconds));
-        }
-        record = record.command(&start, "ann", "", &Seen::default(), at(121)).unwrap();
         let seen = Seen {
             prepared: true,
-            gates: vec![crate::gate::cutover::Gate::new(
-                "health",
-                crate::gate::cutover::Verdict::Pass,
-                "",
-            )],
+            old_fit: 1,
+            gates: vec![Gate::new("health", Verdict::Pass, "")],
             ..Seen::default()
         };
-        while let Some(next) = record.advance(&seen, at(122)) {
+        let mut record = record.command(&start, "ann", "", &Seen::default(), now).unwrap();
+        while let Some(next) = record.advance(&seen, now) {
             record = next;
         }
-        samples.note(&sums(1_220, 5), &record, window, at(122));
-        assert_eq!(samples.baseline().requests, 1_220);
-        assert_eq!(samples.watch().total().requests, 0);
-        samples.note(&sums(1_220, 305), &record, window, at(152));
-        assert_eq!(samples.watch().total().requests, 300);
+        record
+    }
+
+    #[test]
+    fn the_hour_before_the_flip_is_the_baseline_and_windows_begin_with_it() {
+        let t0 = Instant::now();
+        let at = |seconds: u64| t0 + Duration::from_secs(seconds);
+        let (mut samples, record) = (Samples::default(), Record::new(PoolName::new("blue")));
+        for seconds in 0..=120 {
+            let sums = sums(tally(seconds * 10, 0), tally(0, 0));
+            samples.note(&sums, &record, WINDOW, at(seconds));
+        }
+        let record = flipped(&record, Vec::new(), at(122));
+        let cutover = record.cutover.clone().unwrap();
+        samples.note(&sums(tally(1_220, 0), tally(5, 0)), &record, WINDOW, at(122));
+        assert_eq!(samples.baseline(&cutover).requests, 1_220);
+        assert_eq!(samples.watch(&cutover).total().requests, 0);
+        samples.note(&sums(tally(1_220, 0), tally(305, 0)), &record, WINDOW, at(152));
+        assert_eq!(samples.watch(&cutover).total().requests, 300);
+    }
+
+    #[test]
+    fn windows_of_one_cutover_or_phase_say_nothing_of_another() {
+        let t0 = Instant::now();
+        let at = |seconds: u64| t0 + Duration::from_secs(seconds);
+        let mut samples = Samples::default();
+        let step = Step {
+            percent: 50,
+            hold: Duration::from_secs(600),
+        };
+        let first = flipped(&Record::new(PoolName::new("blue")), vec![step], at(0));
+        for seconds in 0..=60 {
+            let sums = sums(tally(0, 0), tally(seconds * 10, seconds * 10));
+            samples.note(&sums, &first, WINDOW, at(seconds));
+        }
+        let shifting = first.cutover.clone().unwrap();
+        assert_eq!(
+            (shifting.phase, samples.watch(&shifting).total().errors),
+            (Phase::Shifting, 600)
+        );
+        assert_eq!(samples.in_share(&shifting), 600);
+        // The next phase, and the next cutover, before anything is counted in them and after.
+        let baking = first.command(&Verb::Promote, "ann", "", &passing(), at(61)).unwrap();
+        let back = baking.command(&Verb::Abort, "ann", "", &passing(), at(62)).unwrap();
+        let back = back.advance(&passing(), at(62)).unwrap();
+        let second = flipped(&back, Vec::new(), at(63));
+        for (record, seconds) in [(baking, 61), (second, 63)] {
+            let cutover = record.cutover.clone().unwrap();
+            assert_eq!(cutover.phase, Phase::Baking);
+            assert_eq!(samples.watch(&cutover).total().errors, 0);
+            samples.note(&sums(tally(0, 0), tally(610, 610)), &record, WINDOW, at(seconds));
+            assert_eq!(samples.watch(&cutover).total().errors, 0);
+            assert_eq!(samples.in_share(&cutover), 0);
+        }
+    }
+
+    fn passing() -> Seen {
+        Seen {
+            old_fit: 1,
+            gates: vec![Gate::new("health", Verdict::Pass, "")],
+            ..Seen::default()
+        }
     }
 }

@@ -53,7 +53,7 @@ impl Mover {
             old_fit: old.iter().map(|pool| fit(pool)).min().unwrap_or_default(),
             old_in_flight: self.in_flight.get(&cutover.from).copied().unwrap_or_default(),
             old_alive: self.is_alive(&cutover.from),
-            bake: triggers::bake(self.samples.watch().total(), min_samples, self.trials.smoke()),
+            bake: triggers::bake(self.samples.watch(&cutover).total(), min_samples, self.trials.smoke()),
             gates,
             triggers,
         };
@@ -65,7 +65,7 @@ impl Mover {
         if cutover.phase != Phase::Shifting {
             return None;
         }
-        let (had, wanted) = (self.samples.in_share(), cutover.plan.min_samples);
+        let (had, wanted) = (self.samples.in_share(cutover), cutover.plan.min_samples);
         let shown = had >= wanted || self.trials.smoke() == Some(Verdict::Pass);
         let verdict = if shown { Verdict::Pass } else { Verdict::Inconclusive };
         Some(Gate::new(
@@ -82,14 +82,15 @@ impl Mover {
         let healthy = fewest.map(|pool| triggers::healthy(fit(pool), pool.len(), limits));
         // An endpoint that names no version for a moment is no reason.
         let version = version.filter(|version| version.verdict != Verdict::Inconclusive);
-        let watch = self.samples.watch();
-        let traffic = watch.judge(self.samples.baseline(), limits, cutover.plan.min_samples);
+        let (watch, baseline) = (self.samples.watch(cutover), self.samples.baseline(cutover));
+        let traffic = watch.judge(&baseline, limits, cutover.plan.min_samples);
         let all = healthy.into_iter().chain(version).chain(traffic);
         all.chain(self.trials.triggers()).chain(self.alarm.clone()).collect()
     }
 
     /// Has smoke requests and hooks asked, where that is of use.
     async fn ask(&mut self, cutover: &Cutover, new: &Pool) {
+        self.trials.enter(cutover.stage());
         let scene = self.scene_of(cutover, new);
         let (settings, tools) = (self.settings.clone(), self.tools.clone());
         let entered = cutover.entered;
@@ -122,7 +123,7 @@ impl Mover {
             name: self.deployment.name.clone(),
             cutover: cutover.clone(),
             endpoints: endpoints.collect(),
-            is_cold: self.trials.began().is_none(),
+            is_cold: self.trials.are_cold(),
         }
     }
 

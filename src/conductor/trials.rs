@@ -10,7 +10,7 @@ use tracing::warn;
 
 use super::Tools;
 use crate::cutover::{Ask, CutoverSettings, HookSettings};
-use crate::gate::cutover::{Cutover, Gate, Phase, Verdict};
+use crate::gate::cutover::{Cutover, Gate, Phase, Stage, Verdict};
 use crate::gate::health::Outcome;
 use crate::gate::names::{Address, UpstreamName};
 use crate::probe::Kept;
@@ -39,6 +39,10 @@ pub(super) struct Trials {
     ended: Option<Instant>,
     /// Rounds of smoke requests in a row that failed.
     strikes: u32,
+    /// The stage that the last round is about.
+    stage: Option<Stage>,
+    /// Whether somebody was asked in this cutover.
+    warm: bool,
 }
 
 /// Whom a round is about.
@@ -58,6 +62,24 @@ impl Trials {
             running.abort();
         }
         *self = Self::default();
+    }
+
+    /// Forgets what was answered in an earlier phase, where the new pool is watched in another one from now on.
+    pub(super) fn enter(&mut self, stage: Option<Stage>) {
+        if stage == self.stage {
+            return;
+        }
+        if stage.is_some() {
+            let warm = self.warm;
+            self.reset();
+            self.warm = warm;
+        }
+        self.stage = stage;
+    }
+
+    /// Whether nobody was asked in this cutover yet.
+    pub(super) fn are_cold(&self) -> bool {
+        !self.warm
     }
 
     /// Begins a round if it is time, and takes in what the last one found.
@@ -95,6 +117,7 @@ impl Trials {
         self.ended = Some(now);
         let Ok(round) = running.await else { return };
         self.last = Some(round);
+        self.warm = true;
     }
 
     /// What must hold before anything moves. What was not asked yet is not shown.

@@ -318,7 +318,24 @@ impl Record {
     }
 }
 
+/// A phase of a cutover in which the new pool is watched. What is measured in one says nothing of another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stage {
+    /// The cutover's id.
+    pub cutover: u64,
+    /// [`Phase::Shifting`] or [`Phase::Baking`].
+    pub phase: Phase,
+}
+
 impl Cutover {
+    /// The stage it is in; none while the new pool is not watched.
+    pub fn stage(&self) -> Option<Stage> {
+        self.phase.is_watched().then_some(Stage {
+            cutover: self.id,
+            phase: self.phase,
+        })
+    }
+
     /// Enters a phase, and remembers why.
     fn enter(mut self, phase: Phase, by: &str, why: impl Into<String>, evidence: Vec<Gate>, now: Instant) -> Self {
         self.let_go(now);

@@ -65,6 +65,37 @@ async fn a_new_pool_that_fails_requests_is_left_again_and_nobody_notices() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_one_cutover_was_taken_back_for_is_not_held_against_the_next() {
+    let folder = tempfile::tempdir().unwrap();
+    let [blue, green] = instances().await;
+    let keys = "rise: 1, bake: 1h, min_samples: 5, triggers: {window: 500ms}";
+    let gate = started(folder.path(), [&blue, &green], keys).await;
+    let start = json!({"to": "green", "auto": true});
+    say(&gate, "dify", start.clone()).await;
+    until_phase(&gate, "baking").await;
+    green.set(|switches| switches.traffic = Traffic::Status(503));
+    until("the gate to go back", async || {
+        ask(edge(&gate), "GET /v1/info").await;
+        cutover(&gate).await["phase"] == "rolled_back"
+    })
+    .await;
+    green.set(|switches| switches.traffic = Traffic::Normal);
+    let again = say(&gate, "dify", start).await;
+    assert_eq!(again.status, 200, "{}", again.text());
+    until("the second cutover to be judged by its own requests", async || {
+        ask(edge(&gate), "GET /v1/info").await;
+        let view = cutover(&gate).await;
+        assert!(!why(&view).contains("errors: fail"), "{}", why(&view));
+        let triggers = view["triggers"].as_array().unwrap();
+        triggers
+            .iter()
+            .any(|trigger| trigger["name"] == "errors" && trigger["verdict"] == "pass")
+    })
+    .await;
+    assert_eq!(served_by(&gate).await, "dify-1");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn over_a_migration_barrier_nothing_goes_back_by_itself() {
     let folder = tempfile::tempdir().unwrap();
     let [blue, green] = instances().await;
