@@ -1,5 +1,6 @@
 //! Cutovers as the rest of the gate speaks of them: what the configuration says, and the way to the one who carries them out.
 
+pub mod counted;
 pub mod document;
 
 use std::collections::BTreeMap;

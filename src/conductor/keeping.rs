@@ -218,6 +218,9 @@ mod tests {
             let at = now + Duration::from_secs(epoch);
             record = record.command(verb, "ann", "release", &Seen::default(), at).unwrap();
         }
+        if let Some(cutover) = &mut record.cutover {
+            (cutover.baseline.requests, cutover.baseline.first_byte[5]) = (7, 7);
+        }
         record.remembering("key", "asked")
     }
 
@@ -233,6 +236,7 @@ mod tests {
             RecordDoc::of(&again, &archive.clock),
             RecordDoc::of(&record, &archive.clock)
         );
+        assert_eq!(again.cutover.unwrap().baseline, record.cutover.unwrap().baseline);
         assert_eq!(archive.epoch("dify"), Some(3));
         assert_eq!(archive.audit.tail(9).unwrap().len(), 1);
         assert!(archive.others(&[deployment()]).is_empty());

@@ -18,6 +18,8 @@ const WINDOWS: usize = 120;
 pub(super) struct Samples {
     pools: BTreeMap<PoolName, Past>,
     watched: Option<Watched>,
+    /// What is known of a phase in which nothing was counted yet.
+    nothing: Watch,
 }
 
 /// What the new pool has done in one phase of one cutover. Another phase begins with none of it.
@@ -32,22 +34,22 @@ struct Watched {
     step: (usize, Tally),
     /// Requests since the step began.
     in_step: u64,
-    /// What the old pool did in the hour before users left it.
-    baseline: Tally,
 }
 
 #[derive(Debug, Default)]
 struct Past {
     /// The sum at the end of the last window.
     sum: Tally,
+    /// What the window under way has come to so far.
+    running: Tally,
     ended: Option<Instant>,
     windows: VecDeque<Tally>,
 }
 
 impl Past {
     fn note(&mut self, sum: &Tally, window: Duration, now: Instant) {
-        let due = self.ended.is_none_or(|ended| now >= ended + window);
-        if !due {
+        if self.ended.is_some_and(|ended| now < ended + window) {
+            self.running = sum.since(&self.sum);
             return;
         }
         if self.ended.is_some() {
@@ -57,15 +59,15 @@ impl Past {
             }
             self.windows.push_back(sum.since(&self.sum));
         }
-        (self.sum, self.ended) = (*sum, Some(now));
+        (self.sum, self.ended, self.running) = (*sum, Some(now), Tally::default());
     }
 
-    fn total(&self, sum: &Tally) -> Tally {
+    fn total(&self) -> Tally {
         let past = self
             .windows
             .iter()
             .fold(Tally::default(), |all, window| all.and(window));
-        past.and(&sum.since(&self.sum))
+        past.and(&self.running)
     }
 }
 
@@ -84,26 +86,20 @@ impl Samples {
             return;
         };
         let sum = sums.get(&cutover.to).copied().unwrap_or_default();
-        let before = self.watched.take();
-        let mut watched = match before {
-            Some(watched) if watched.stage == stage => watched,
-            before => {
-                let same = before.filter(|watched| watched.stage.cutover == stage.cutover);
-                let baseline = same.map(|watched| watched.baseline);
-                Watched {
-                    stage,
-                    watch: Watch::default(),
-                    window: (now, sum),
-                    step: (cutover.step, sum),
-                    in_step: 0,
-                    baseline: baseline.unwrap_or_else(|| self.past(&cutover.from, sums)),
-                }
-            }
-        };
+        let before = self.watched.take().filter(|watched| watched.stage == stage);
+        let mut watched = before.unwrap_or_else(|| Watched {
+            stage,
+            watch: Watch::default(),
+            window: (now, sum),
+            step: (cutover.step, sum),
+            in_step: 0,
+        });
         let (began, at_first) = watched.window;
         if now >= began + window {
             watched.watch.note(sum.since(&at_first));
             watched.window = (now, sum);
+        } else {
+            watched.watch.go_on(sum.since(&at_first));
         }
         if watched.step.0 != cutover.step {
             watched.step = (cutover.step, sum);
@@ -113,10 +109,9 @@ impl Samples {
     }
 
     /// What a pool did in the last hour.
-    fn past(&self, pool: &PoolName, sums: &BTreeMap<PoolName, Tally>) -> Tally {
-        let sum = sums.get(pool).copied().unwrap_or_default();
+    pub(super) fn usual(&self, pool: &PoolName) -> Tally {
         let past = self.pools.get(pool);
-        past.map_or_else(Tally::default, |past| past.total(&sum))
+        past.map_or_else(Tally::default, Past::total)
     }
 
     fn watched(&self, cutover: &Cutover) -> Option<&Watched> {
@@ -125,20 +120,13 @@ impl Samples {
     }
 
     /// The new pool's windows in the cutover's present phase.
-    pub(super) fn watch(&self, cutover: &Cutover) -> Watch {
-        let watched = self.watched(cutover);
-        watched.map_or_else(Watch::default, |watched| watched.watch.clone())
+    pub(super) fn watch(&self, cutover: &Cutover) -> &Watch {
+        self.watched(cutover).map_or(&self.nothing, |watched| &watched.watch)
     }
 
     /// Requests that the new pool has had since its present share began.
     pub(super) fn in_share(&self, cutover: &Cutover) -> u64 {
         self.watched(cutover).map_or(0, |watched| watched.in_step)
-    }
-
-    /// What the old pool did before.
-    pub(super) fn baseline(&self, cutover: &Cutover) -> Tally {
-        let watched = self.watched(cutover);
-        watched.map_or_else(Tally::default, |watched| watched.baseline)
     }
 }
 
@@ -197,7 +185,7 @@ mod tests {
         let record = flipped(&record, Vec::new(), at(122));
         let cutover = record.cutover.clone().unwrap();
         samples.note(&sums(tally(1_220, 0), tally(5, 0)), &record, WINDOW, at(122));
-        assert_eq!(samples.baseline(&cutover).requests, 1_220);
+        assert_eq!(samples.usual(&cutover.from).requests, 1_220);
         assert_eq!(samples.watch(&cutover).total().requests, 0);
         samples.note(&sums(tally(1_220, 0), tally(305, 0)), &record, WINDOW, at(152));
         assert_eq!(samples.watch(&cutover).total().requests, 300);

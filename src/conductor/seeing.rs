@@ -9,7 +9,7 @@ use tracing::warn;
 use super::mover::Mover;
 use super::trials::Scene;
 use crate::gate::cutover::triggers::{self, Tally};
-use crate::gate::cutover::{Cutover, EndpointSeen, Gate, Phase, Seen, Verdict, gates};
+use crate::gate::cutover::{Cutover, EndpointSeen, Gate, Phase, Seen, Verdict, bake, gates};
 use crate::gate::names::{PoolName, UpstreamName};
 use crate::mailbox::Looked;
 use crate::upstream::{Roster, Severed, Upstream};
@@ -47,13 +47,19 @@ impl Mover {
         } else {
             Vec::new()
         };
-        let min_samples = cutover.plan.min_samples;
         self.seen = Seen {
             prepared: new.iter().all(|pool| !pool.is_empty()) && endpoints.iter().all(|one| one.fit && one.passes > 0),
             old_fit: old.iter().map(|pool| fit(pool)).min().unwrap_or_default(),
             old_in_flight: self.in_flight.get(&cutover.from).copied().unwrap_or_default(),
             old_alive: self.is_alive(&cutover.from),
-            bake: triggers::bake(self.samples.watch(&cutover).total(), min_samples, self.trials.smoke()),
+            bake: bake::bake(
+                self.samples.watch(&cutover),
+                &cutover.baseline,
+                &self.settings.limits,
+                cutover.plan.min_samples,
+                self.trials.smoke(),
+            ),
+            usual: self.samples.usual(&cutover.from),
             gates,
             triggers,
         };
@@ -82,8 +88,8 @@ impl Mover {
         let healthy = fewest.map(|pool| triggers::healthy(fit(pool), pool.len(), limits));
         // An endpoint that names no version for a moment is no reason.
         let version = version.filter(|version| version.verdict != Verdict::Inconclusive);
-        let (watch, baseline) = (self.samples.watch(cutover), self.samples.baseline(cutover));
-        let traffic = watch.judge(&baseline, limits, cutover.plan.min_samples);
+        let watch = self.samples.watch(cutover);
+        let traffic = watch.judge(&cutover.baseline, limits, cutover.plan.min_samples);
         let all = healthy.into_iter().chain(version).chain(traffic);
         all.chain(self.trials.triggers()).chain(self.alarm.clone()).collect()
     }

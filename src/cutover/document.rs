@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
+use super::counted::TallyDoc;
 use crate::clock::Clock;
 use crate::gate::cutover::{Clocks, Cutover, Done, Entry, Gate, Phase, Plan, Record, Step, Verdict};
 use crate::gate::direction::{Split, Traffic};
@@ -93,6 +94,9 @@ pub struct CutoverDoc {
     pub released: bool,
     /// The phase in which it froze.
     pub frozen_from: Option<String>,
+    /// What the old pool did in the hour before anything moved.
+    #[serde(default)]
+    pub baseline: TallyDoc,
     /// What happened, oldest first.
     pub log: Vec<EntryDoc>,
 }
@@ -272,6 +276,7 @@ impl CutoverDoc {
             cut: tell(cutover.cut),
             released: cutover.released,
             frozen_from: cutover.frozen_from.map(|phase| phase.to_string()),
+            baseline: (&cutover.baseline).into(),
             log: cutover.log.iter().map(|entry| EntryDoc::of(entry, clock)).collect(),
         }
     }
@@ -301,6 +306,7 @@ impl CutoverDoc {
             cut: maybe(self.cut)?,
             released: self.released,
             frozen_from: self.frozen_from.as_deref().map(phase).transpose()?,
+            baseline: self.baseline.into(),
             log: log?,
         })
     }

@@ -28,8 +28,10 @@ use std::time::{Duration, Instant};
 
 use super::direction::{Direction, Share, Traffic};
 use super::names::PoolName;
+use triggers::Tally;
 
 mod advance;
+pub mod bake;
 mod command;
 pub mod gates;
 mod plan;
@@ -182,6 +184,8 @@ pub struct Cutover {
     pub released: bool,
     /// The phase in which it froze.
     pub frozen_from: Option<Phase>,
+    /// What the old pool did in the hour before anything moved, which the new one is held against.
+    pub baseline: Tally,
     /// What happened, oldest first.
     pub log: VecDeque<Entry>,
 }
@@ -247,8 +251,10 @@ pub struct Seen {
     pub old_in_flight: u32,
     /// Whether one of them had a byte a moment ago.
     pub old_alive: bool,
-    /// What the bake is judged by: whether there was enough to judge.
-    pub bake: Verdict,
+    /// What the bake comes to so far.
+    pub bake: Gate,
+    /// What the old pool did in the last hour.
+    pub usual: Tally,
 }
 
 impl Record {

@@ -136,7 +136,7 @@ pub(crate) fn see(story: &mut Story, act: Act) {
         Act::OldFit(fit) => seen.old_fit = fit.into(),
         Act::InFlight(some) => seen.old_in_flight = some.into(),
         Act::Alive(alive) => seen.old_alive = alive,
-        Act::Bake(good) => seen.bake = if good { Verdict::Pass } else { Verdict::Inconclusive },
+        Act::Bake(good) => seen.bake.verdict = if good { Verdict::Pass } else { Verdict::Inconclusive },
         _ => {}
     }
 }
@@ -387,7 +387,7 @@ fn sight(story: &Story) -> Sight {
         old_fit: seen.old_fit > 0,
         empty: seen.old_in_flight == 0,
         alive: seen.old_alive,
-        baked: seen.bake == Verdict::Pass,
+        baked: seen.bake.verdict == Verdict::Pass,
     }
 }
 

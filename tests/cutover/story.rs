@@ -14,6 +14,7 @@
 
 use std::time::{Duration, Instant};
 
+use difygate::gate::cutover::triggers::Tally;
 use difygate::gate::cutover::{Gate, Plan, Record, RefusalKind, Seen, Start, Step, Verb, Verdict};
 use difygate::gate::direction::Traffic;
 use difygate::gate::names::PoolName;
@@ -53,8 +54,14 @@ pub(crate) fn good() -> Seen {
         old_fit: 1,
         old_in_flight: 0,
         old_alive: false,
-        bake: Verdict::Pass,
+        bake: baked(Verdict::Pass),
+        usual: Tally::default(),
     }
+}
+
+/// What a bake comes to.
+fn baked(verdict: Verdict) -> Gate {
+    Gate::new("bake", verdict, "measured")
 }
 
 /// Gates, or triggers, by their names and verdicts.
@@ -140,7 +147,7 @@ impl Story {
             "alive" => self.seen.old_alive = rest == "yes",
             "old_fit" => self.seen.old_fit = rest.parse().unwrap(),
             "in_flight" => self.seen.old_in_flight = rest.parse().unwrap(),
-            "bake" => self.seen.bake = Verdict::parse(rest).unwrap(),
+            "bake" => self.seen.bake = baked(Verdict::parse(rest).unwrap()),
             "step" => self.step(),
             "pass" => self.pass(seconds(rest)),
             _ => panic!("`{line}` says nothing"),

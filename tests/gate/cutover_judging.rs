@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use difygate::simulated_dify::Traffic;
 use serde_json::{Value, json};
@@ -93,6 +94,52 @@ async fn what_one_cutover_was_taken_back_for_is_not_held_against_the_next() {
     })
     .await;
     assert_eq!(served_by(&gate).await, "dify-1");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_trickle_of_requests_that_all_fail_is_never_a_good_bake() {
+    let folder = tempfile::tempdir().unwrap();
+    let [blue, green] = instances().await;
+    // At the most ten requests in a window, and twenty are needed to judge by.
+    let keys = "rise: 1, bake: 3s, min_samples: 20, triggers: {window: 200ms}";
+    let gate = started(folder.path(), [&blue, &green], keys).await;
+    say(&gate, "dify", json!({"to": "green", "auto": true})).await;
+    until_phase(&gate, "baking").await;
+    green.set(|switches| switches.traffic = Traffic::Status(503));
+    until("the gate to go back", async || {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        ask(edge(&gate), "GET /v1/info").await;
+        let view = cutover(&gate).await;
+        assert_ne!(view["phase"], "committed", "{}", why(&view));
+        view["phase"] == "rolled_back"
+    })
+    .await;
+    assert!(why(&cutover(&gate).await).contains("errors: fail (100.0 %"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bake_without_requests_is_made_longer_and_says_what_is_missing() {
+    let folder = tempfile::tempdir().unwrap();
+    let [blue, green] = instances().await;
+    let keys = "rise: 1, bake: 300ms, min_samples: 20, triggers: {window: 100ms}, steps: [{percent: 50, hold: 10ms}]";
+    let gate = started(folder.path(), [&blue, &green], keys).await;
+    say(&gate, "dify", json!({"to": "green", "auto": true})).await;
+    // Enough requests in the share, and none in the bake.
+    until("the share to grow", async || {
+        ask(edge(&gate), "GET /v1/info").await;
+        cutover(&gate).await["cutover"]["percent"] == 100
+    })
+    .await;
+    let mut frozen = Value::Null;
+    until("it to freeze", async || {
+        frozen = cutover(&gate).await;
+        assert_ne!(frozen["phase"], "committed", "{}", why(&frozen));
+        frozen["phase"] == "frozen"
+    })
+    .await;
+    let words = "of 20 requests in the bake): promote, or roll back";
+    assert!(why(&frozen).contains(words), "{}", why(&frozen));
+    assert_eq!(frozen["cutover"]["extensions"], 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -76,11 +76,12 @@ impl Cutover {
     }
 
     /// The gates are asked once more, and only if all of them pass does anything move.
-    pub(super) fn flip(self, by: &str, why: &str, seen: &Seen, now: Instant) -> Self {
+    pub(super) fn flip(mut self, by: &str, why: &str, seen: &Seen, now: Instant) -> Self {
         if let Some(lack) = lack(&seen.gates) {
             let why = format!("a gate does not pass any more: {lack}");
             return self.enter(Phase::Verifying, GATE, why, seen.gates.clone(), now);
         }
+        self.baseline = seen.usual;
         match self.plan.steps.first().copied() {
             Some(step) if step.percent < 100 => {
                 let mut shifting = self.share(step.percent, now);
@@ -140,18 +141,19 @@ impl Cutover {
 
     /// What the bake comes to. Without enough to judge it goes on for a while, and then a person has to.
     fn baked(mut self, seen: &Seen, now: Instant) -> Self {
-        if seen.bake == Verdict::Pass {
+        if seen.bake.verdict == Verdict::Pass {
             return self.enter(Phase::Committed, GATE, "the bake was good", seen.triggers.clone(), now);
         }
+        let lack = &seen.bake.detail;
         if self.extensions < EXTENSIONS {
             self.extensions += 1;
             let why = format!(
-                "the bake has shown nothing yet, extension {} of {EXTENSIONS}",
+                "the bake is not shown to be good ({lack}), extension {} of {EXTENSIONS}",
                 self.extensions
             );
             return self.enter(Phase::Baking, GATE, why, seen.triggers.clone(), now);
         }
-        let why = "the bake has shown nothing: promote, or roll back".to_owned();
+        let why = format!("the bake is not shown to be good ({lack}): promote, or roll back");
         self.freeze(GATE, why, seen.triggers.clone(), now)
     }
 

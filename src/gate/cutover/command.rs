@@ -4,6 +4,7 @@ use std::fmt;
 use std::time::Instant;
 
 use super::gates::lack;
+use super::triggers::Tally;
 use super::{Cutover, Gate, Phase, Plan, Record, Seen, Traffic};
 use crate::gate::names::PoolName;
 
@@ -168,6 +169,7 @@ impl Record {
             cut: None,
             released: false,
             frozen_from: None,
+            baseline: Tally::default(),
             log: std::collections::VecDeque::new(),
         };
         let what = match id.filter(|_| !phase.is_over()) {

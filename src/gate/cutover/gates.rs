@@ -42,7 +42,7 @@ impl fmt::Display for Verdict {
 }
 
 /// One condition, and what was measured.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Gate {
     /// What it is about: `health`, `version`, `smoke`, ...
     pub name: String,

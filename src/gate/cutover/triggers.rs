@@ -1,7 +1,7 @@
 //! Reasons to go back, measured by the gate itself against the pool that users came from.
 //!
 //! Traffic is counted in windows. A trigger fires when it is exceeded in two windows in a row, and never on fewer samples than
-//! the plan asks for: then it is inconclusive. What the old pool did before is the baseline, so a service that always fails two requests of a
+//! the plan asks for: a window that has fewer is joined with those before it, and while all of them together have fewer the trigger is inconclusive. What the old pool did before is the baseline, so a service that always fails two requests of a
 //! hundred is not blamed for it. An error that a model provider answers comes within a 200 and counts as nothing.
 
 use std::collections::VecDeque;
@@ -126,28 +126,39 @@ impl Default for Limits {
 /// What a pool did is held against this many times what the other did before.
 const FACTOR: f64 = 2.0;
 
-/// The new pool's last windows.
+/// So many windows are kept; at half a minute each, two hours.
+const WINDOWS: usize = 240;
+
+/// The new pool's windows in one phase.
 #[derive(Clone, Debug, Default)]
 pub struct Watch {
-    /// The last two, the older one first.
+    /// The last ones, the oldest first.
     windows: VecDeque<Tally>,
-    /// All of them together.
+    /// All that have passed.
     total: Tally,
+    /// The one under way.
+    running: Tally,
 }
 
 impl Watch {
-    /// A window has passed.
+    /// A window has passed, and the next one begins.
     pub fn note(&mut self, window: Tally) {
-        if self.windows.len() == 2 {
+        if self.windows.len() == WINDOWS {
             self.windows.pop_front();
         }
         self.windows.push_back(window);
         self.total = self.total.and(&window);
+        self.running = Tally::default();
     }
 
-    /// All that was seen.
-    pub fn total(&self) -> &Tally {
-        &self.total
+    /// What the window under way has come to so far.
+    pub fn go_on(&mut self, running: Tally) {
+        self.running = running;
+    }
+
+    /// All that was seen, the window under way included.
+    pub fn total(&self) -> Tally {
+        self.total.and(&self.running)
     }
 
     /// What each trigger says, by the new pool's last two windows against the old pool's time before.
@@ -160,46 +171,53 @@ impl Watch {
     }
 
     fn verdict(&self, rule: &Rule, baseline: &Tally, min_samples: u64) -> Gate {
-        let enough = |window: &&Tally| (rule.samples)(window) >= min_samples;
-        let judged: Vec<&Tally> = self.windows.iter().filter(enough).collect();
-        let Some(last) = judged.last() else {
-            let samples = self.windows.back().map(rule.samples);
-            let detail = samples.map_or_else(
-                || "no window has passed yet".to_owned(),
-                |samples| format!("{samples} of {min_samples} samples"),
-            );
+        let judged = self.last(rule, min_samples);
+        let Some(last) = judged.first() else {
+            let detail = if self.windows.is_empty() {
+                "no window has passed yet".to_owned()
+            } else {
+                format!("{} of {min_samples} samples", (rule.samples)(&self.total))
+            };
             return Gate::new(rule.name, Verdict::Inconclusive, detail);
         };
-        let usual = if (rule.samples)(baseline) >= min_samples {
-            (rule.value)(baseline)
-        } else {
-            0.0
-        };
-        let most = rule.most.max(if rule.relative { usual * FACTOR } else { 0.0 });
+        let most = rule.limit(baseline, min_samples);
         let exceeded = judged.iter().filter(|window| (rule.value)(window) > most).count();
         let verdict = match exceeded {
             2 => Verdict::Fail,
             0 => Verdict::Pass,
             _ => Verdict::Inconclusive,
         };
-        let detail = format!(
-            "{:.1} {unit}, at most {most:.1} {unit}",
-            (rule.value)(last),
-            unit = rule.unit
-        );
-        Gate::new(rule.name, verdict, detail)
+        Gate::new(rule.name, verdict, rule.measured(last, most))
+    }
+
+    /// The last windows that have enough samples for a rule, the newest first, two at the most. One that has fewer is joined with those before it, so
+    /// that a trickle of requests is judged as well, only later.
+    pub(super) fn last(&self, rule: &Rule, min_samples: u64) -> Vec<Tally> {
+        let (mut found, mut joined) = (Vec::new(), Tally::default());
+        for window in self.windows.iter().rev() {
+            joined = joined.and(window);
+            if (rule.samples)(&joined) >= min_samples {
+                found.push(std::mem::take(&mut joined));
+            }
+            if found.len() == 2 {
+                break;
+            }
+        }
+        found
     }
 }
 
 /// One trigger.
-struct Rule {
-    name: &'static str,
+pub(super) struct Rule {
+    pub(super) name: &'static str,
     unit: &'static str,
     most: f64,
     /// Whether the old pool's own share counts.
     relative: bool,
-    value: fn(&Tally) -> f64,
-    samples: fn(&Tally) -> u64,
+    pub(super) value: fn(&Tally) -> f64,
+    pub(super) samples: fn(&Tally) -> u64,
+    /// The samples of which the value is above a limit, or that failed.
+    pub(super) bad: fn(&Tally, f64) -> u64,
 }
 
 fn percent(part: u64, whole: u64) -> f64 {
@@ -211,14 +229,15 @@ fn percent(part: u64, whole: u64) -> f64 {
 }
 
 impl Rule {
-    fn all(limits: &Limits) -> [Self; 5] {
-        let rule = |name, most, relative, value, samples| Self {
+    pub(super) fn all(limits: &Limits) -> [Self; 5] {
+        let rule = |name, most, relative, value, samples, bad| Self {
             name,
             unit: "%",
             most,
             relative,
             value,
             samples,
+            bad,
         };
         [
             rule(
@@ -227,6 +246,7 @@ impl Rule {
                 true,
                 |t| percent(t.errors, t.requests),
                 |t| t.requests,
+                |t, _| t.errors,
             ),
             rule(
                 "connects",
@@ -234,6 +254,7 @@ impl Rule {
                 false,
                 |t| percent(t.connects, t.requests + t.connects),
                 |t| t.requests + t.connects,
+                |t, _| t.connects,
             ),
             Self {
                 unit: "ms",
@@ -243,6 +264,7 @@ impl Rule {
                     true,
                     |t| t.p95().unwrap_or_default().as_secs_f64() * 1e3,
                     |t| t.first_byte.iter().sum(),
+                    slower,
                 )
             },
             rule(
@@ -251,6 +273,7 @@ impl Rule {
                 true,
                 |t| percent(t.aborts, t.streams),
                 |t| t.streams,
+                |t, _| t.aborts,
             ),
             rule(
                 "silent",
@@ -258,9 +281,33 @@ impl Rule {
                 false,
                 |t| percent(t.silent, t.streams + t.silent),
                 |t| t.streams + t.silent,
+                |t, _| t.silent,
             ),
         ]
     }
+
+    /// What is too much, by what the old pool did before.
+    pub(super) fn limit(&self, baseline: &Tally, min_samples: u64) -> f64 {
+        let counts = self.relative && (self.samples)(baseline) >= min_samples;
+        let usual = if counts { (self.value)(baseline) } else { 0.0 };
+        self.most.max(usual * FACTOR)
+    }
+
+    /// The value of a time beside its limit, in words.
+    pub(super) fn measured(&self, tally: &Tally, most: f64) -> String {
+        format!(
+            "{:.1} {unit}, at most {most:.1} {unit}",
+            (self.value)(tally),
+            unit = self.unit
+        )
+    }
+}
+
+/// Samples whose time to the first byte is above so many milliseconds.
+fn slower(tally: &Tally, most: f64) -> u64 {
+    let buckets = tally.first_byte.iter().zip(0..);
+    let slow = buckets.filter(|(_, bucket)| f64::from(1_u32 << bucket) > most);
+    slow.map(|(count, _)| count).sum()
 }
 
 /// Enough of the new pool must be fit. It needs no samples, for probes are evidence of their own.
@@ -272,16 +319,6 @@ pub fn healthy(fit: usize, all: usize, limits: &Limits) -> Gate {
     };
     let detail = format!("{fit} of {all} endpoints are fit, at least {}", limits.min_healthy);
     Gate::new("healthy", verdict, detail)
-}
-
-/// What a bake comes to: there must have been enough to judge, whether of users' requests or of smoke requests.
-pub fn bake(total: &Tally, min_samples: u64, smoke: Option<Verdict>) -> Verdict {
-    match smoke {
-        Some(Verdict::Fail) => Verdict::Inconclusive,
-        Some(Verdict::Pass) => Verdict::Pass,
-        Some(Verdict::Inconclusive) | None if total.requests >= min_samples => Verdict::Pass,
-        Some(Verdict::Inconclusive) | None => Verdict::Inconclusive,
-    }
 }
 
 #[cfg(test)]
@@ -370,11 +407,17 @@ mod tests {
     }
 
     #[test]
-    fn no_traffic_is_never_a_pass() {
-        assert_eq!(bake(&Tally::default(), 50, None), Verdict::Inconclusive);
-        assert_eq!(bake(&Tally::default(), 50, Some(Verdict::Pass)), Verdict::Pass);
-        assert_eq!(bake(&tally(50, 0), 50, None), Verdict::Pass);
-        assert_eq!(bake(&tally(50, 0), 50, Some(Verdict::Fail)), Verdict::Inconclusive);
+    fn a_trickle_is_judged_as_well_only_later() {
+        let (good, bad) = (tally(10, 0), tally(10, 10));
+        let errors = |windows: &[Tally]| verdict(windows, tally(1_000, 0), "errors");
+        assert_eq!(errors(&[bad; 4]), Verdict::Inconclusive, "40 of 50 samples");
+        assert_eq!(errors(&[bad; 9]), Verdict::Inconclusive, "one window of 50");
+        assert_eq!(errors(&[bad; 10]), Verdict::Fail);
+        assert_eq!(errors(&[good; 5]), Verdict::Pass);
+        // One bad time is in one of the two.
+        let mut once = [good; 10];
+        once[7] = bad;
+        assert_eq!(errors(&once), Verdict::Inconclusive);
     }
 
     #[test]
