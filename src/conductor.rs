@@ -203,8 +203,8 @@ impl Conductor {
             }
         };
         let (news, inbox) = mpsc::channel(16);
-        let mover = Mover::new(deployment.clone(), record, settings, self.tools.clone());
-        let task = self.tasks.spawn(mover.run(inbox));
+        let mover = Mover::new(deployment.clone(), record, settings, self.tools.clone(), inbox);
+        let task = self.tasks.spawn(mover.run());
         Some(Seat {
             news,
             deployment: deployment.clone(),

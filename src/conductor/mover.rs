@@ -27,18 +27,28 @@ const AGAIN: Duration = Duration::from_secs(5);
 /// What a task is told.
 #[derive(Debug)]
 pub(super) enum News {
-    Order(Box<Order>, oneshot::Sender<Result<Done, Unmoved>>),
+    Order(Box<Order>, Reply),
     Settings(Arc<CutoverSettings>),
 }
 
+/// Where the answer to an order goes.
+pub(super) type Reply = oneshot::Sender<Result<Done, Unmoved>>;
+
+/// An order that waits until the gates have been asked: the epoch for which they are, the order, and where its answer goes.
+pub(super) type Parked = (u64, Box<Order>, Reply);
+
 /// See the module's own words.
 pub(super) struct Mover {
+    inbox: mpsc::Receiver<News>,
     pub(super) deployment: DeploymentSettings,
     pub(super) record: Record,
     pub(super) seen: Seen,
     pub(super) in_flight: BTreeMap<PoolName, u32>,
     pub(super) samples: Samples,
     pub(super) trials: Trials,
+    /// Whether the gates are being asked for the last time before the flip.
+    pub(super) asks: bool,
+    pub(super) parked: Vec<Parked>,
     /// What somebody who watches said.
     pub(super) alarm: Option<Gate>,
     /// Why steps cannot be taken, while they cannot.
@@ -67,15 +77,19 @@ impl Mover {
         record: Option<Record>,
         settings: Arc<CutoverSettings>,
         tools: Tools,
+        inbox: mpsc::Receiver<News>,
     ) -> Self {
         let active = active(&deployment, &tools);
         Self {
+            inbox,
             record: record.unwrap_or_else(|| Record::new(active)),
             deployment,
             seen: Seen::default(),
             in_flight: BTreeMap::new(),
             samples: Samples::default(),
             trials: Trials::default(),
+            asks: false,
+            parked: Vec::new(),
             alarm: None,
             trouble: None,
             again: None,
@@ -86,7 +100,9 @@ impl Mover {
         }
     }
 
-    pub(super) async fn run(mut self, mut inbox: mpsc::Receiver<News>) {
+    /// Takes orders and steps until nobody can order anything any more. Orders come first: none waits for smoke requests or hooks that are asked
+    /// meanwhile, nor for a step that could be taken at the same moment.
+    pub(super) async fn run(mut self) {
         if self.record.epoch > 0 {
             self.apply().await;
             self.cut_what_is_left();
@@ -97,16 +113,16 @@ impl Mover {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
-                news = inbox.recv() => match news {
+                biased;
+                news = self.inbox.recv() => match news {
                     None => return,
                     Some(News::Settings(settings)) => self.settings = settings,
-                    Some(News::Order(order, reply)) => {
-                        let done = self.order(*order).await;
-                        self.tell_standing();
-                        // Whoever asked may have gone; what was done stays done.
-                        let _ = reply.send(done);
-                    }
+                    Some(News::Order(order, reply)) => self.receive(order, reply).await,
                 },
+                () = self.trials.settle(&self.tools.clock) => {
+                    self.resolve().await;
+                    self.tick().await;
+                }
                 _ = ticks.tick() => self.tick().await,
             }
         }
@@ -162,6 +178,10 @@ impl Mover {
                 return;
             }
             self.measure();
+            // What an order says comes before a step, and a gate is asked before users are moved.
+            if self.asks || !self.inbox.is_empty() {
+                return;
+            }
             let Some(next) = self.record.advance(&self.seen, self.tools.clock.now()) else {
                 return;
             };

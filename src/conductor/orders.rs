@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::mover::{Change, Mover};
+use super::mover::{Change, Mover, Reply};
 use super::seeing::SAMPLES;
 use crate::cutover::{Done, Order, Unmoved, Wanted, Wishes};
 use crate::gate::cutover::{Gate, Phase, Record, Refusal, RefusalKind, Seen, Verb, Verdict};
@@ -13,6 +13,56 @@ use crate::gate::cutover::{Gate, Phase, Record, Refusal, RefusalKind, Seen, Verb
 const FORESEEN: Duration = Duration::from_secs(60);
 
 impl Mover {
+    /// Carries an order out and answers it; at once, unless gates are to be asked anew for it.
+    pub(super) async fn receive(&mut self, order: Box<Order>, reply: Reply) {
+        if self.must_ask(&order)
+            && let Some(scene) = self.scene().await
+        {
+            let (now, settings, tools) = (self.tools.clock.now(), self.settings.clone(), self.tools.clone());
+            // Orders that wait already are answered by the round that they wait for, for which this one is not too late.
+            let since = if self.parked.is_empty() {
+                now
+            } else {
+                scene.cutover.entered
+            };
+            self.trials.afresh(since, &scene, &settings, &tools);
+            self.parked.push((self.record.epoch, order, reply));
+            return;
+        }
+        self.answer(*order, reply).await;
+        self.resolve().await;
+    }
+
+    /// Carries out what waits for gates, once they have been asked. Where something else was ordered meanwhile, they are asked anew.
+    pub(super) async fn resolve(&mut self) {
+        for (epoch, order, reply) in std::mem::take(&mut self.parked) {
+            if epoch != self.record.epoch {
+                Box::pin(self.receive(order, reply)).await;
+            } else if self.trials.are_running() {
+                self.parked.push((epoch, order, reply));
+            } else {
+                self.answer(*order, reply).await;
+            }
+        }
+    }
+
+    async fn answer(&mut self, order: Order, reply: Reply) {
+        let done = self.order(order).await;
+        self.tell_standing();
+        // Whoever asked may have gone; what was done stays done.
+        let _ = reply.send(done);
+    }
+
+    /// Whether an order could move users, so that smoke requests and hooks are asked anew for it.
+    fn must_ask(&self, order: &Order) -> bool {
+        let promotes = matches!(order.wanted, Wanted::Verb(Verb::Promote)) && !order.dry_run;
+        let moves = matches!(self.record.phase(), Phase::Ready | Phase::Shifting | Phase::Frozen);
+        let is_late = order.if_epoch.is_some_and(|epoch| epoch != self.record.epoch);
+        let asked = !self.trials.gates(&self.settings, self.record.phase()).is_empty();
+        let leaves = self.tools.handing_over.load(Ordering::Relaxed);
+        promotes && moves && asked && !is_late && !leaves && matches!(self.repeated(order), Ok(None))
+    }
+
     /// Carries an order out, or says why not.
     pub(super) async fn order(&mut self, order: Order) -> Result<Done, Unmoved> {
         if self.tools.handing_over.load(Ordering::Relaxed) {
@@ -31,7 +81,7 @@ impl Mover {
             Wanted::Start(wishes) => self.start(*wishes)?,
         };
         self.can_go_back(&verb)?;
-        self.prepare(&verb, order.dry_run).await;
+        self.prepare(&verb).await;
         let now = self.tools.clock.now();
         let next = self
             .record
@@ -165,23 +215,11 @@ impl Mover {
         })
     }
 
-    /// Sees what a verb is judged by. Gates are asked anew where it could move users.
-    async fn prepare(&mut self, verb: &Verb, dry_run: bool) {
+    /// Sees what a verb is judged by.
+    async fn prepare(&mut self, verb: &Verb) {
         self.sample();
-        let promotes = matches!(verb, Verb::Promote);
-        let moves = matches!(self.record.phase(), Phase::Ready | Phase::Shifting | Phase::Frozen);
-        let asks = !self.trials.gates(&self.settings, self.record.phase()).is_empty();
-        if promotes
-            && moves
-            && asks
-            && !dry_run
-            && let Some(scene) = self.scene().await
-        {
-            let (settings, tools) = (self.settings.clone(), self.tools.clone());
-            self.trials.afresh(&scene, &settings, &tools).await;
-        }
         let _ = self.look().await;
-        if promotes {
+        if matches!(verb, Verb::Promote) {
             self.seen.gates.retain(|gate| gate.name != SAMPLES);
         }
     }

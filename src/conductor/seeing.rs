@@ -31,7 +31,7 @@ impl Mover {
             return Some(());
         };
         let (new, old) = self.pools(&cutover.from, &cutover.to, cutover.started).await?;
-        self.ask(&cutover, &new).await;
+        self.ask(&cutover, &new);
         let endpoints: Vec<EndpointSeen> = new.iter().flatten().map(|looked| looked.seen.clone()).collect();
         let mut gates = vec![health(&new, cutover.plan.rise)];
         let version = cutover
@@ -94,8 +94,8 @@ impl Mover {
         all.chain(self.trials.triggers()).chain(self.alarm.clone()).collect()
     }
 
-    /// Has smoke requests and hooks asked, where that is of use.
-    async fn ask(&mut self, cutover: &Cutover, new: &Pool) {
+    /// Has smoke requests and hooks asked, where that is of use. Nobody waits for the answers here: an order may come first.
+    fn ask(&mut self, cutover: &Cutover, new: &Pool) {
         self.trials.enter(cutover.stage());
         let scene = self.scene_of(cutover, new);
         let (settings, tools) = (self.settings.clone(), self.tools.clone());
@@ -103,12 +103,12 @@ impl Mover {
         let is_wanted = !self.trials.gates(&settings, cutover.phase).is_empty();
         // The flip is decided by what is asked now, not by what was answered before.
         let flips = cutover.phase == Phase::Ready && cutover.plan.auto;
-        let is_old = self.trials.began().is_none_or(|began| began < entered);
+        self.asks = flips && is_wanted && self.trials.began().is_none_or(|began| began < entered);
         let verifies = cutover.phase == Phase::Verifying && health(new, cutover.plan.rise).verdict == Verdict::Pass;
-        if flips && is_wanted && is_old {
-            self.trials.afresh(&scene, &settings, &tools).await;
+        if self.asks {
+            self.trials.afresh(entered, &scene, &settings, &tools);
         } else if verifies || cutover.phase.is_watched() {
-            self.trials.poll(&scene, &settings, &tools).await;
+            self.trials.poll(&scene, &settings, &tools);
         }
     }
 

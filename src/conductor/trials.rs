@@ -9,6 +9,7 @@ use tokio::time::timeout;
 use tracing::warn;
 
 use super::Tools;
+use crate::clock::Clock;
 use crate::cutover::{Ask, CutoverSettings, HookSettings};
 use crate::gate::cutover::{Cutover, Gate, Phase, Stage, Verdict};
 use crate::gate::health::Outcome;
@@ -34,7 +35,8 @@ struct Round {
 /// See the module's own words.
 #[derive(Debug, Default)]
 pub(super) struct Trials {
-    running: Option<JoinHandle<Round>>,
+    /// The round under way, and when it began.
+    running: Option<(Instant, JoinHandle<Round>)>,
     last: Option<Round>,
     ended: Option<Instant>,
     /// Rounds of smoke requests in a row that failed.
@@ -58,9 +60,7 @@ pub(super) struct Scene {
 impl Trials {
     /// Forgets everything: another cutover begins.
     pub(super) fn reset(&mut self) {
-        if let Some(running) = self.running.take() {
-            running.abort();
-        }
+        self.give_up();
         *self = Self::default();
     }
 
@@ -82,42 +82,60 @@ impl Trials {
         !self.warm
     }
 
-    /// Begins a round if it is time, and takes in what the last one found.
-    pub(super) async fn poll(&mut self, scene: &Scene, settings: &Arc<CutoverSettings>, tools: &Tools) {
-        let now = tools.clock.now();
-        if self.running.as_ref().is_some_and(JoinHandle::is_finished) {
-            self.collect(now).await;
-            self.strikes = match self.smoke() {
-                Some(Verdict::Fail) => self.strikes + 1,
-                Some(_) | None => 0,
-            };
-        }
+    /// Begins a round if it is time.
+    pub(super) fn poll(&mut self, scene: &Scene, settings: &Arc<CutoverSettings>, tools: &Tools) {
         let pause = if scene.cutover.phase.is_watched() {
             settings.limits.window.min(Duration::from_secs(30))
         } else {
             AGAIN
         };
+        let now = tools.clock.now();
         let due = self.ended.is_none_or(|ended| now >= ended + pause);
         if due && self.running.is_none() {
-            self.running = Some(tokio::spawn(round(scene.clone(), settings.clone(), tools.clone())));
+            self.begin(scene, settings, tools);
         }
     }
 
-    /// A round of its own, begun after this was called, and waited for.
-    pub(super) async fn afresh(&mut self, scene: &Scene, settings: &Arc<CutoverSettings>, tools: &Tools) {
-        if let Some(running) = self.running.take() {
+    /// Begins a round, unless one is under way that began at `since` or later.
+    pub(super) fn afresh(&mut self, since: Instant, scene: &Scene, settings: &Arc<CutoverSettings>, tools: &Tools) {
+        if self.running.as_ref().is_some_and(|(began, _)| *began >= since) {
+            return;
+        }
+        self.give_up();
+        self.begin(scene, settings, tools);
+    }
+
+    fn begin(&mut self, scene: &Scene, settings: &Arc<CutoverSettings>, tools: &Tools) {
+        let task = tokio::spawn(round(scene.clone(), settings.clone(), tools.clone()));
+        self.running = Some((tools.clock.now(), task));
+    }
+
+    fn give_up(&mut self) {
+        if let Some((_, running)) = self.running.take() {
             running.abort();
         }
-        self.running = Some(tokio::spawn(round(scene.clone(), settings.clone(), tools.clone())));
-        self.collect(tools.clock.now()).await;
     }
 
-    async fn collect(&mut self, now: Instant) {
-        let Some(running) = self.running.take() else { return };
-        self.ended = Some(now);
-        let Ok(round) = running.await else { return };
+    /// Whether a round is under way.
+    pub(super) fn are_running(&self) -> bool {
+        self.running.is_some()
+    }
+
+    /// Waits for the round under way, and takes in what it found; for ever where there is none. Nothing is lost where this is dropped.
+    pub(super) async fn settle(&mut self, clock: &Clock) {
+        let Some((_, running)) = &mut self.running else {
+            return std::future::pending().await;
+        };
+        let found = running.await;
+        self.running = None;
+        self.ended = Some(clock.now());
+        let Ok(round) = found else { return };
         self.last = Some(round);
         self.warm = true;
+        self.strikes = match self.smoke() {
+            Some(Verdict::Fail) => self.strikes + 1,
+            Some(_) | None => 0,
+        };
     }
 
     /// What must hold before anything moves. What was not asked yet is not shown.

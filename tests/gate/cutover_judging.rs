@@ -250,6 +250,57 @@ async fn smoke_requests_and_hooks_hold_a_cutover_and_take_it_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_abort_comes_before_a_flip_whose_gates_are_being_asked() {
+    let folder = tempfile::tempdir().unwrap();
+    let [blue, green] = instances().await;
+    let asked = Arc::new(AtomicU16::new(0));
+    let hook = {
+        let asked = asked.clone();
+        Upstream::start(move |mut arrived: Arrived| {
+            let before = asked.fetch_add(1, Ordering::SeqCst);
+            async move {
+                // The first round of a cutover is confirmed at once, the one before the flip late.
+                if before % 2 == 1 {
+                    tokio::time::sleep(Duration::from_secs(4)).await;
+                }
+                let answer = "HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+                arrived.send(answer).await;
+            }
+        })
+        .await
+    };
+    let keys = format!(
+        "rise: 1, bake: 1h, min_samples: 0, hooks: [{{when: confirm, timeout: 30s, webhook: \"http://{}/a\"}}]",
+        hook.address
+    );
+    let gate = started(folder.path(), [&blue, &green], &keys).await;
+    for (auto, rounds) in [(false, 2), (true, 4)] {
+        say(&gate, "dify", json!({"to": "green", "auto": auto})).await;
+        let promote = async {
+            if auto {
+                return None;
+            }
+            until_phase(&gate, "ready").await;
+            Some(say(&gate, "dify:promote", json!({})).await)
+        };
+        let abort = async {
+            until("the gates to be asked", async || asked.load(Ordering::SeqCst) == rounds).await;
+            say(&gate, "dify:abort", json!({})).await
+        };
+        let (promoted, aborted) = tokio::join!(promote, abort);
+        assert_eq!(
+            (aborted.status, &aborted.json()["phase"]),
+            (200, &json!("failed")),
+            "nothing has moved"
+        );
+        if let Some(promoted) = promoted {
+            assert_eq!(promoted.status, 409, "{}", promoted.text());
+        }
+        assert_eq!(served_by(&gate).await, "dify-0");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_alert_takes_a_watched_cutover_back() {
     let folder = tempfile::tempdir().unwrap();
     let [blue, green] = instances().await;
