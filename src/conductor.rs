@@ -3,9 +3,11 @@
 //!
 //! **Invariant.** No step is taken before its record is kept. What cannot be kept is not done, and traffic stays where it is.
 
+mod alerts;
 mod keeping;
 mod mover;
 mod orders;
+mod remembering;
 mod samples;
 mod seeing;
 mod telling;

@@ -123,8 +123,19 @@ pub enum Wanted {
     Verb(Verb),
     /// A start, of which the configuration says what is left out.
     Start(Box<Wishes>),
-    /// Somebody who watches has a reason to go back.
-    Alarm(String),
+    /// Somebody who watches has a reason to go back, or has none any more.
+    Alert(Alert),
+}
+
+/// What somebody who watches says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Alert {
+    /// Tells it from others; none for all that were said of the name.
+    pub key: Option<String>,
+    /// What it is called.
+    pub name: String,
+    /// Whether it fires; else it is resolved.
+    pub firing: bool,
 }
 
 /// What a start says; the configuration says the rest.

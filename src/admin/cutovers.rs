@@ -17,7 +17,7 @@ use super::terms::{self, LONGEST};
 use super::{Admin, refusal, stopping};
 use crate::clock::Clock;
 use crate::cutover::document::{GateDoc, RecordDoc};
-use crate::cutover::{Done, Order, Standing, Unmoved, Wanted};
+use crate::cutover::{Alert, Done, Order, Standing, Unmoved, Wanted};
 use crate::gate::cutover::RefusalKind;
 use crate::gate::names::PoolName;
 
@@ -164,18 +164,43 @@ pub(super) async fn order(
 #[derive(Debug, Deserialize)]
 pub(super) struct Alerts {
     #[serde(default)]
-    alerts: Vec<Alert>,
+    alerts: Vec<Posted>,
 }
 
 #[derive(Debug, Deserialize)]
-struct Alert {
+struct Posted {
     #[serde(default)]
     status: String,
     #[serde(default)]
     labels: BTreeMap<String, String>,
+    #[serde(default)]
+    fingerprint: String,
 }
 
-/// Alerts that fire and name a deployment by their label `cutover` take its cutover back, while it is watched.
+impl Posted {
+    /// What is said, shortened to what is worth keeping.
+    fn alert(&self) -> Alert {
+        let named = self.labels.get("alertname");
+        let name = named.map_or("an alert", String::as_str);
+        let is_named = !self.fingerprint.is_empty() || named.is_some();
+        let key = if self.fingerprint.is_empty() {
+            self.labels
+                .iter()
+                .map(|(name, value)| format!("{name}={value} "))
+                .collect()
+        } else {
+            self.fingerprint.clone()
+        };
+        let short = |text: &str| text.chars().take(LONGEST).collect::<String>();
+        Alert {
+            key: is_named.then(|| short(&key)),
+            name: short(name),
+            firing: self.status == "firing",
+        }
+    }
+}
+
+/// Alerts name a deployment by their label `cutover`. While one fires, nothing moves there, and what has moved and is watched goes back.
 pub(super) async fn alert(State(admin): State<Admin>, body: Bytes) -> Response {
     let alerts: Alerts = match serde_json::from_slice(&body) {
         Ok(alerts) => alerts,
@@ -185,16 +210,18 @@ pub(super) async fn alert(State(admin): State<Admin>, body: Bytes) -> Response {
         }
     };
     let (mut heeded, mut ignored) = (Vec::new(), Vec::new());
-    for alert in alerts.alerts.into_iter().filter(|alert| alert.status == "firing") {
-        let label = |name: &str| alert.labels.get(name).cloned();
-        let Some(name) = label("cutover") else {
+    for posted in alerts.alerts {
+        if !["firing", "resolved"].contains(&posted.status.as_str()) {
+            ignored.push("an alert that is neither firing nor resolved".to_owned());
+            continue;
+        }
+        let Some(name) = posted.labels.get("cutover").cloned() else {
             ignored.push("an alert without the label `cutover`".to_owned());
             continue;
         };
-        let detail = label("alertname").unwrap_or_else(|| "an alert".to_owned());
         let order = Order {
             name: name.clone(),
-            wanted: Wanted::Alarm(detail.chars().take(LONGEST).collect()),
+            wanted: Wanted::Alert(posted.alert()),
             by: "alertmanager".to_owned(),
             reason: String::new(),
             if_epoch: None,
@@ -204,8 +231,8 @@ pub(super) async fn alert(State(admin): State<Admin>, body: Bytes) -> Response {
         };
         match admin.cutovers.order(order).await {
             Ok(_) => heeded.push(name),
-            Err(Unmoved::Refused(refused, _)) => ignored.push(format!("{name}: {refused}")),
             Err(Unmoved::Unknown(message)) => ignored.push(message),
+            // Alertmanager sends again what was not taken.
             Err(_) => return stopping(),
         }
     }

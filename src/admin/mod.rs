@@ -15,7 +15,7 @@
 //! | `/api/v1/cutovers`, `/api/v1/cutovers/{name}` | where every deployment stands, where one stands |
 //! | `/api/v1/cutovers/{name}:start` and so on | POST a verb: start, promote, pause, resume, abort, rollback, traffic |
 //! | `/api/v1/cutovers/{name}/inflight` | what its pools still serve |
-//! | `/api/v1/alerts` | POST, as Prometheus's Alertmanager does: a reason to go back |
+//! | `/api/v1/alerts` | POST, as Prometheus's Alertmanager does: alerts hold cutovers and take them back |
 //! | `/api/v1/audit` | who changed what, the last entries |
 
 mod config;

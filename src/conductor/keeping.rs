@@ -54,7 +54,7 @@ struct Content {
 /// Where records are kept.
 #[derive(Clone, Debug)]
 pub struct Archive {
-    store: Store,
+    pub(super) store: Store,
     audit: AuditLog,
     clock: Clock,
 }

@@ -9,10 +9,11 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::MissedTickBehavior;
 
 use super::Tools;
+use super::alerts::Alerts;
 use super::samples::Samples;
 use super::trials::Trials;
 use crate::cutover::{CutoverSettings, DeploymentSettings, Done, Order, Standing, Unmoved};
-use crate::gate::cutover::{Gate, Record, Seen};
+use crate::gate::cutover::{Record, Seen};
 use crate::gate::names::PoolName;
 
 /// How often it looks while a cutover is under way.
@@ -49,8 +50,10 @@ pub(super) struct Mover {
     /// Whether the gates are being asked for the last time before the flip.
     pub(super) asks: bool,
     pub(super) parked: Vec<Parked>,
-    /// What somebody who watches said.
-    pub(super) alarm: Option<Gate>,
+    /// What those who watch said.
+    pub(super) alerts: Alerts,
+    /// When what was measured was written last.
+    pub(super) remembered: Option<Instant>,
     /// Why steps cannot be taken, while they cannot.
     pub(super) trouble: Option<String>,
     /// When it is tried again.
@@ -90,7 +93,8 @@ impl Mover {
             trials: Trials::default(),
             asks: false,
             parked: Vec::new(),
-            alarm: None,
+            alerts: Alerts::default(),
+            remembered: None,
             trouble: None,
             again: None,
             looked: None,
@@ -103,6 +107,7 @@ impl Mover {
     /// Takes orders and steps until nobody can order anything any more. Orders come first: none waits for smoke requests or hooks that are asked
     /// meanwhile, nor for a step that could be taken at the same moment.
     pub(super) async fn run(mut self) {
+        self.recall();
         if self.record.epoch > 0 {
             self.apply().await;
             self.cut_what_is_left();
@@ -138,6 +143,7 @@ impl Mover {
         self.looked = Some(now);
         self.follow_the_file();
         self.sample();
+        self.remember_samples().await;
         let waits = self.again.is_some_and(|again| now < again);
         if over {
             if self.note_in_flight() {
@@ -221,9 +227,6 @@ impl Mover {
         let id = |record: &Record| record.cutover.as_ref().map(|cutover| cutover.id);
         if id(&before) != id(&self.record) {
             self.trials.reset();
-        }
-        if !self.record.phase().is_watched() {
-            self.alarm = None;
         }
         let cut = |record: &Record| record.cutover.as_ref().and_then(|cutover| cutover.cut);
         if cut(&self.record).is_some() && cut(&before) != cut(&self.record) {

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use super::mover::{Change, Mover, Reply};
 use super::seeing::SAMPLES;
-use crate::cutover::{Done, Order, Unmoved, Wanted, Wishes};
-use crate::gate::cutover::{Gate, Phase, Record, Refusal, RefusalKind, Seen, Verb, Verdict};
+use crate::cutover::{Alert, Done, Order, Unmoved, Wanted, Wishes};
+use crate::gate::cutover::{Phase, Record, Refusal, RefusalKind, Seen, Verb};
 
 /// A dry run looks so far back.
 const FORESEEN: Duration = Duration::from_secs(60);
@@ -76,7 +76,7 @@ impl Mover {
             return Err(Unmoved::Stale(Box::new(self.standing())));
         }
         let verb = match order.wanted.clone() {
-            Wanted::Alarm(detail) => return self.raise(detail, &order),
+            Wanted::Alert(alert) => return Ok(self.hear(alert).await),
             Wanted::Verb(verb) => verb,
             Wanted::Start(wishes) => self.start(*wishes)?,
         };
@@ -192,27 +192,15 @@ impl Mover {
         })
     }
 
-    fn raise(&mut self, detail: String, order: &Order) -> Result<Done, Unmoved> {
-        let watched = self.record.phase().is_watched();
-        if !watched {
-            let message = format!(
-                "nothing is watched here ({}), so nothing is taken back",
-                self.record.phase()
-            );
-            return Err(self.refused(Refusal {
-                kind: RefusalKind::Conflict,
-                message,
-                evidence: Vec::new(),
-            }));
-        }
-        if !order.dry_run {
-            self.alarm = Some(Gate::new("alarm", Verdict::Fail, format!("{}: {detail}", order.by)));
-        }
-        Ok(Done {
+    /// Remembers an alert, which counts from the next look on.
+    async fn hear(&mut self, alert: Alert) -> Done {
+        self.alerts.hear(alert, self.tools.clock.now());
+        self.remember().await;
+        Done {
             standing: self.standing(),
             repeated: None,
             changed: true,
-        })
+        }
     }
 
     /// Sees what a verb is judged by.

@@ -13,6 +13,9 @@ const BASELINE: Duration = Duration::from_secs(3_600);
 /// At most so many windows are kept of it.
 const WINDOWS: usize = 120;
 
+/// What so many processes before this one have counted is kept.
+const MOST_BEFORE: usize = 32;
+
 /// See the module's own words.
 #[derive(Debug, Default)]
 pub(super) struct Samples {
@@ -20,6 +23,10 @@ pub(super) struct Samples {
     watched: Option<Watched>,
     /// What is known of a phase in which nothing was counted yet.
     nothing: Watch,
+    /// When something was counted last.
+    now: Option<Instant>,
+    /// What had been counted when that was written last.
+    counted: u64,
 }
 
 /// What the new pool has done in one phase of one cutover. Another phase begins with none of it.
@@ -44,6 +51,8 @@ struct Past {
     running: Tally,
     ended: Option<Instant>,
     windows: VecDeque<Tally>,
+    /// What was counted by processes before this one, and up to when.
+    before: Vec<(Instant, Tally)>,
 }
 
 impl Past {
@@ -62,18 +71,27 @@ impl Past {
         (self.sum, self.ended, self.running) = (*sum, Some(now), Tally::default());
     }
 
-    fn total(&self) -> Tally {
-        let past = self
-            .windows
-            .iter()
-            .fold(Tally::default(), |all, window| all.and(window));
-        past.and(&self.running)
+    /// What this process has counted.
+    fn counted(&self) -> Tally {
+        self.windows.iter().fold(self.running, |all, window| all.and(window))
+    }
+
+    /// What processes before this one have counted, as far as it is not too old.
+    fn before(&self, now: Instant) -> impl Iterator<Item = &(Instant, Tally)> {
+        let recent = move |(at, _): &&(Instant, Tally)| now.saturating_duration_since(*at) < BASELINE;
+        self.before.iter().filter(recent)
+    }
+
+    fn total(&self, now: Instant) -> Tally {
+        self.before(now)
+            .fold(self.counted(), |all, (_, before)| all.and(before))
     }
 }
 
 impl Samples {
     /// Notes what every pool has done so far.
     pub(super) fn note(&mut self, sums: &BTreeMap<PoolName, Tally>, record: &Record, window: Duration, now: Instant) {
+        self.now = Some(now);
         for (pool, sum) in sums {
             self.pools.entry(pool.clone()).or_default().note(sum, window, now);
         }
@@ -110,8 +128,33 @@ impl Samples {
 
     /// What a pool did in the last hour.
     pub(super) fn usual(&self, pool: &PoolName) -> Tally {
-        let past = self.pools.get(pool);
-        past.map_or_else(Tally::default, Past::total)
+        let past = self.pools.get(pool).zip(self.now);
+        past.map_or_else(Tally::default, |(past, now)| past.total(now))
+    }
+
+    /// Whether anything was counted since this was asked for last, of pools between which users could be moved.
+    pub(super) fn have_grown(&mut self) -> bool {
+        let pools = self.pools.values().map(|past| past.sum.requests + past.sum.connects);
+        let counted = pools.sum();
+        self.pools.len() > 1 && std::mem::replace(&mut self.counted, counted) != counted
+    }
+
+    /// What each pool has done, and up to when: what the next process is told.
+    pub(super) fn told(&self, now: Instant) -> Vec<(PoolName, Instant, Tally)> {
+        let pools = self.pools.iter().flat_map(|(pool, past)| {
+            let before = past.before(now).copied();
+            let all = before.chain([(now, past.counted())]);
+            all.map(|(at, counted)| (pool.clone(), at, counted))
+        });
+        pools.filter(|(.., counted)| *counted != Tally::default()).collect()
+    }
+
+    /// What a pool did up to a time before this process.
+    pub(super) fn recall(&mut self, pool: PoolName, at: Instant, counted: Tally) {
+        let before = &mut self.pools.entry(pool).or_default().before;
+        if before.len() < MOST_BEFORE {
+            before.push((at, counted));
+        }
     }
 
     fn watched(&self, cutover: &Cutover) -> Option<&Watched> {
@@ -189,6 +232,35 @@ mod tests {
         assert_eq!(samples.watch(&cutover).total().requests, 0);
         samples.note(&sums(tally(1_220, 0), tally(305, 0)), &record, WINDOW, at(152));
         assert_eq!(samples.watch(&cutover).total().requests, 300);
+    }
+
+    #[test]
+    fn the_hour_before_outlives_the_process() {
+        let t0 = Instant::now() + BASELINE;
+        let blue = PoolName::new("blue");
+        let record = Record::new(blue.clone());
+        let mut first = Samples::default();
+        for seconds in 0..=45 {
+            let sums = sums(tally(seconds * 10, seconds), tally(0, 0));
+            first.note(&sums, &record, WINDOW, t0 + Duration::from_secs(seconds));
+        }
+        assert!(first.have_grown() && !first.have_grown());
+        let at = t0 + Duration::from_secs(50);
+        let told = first.told(at);
+        assert_eq!(
+            told,
+            [(blue.clone(), at, tally(450, 45))],
+            "what did nothing is not told"
+        );
+        let mut second = Samples::default();
+        for (pool, at, counted) in told {
+            second.recall(pool, at, counted);
+        }
+        for (seconds, usual) in [(60, 450), (61, 460), (3_700, 10)] {
+            let sums = sums(tally(if seconds > 60 { 10 } else { 0 }, 0), tally(0, 0));
+            second.note(&sums, &record, WINDOW, t0 + Duration::from_secs(seconds));
+            assert_eq!(second.usual(&blue).requests, usual, "{seconds}");
+        }
     }
 
     #[test]

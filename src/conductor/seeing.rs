@@ -42,8 +42,10 @@ impl Mover {
         gates.extend(version.clone());
         gates.extend(self.trials.gates(&self.settings, cutover.phase));
         gates.extend(self.share_gate(&cutover));
+        let alarm = self.alerts.gate(self.tools.clock.now());
+        gates.extend(alarm.clone());
         let triggers = if cutover.phase.is_watched() {
-            self.triggers(&cutover, &new, version)
+            self.triggers(&cutover, &new, version, alarm)
         } else {
             Vec::new()
         };
@@ -82,7 +84,7 @@ impl Mover {
     }
 
     /// Reasons to go back.
-    fn triggers(&self, cutover: &Cutover, new: &Pool, version: Option<Gate>) -> Vec<Gate> {
+    fn triggers(&self, cutover: &Cutover, new: &Pool, version: Option<Gate>, alarm: Option<Gate>) -> Vec<Gate> {
         let limits = &self.settings.limits;
         let fewest = new.iter().min_by_key(|pool| fit(pool));
         let healthy = fewest.map(|pool| triggers::healthy(fit(pool), pool.len(), limits));
@@ -91,7 +93,7 @@ impl Mover {
         let watch = self.samples.watch(cutover);
         let traffic = watch.judge(&cutover.baseline, limits, cutover.plan.min_samples);
         let all = healthy.into_iter().chain(version).chain(traffic);
-        all.chain(self.trials.triggers()).chain(self.alarm.clone()).collect()
+        all.chain(self.trials.triggers()).chain(alarm).collect()
     }
 
     /// Has smoke requests and hooks asked, where that is of use. Nobody waits for the answers here: an order may come first.

@@ -1,4 +1,5 @@
-//! What a pool's traffic came to, as it is written: in a cutover's record, as what its new pool is held against, and between restarts.
+//! What was measured of pools, and what fires, as it is written: in a cutover's record, as what its new pool is held against, and beside it, for the
+//! next process.
 
 use serde::{Deserialize, Serialize};
 
@@ -22,6 +23,40 @@ pub struct TallyDoc {
     /// Times to the first byte: the number below 1 ms, 2 ms, 4 ms and so on, without the zeros at the end.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub first_byte: Vec<u64>,
+}
+
+/// What the next process is to know of a name beside its record.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+pub struct MeasuredDoc {
+    /// What pools have done.
+    #[serde(default)]
+    pub pools: Vec<PastDoc>,
+    /// Alerts that fire.
+    #[serde(default)]
+    pub alerts: Vec<AlertDoc>,
+}
+
+/// What a pool did up to a time.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+pub struct PastDoc {
+    /// The pool.
+    pub pool: String,
+    /// The time.
+    pub at: String,
+    /// What it did.
+    #[serde(flatten)]
+    pub counted: TallyDoc,
+}
+
+/// An alert that fires.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+pub struct AlertDoc {
+    /// Tells it from others.
+    pub key: String,
+    /// What it is called.
+    pub name: String,
+    /// When it was said last.
+    pub at: String,
 }
 
 impl From<&Tally> for TallyDoc {

@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use difygate::server::Gate;
 use difygate::simulated_dify::Traffic;
 use serde_json::{Value, json};
 
@@ -300,44 +301,66 @@ async fn an_abort_comes_before_a_flip_whose_gates_are_being_asked() {
     }
 }
 
+/// Posts an alert as Alertmanager does; the names that heed it.
+async fn alert(gate: &Gate, status: &str, name: &str) -> Value {
+    let labels = json!({"alertname": "DifySlow", "cutover": name});
+    let alerts = json!([{"status": status, "labels": labels, "fingerprint": "5ef77f1f8a3ecf8d"}]);
+    let body = json!({"version": "4", "status": status, "alerts": alerts}).to_string();
+    let answer = send(gate, "POST", "/api/v1/alerts", &body).await;
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    answer.json()["heeded"].clone()
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_alert_takes_a_watched_cutover_back() {
     let folder = tempfile::tempdir().unwrap();
     let [blue, green] = instances().await;
     let gate = started(folder.path(), [&blue, &green], &FAST.replace("bake: 200ms", "bake: 1h")).await;
-    let alert = |status: &str, name: &str| {
-        let labels = json!({"alertname": "DifySlow", "cutover": name});
-        json!({"version": "4", "status": status, "alerts": [{"status": status, "labels": labels}]}).to_string()
-    };
-    let early = send(&gate, "POST", "/api/v1/alerts", &alert("firing", "dify"))
-        .await
-        .json();
-    assert_eq!(early["heeded"], json!([]));
-    assert!(
-        early["ignored"][0]
-            .as_str()
-            .unwrap()
-            .contains("nothing is watched here"),
-        "{early}"
-    );
+    assert_eq!(alert(&gate, "firing", "other").await, json!([]));
+    assert_eq!(send(&gate, "POST", "/api/v1/alerts", "fire!").await.status, 400);
     say(&gate, "dify", json!({"to": "green", "auto": true})).await;
     until_phase(&gate, "baking").await;
-    for (status, name) in [("resolved", "dify"), ("firing", "other")] {
-        let answer = send(&gate, "POST", "/api/v1/alerts", &alert(status, name)).await;
-        assert_eq!((answer.status, &answer.json()["heeded"]), (200, &json!([])));
-    }
-    assert_eq!(send(&gate, "POST", "/api/v1/alerts", "fire!").await.status, 400);
+    assert_eq!(alert(&gate, "resolved", "dify").await, json!(["dify"]));
     assert_eq!(cutover(&gate).await["phase"], "baking");
-    let answer = send(&gate, "POST", "/api/v1/alerts", &alert("firing", "dify"))
-        .await
-        .json();
-    assert_eq!(answer["heeded"], json!(["dify"]));
+    assert_eq!(alert(&gate, "firing", "dify").await, json!(["dify"]));
     let back = until_phase(&gate, "rolled_back").await;
     assert!(
         why(&back).contains("alarm: fail (alertmanager: DifySlow)"),
         "{}",
         why(&back)
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_alert_that_fires_before_the_flip_holds_it_until_it_is_resolved() {
+    let folder = tempfile::tempdir().unwrap();
+    let [blue, green] = instances().await;
+    let keys = FAST.replace("bake: 200ms", "bake: 1h");
+    let gate = started(folder.path(), [&blue, &green], &keys).await;
+    say(&gate, "dify", json!({"to": "green"})).await;
+    until_phase(&gate, "ready").await;
+    alert(&gate, "firing", "dify").await;
+    let refused = say(&gate, "dify:promote", json!({})).await;
+    assert_eq!(refused.status, 409, "{}", refused.text());
+    assert!(
+        refused.text().contains("alarm: fail (alertmanager: DifySlow)"),
+        "{}",
+        refused.text()
+    );
+    // It is remembered by the next process as well, and by the next cutover.
+    drop(gate);
+    let gate = started(folder.path(), [&blue, &green], &keys).await;
+    assert_eq!(say(&gate, "dify:promote", json!({})).await.status, 409);
+    say(&gate, "dify:abort", json!({})).await;
+    say(&gate, "dify", json!({"to": "green", "auto": true})).await;
+    until("the gate to be held", async || {
+        let view = cutover(&gate).await;
+        view["phase"] == "verifying" && view["gates"].to_string().contains("alertmanager: DifySlow")
+    })
+    .await;
+    assert_eq!(served_by(&gate).await, "dify-0");
+    alert(&gate, "resolved", "dify").await;
+    until_phase(&gate, "baking").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
