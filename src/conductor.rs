@@ -68,8 +68,9 @@ pub fn kept(
     let mut directions = Vec::new();
     for deployment in deployments {
         if let Some(record) = archive.load(&deployment.name)? {
+            let direction = record.direction(&deployment.name);
             let moves = deployment.upstreams.iter();
-            directions.extend(moves.map(|upstream| (upstream.clone(), record.direction())));
+            directions.extend(moves.map(|upstream| (upstream.clone(), direction.clone())));
         }
     }
     Ok(directions)

@@ -48,7 +48,7 @@ pub struct CutoverView {
 impl CutoverView {
     /// A standing in writing.
     pub fn of(standing: &Standing, pools: &[PoolName], clock: &Clock) -> Self {
-        let direction = standing.record.direction();
+        let direction = standing.record.direction(&standing.deployment.name);
         let in_flight = standing
             .in_flight
             .iter()

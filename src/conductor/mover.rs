@@ -285,7 +285,7 @@ impl Mover {
 
     /// Directs requests as the record says.
     async fn apply(&mut self) {
-        let direction = self.record.direction();
+        let direction = self.record.direction(&self.deployment.name);
         let all = self.deployment.upstreams.iter();
         let all = all.map(|upstream| (upstream.clone(), direction.clone()));
         // A driver that has stopped directs nobody any more.

@@ -91,7 +91,7 @@ impl Mover {
         }
         let epoch = i64::try_from(record.epoch).unwrap_or(i64::MAX);
         metrics.cutover_epoch.with_label_values(&[name]).set(epoch);
-        let direction = record.direction();
+        let direction = record.direction(name);
         let roster = self.tools.roster.borrow().clone();
         for upstream in self.members(&roster) {
             for pool in &upstream.settings.pools {

@@ -274,9 +274,9 @@ impl Record {
         self.cutover.as_ref().map_or(Phase::Steady, |cutover| cutover.phase)
     }
 
-    /// Where requests go. While the new pool is watched, and for what it began before it was left again, the old one stands by, unless it cannot live
+    /// Where requests of a deployment go, whose record this is. While the new pool is watched, and for what it began before it was left again, the old one stands by, unless it cannot live
     /// with what the new one wrote.
-    pub fn direction(&self) -> Direction {
+    pub fn direction(&self, deployment: &str) -> Direction {
         let cutover = self.cutover.as_ref();
         let shares = cutover.filter(|cutover| (1..100).contains(&cutover.percent));
         let is_left = |phase| matches!(phase, Phase::RollingBack | Phase::RolledBack);
@@ -288,6 +288,7 @@ impl Record {
                 pool: cutover.to.clone(),
                 percent: cutover.percent,
                 split: cutover.plan.split.clone(),
+                deployment: deployment.to_owned(),
                 cutover: cutover.id,
             }),
             spare: spare.map(|cutover| cutover.from.clone()),

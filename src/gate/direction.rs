@@ -26,6 +26,8 @@ pub struct Share {
     pub percent: u32,
     /// What decides whether a request is one of them.
     pub split: Split,
+    /// What moves: the deployment, or the upstream that moves alone. Each has a cookie of its own.
+    pub deployment: String,
     /// Names the cutover, so that a cookie of an earlier one decides nothing.
     pub cutover: u64,
 }
@@ -112,6 +114,7 @@ mod tests {
             pool: PoolName::new("green"),
             percent,
             split: Split::Request,
+            deployment: "dify".to_owned(),
             cutover: 1,
         }
     }

@@ -70,7 +70,7 @@ impl Gateway {
         if is_drawn {
             let client = exchange.client.unwrap_or(Client::UNKNOWN);
             let is_https = scheme_of(request, &client, self.door.is_secure()) == Scheme::Https;
-            exchange.cookie = self.split_key.give(&pool, share.cutover, is_https);
+            exchange.cookie = self.split_key.give(&pool, share, is_https);
         }
         if let Some(course) = &mut exchange.course {
             course.go_to(pool);

@@ -1,5 +1,5 @@
 //! The cookie that keeps a browser in the pool where its first request of a cutover went. Nobody but the gate can make one, and one of another
-//! cutover decides nothing.
+//! cutover decides nothing. Each deployment has a cookie of its own, for several may be reached by one host.
 
 use std::fmt;
 use std::io;
@@ -15,9 +15,9 @@ use ring::rand::{SecureRandom, SystemRandom};
 use crate::gate::direction::{Direction, Share};
 use crate::gate::names::PoolName;
 
-/// The cookie's name.
-const NAME: &[u8] = b"difygate_pool";
-/// A browser has one; of more than this many only the first ones are looked at.
+/// The cookies' names begin with this; a deployment's name follows.
+const NAME: &[u8] = b"difygate_pool_";
+/// A browser has one of each; of more than this many only the first ones are looked at.
 const MOST: usize = 4;
 
 /// The key that cookies are signed with.
@@ -62,7 +62,8 @@ impl SplitKey {
     pub(super) fn pool(&self, request: &RequestHeader, direction: &Direction, share: &Share) -> Option<PoolName> {
         let lines = request.headers.get_all(COOKIE).into_iter();
         let pairs = lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b';'));
-        let values = pairs.filter_map(value).take(MOST);
+        let own = |pair| value(pair).filter(|(deployment, _)| *deployment == share.deployment.as_bytes());
+        let values = pairs.filter_map(own).map(|(_, value)| value).take(MOST);
         values.filter_map(|value| self.read(value, direction, share)).next()
     }
 
@@ -75,17 +76,25 @@ impl SplitKey {
         let known = [&share.pool, &direction.active].into_iter();
         let pool = known.into_iter().find(|known| known.as_str() == pool)?;
         let mac = URL_SAFE_NO_PAD.decode(mac).ok()?;
-        hmac::verify(&self.key, text(pool, share.cutover).as_bytes(), &mac).ok()?;
+        hmac::verify(
+            &self.key,
+            signed(&share.deployment, &text(pool, share.cutover)).as_bytes(),
+            &mac,
+        )
+        .ok()?;
         Some(pool.clone())
     }
 
     /// The `Set-Cookie` line that keeps a browser in a pool. It ends with the browser's session.
-    pub(super) fn give(&self, pool: &PoolName, cutover: u64, secure: bool) -> Option<HeaderValue> {
-        let text = text(pool, cutover);
-        let mac = URL_SAFE_NO_PAD.encode(hmac::sign(&self.key, text.as_bytes()));
+    pub(super) fn give(&self, pool: &PoolName, share: &Share, secure: bool) -> Option<HeaderValue> {
+        let (text, deployment) = (text(pool, share.cutover), share.deployment.as_str());
+        let mac = URL_SAFE_NO_PAD.encode(hmac::sign(&self.key, signed(deployment, &text).as_bytes()));
         let name = std::str::from_utf8(NAME).unwrap_or_default();
         let secure = if secure { "; Secure" } else { "" };
-        HeaderValue::try_from(format!("{name}={text}.{mac}; Path=/; HttpOnly; SameSite=Lax{secure}")).ok()
+        HeaderValue::try_from(format!(
+            "{name}{deployment}={text}.{mac}; Path=/; HttpOnly; SameSite=Lax{secure}"
+        ))
+        .ok()
     }
 }
 
@@ -93,9 +102,16 @@ fn text(pool: &PoolName, cutover: u64) -> String {
     format!("{pool}.{cutover}")
 }
 
-/// The value of a pair of the `Cookie` header, if it is the gate's own.
-fn value(pair: &[u8]) -> Option<&[u8]> {
-    pair.trim_ascii().strip_prefix(NAME)?.strip_prefix(b"=")
+/// What is signed. No name holds a line break, so no two deployments sign the same.
+fn signed(deployment: &str, text: &str) -> String {
+    format!("{deployment}\n{text}")
+}
+
+/// The deployment and the value of a pair of the `Cookie` header, if it is the gate's own.
+fn value(pair: &[u8]) -> Option<(&[u8], &[u8])> {
+    let own = pair.trim_ascii().strip_prefix(NAME)?;
+    let end = own.iter().position(|byte| *byte == b'=')?;
+    Some((own.get(..end)?, own.get(end + 1..)?))
 }
 
 /// A `Cookie` line without the gate's own, the others byte for byte as they were; `None` where it has none of the gate's own. An empty line is
@@ -128,6 +144,7 @@ mod tests {
             pool: PoolName::new("green"),
             percent: 50,
             split: Split::Cookie,
+            deployment: "dify".to_owned(),
             cutover,
         };
         let direction = Direction {
@@ -139,7 +156,7 @@ mod tests {
 
     /// What a browser sends back.
     fn cookie(key: &SplitKey, pool: &str, cutover: u64) -> String {
-        let given = key.give(&PoolName::new(pool), cutover, true).unwrap();
+        let given = key.give(&PoolName::new(pool), &direction(cutover).1, true).unwrap();
         let given = given.to_str().unwrap().to_owned();
         assert!(given.ends_with("; Path=/; HttpOnly; SameSite=Lax; Secure"), "{given}");
         given.split(';').next().unwrap().to_owned()
@@ -173,47 +190,77 @@ mod tests {
             cookie(&key, "green", 6),
             cookie(&key, "red", 7),
             cookie(&SplitKey::from_bytes([0; 32]), "green", 7),
-            format!("difygate_pool=blue.7.{mac}"),
-            format!("difygate_pool=green.07.{mac}x"),
+            format!("difygate_pool_dify=blue.7.{mac}"),
+            format!("difygate_pool_dify=green.07.{mac}x"),
             format!("{own}A"),
-            own.replace("difygate_pool", "difygate_pool2"),
-            own.replace("difygate_pool", "xdifygate_pool"),
-            "difygate_pool".to_owned(),
-            "difygate_pool=".to_owned(),
-            "difygate_pool=green.7.".to_owned(),
-            "difygate_pool=green.7.!!".to_owned(),
-            "difygate_pool=....".to_owned(),
-            format!("difygate_pool=green.99999999999999999999.{mac}"),
-            format!("difygate_pool={}", "a".repeat(60_000)),
+            own.replace("difygate_pool_dify", "difygate_pool_dify2"),
+            own.replace("difygate_pool_dify", "xdifygate_pool_dify"),
+            "difygate_pool_dify".to_owned(),
+            "difygate_pool_dify=".to_owned(),
+            "difygate_pool_dify=green.7.".to_owned(),
+            "difygate_pool_dify=green.7.!!".to_owned(),
+            "difygate_pool_dify=....".to_owned(),
+            format!("difygate_pool_dify=green.99999999999999999999.{mac}"),
+            format!("difygate_pool_dify={}", "a".repeat(60_000)),
         ] {
             assert_eq!(pool(&key, &[&none], 7), None, "{none:.80}");
         }
         assert_eq!(
-            pool(&key, &["difygate_pool=forged.7.x", &own], 7).as_deref(),
+            pool(&key, &["difygate_pool_dify=forged.7.x", &own], 7).as_deref(),
             Some("green")
         );
-        let many = "difygate_pool=x; ".repeat(1_000);
+        let many = "difygate_pool_dify=x; ".repeat(1_000);
         assert_eq!(pool(&key, &[&many, &own], 7), None, "nobody is made to work for free");
+    }
+
+    #[test]
+    fn each_deployment_has_a_cookie_of_its_own() {
+        let key = SplitKey::random().unwrap();
+        let of = |deployment: &str| {
+            let (direction, share) = direction(7);
+            let deployment = deployment.to_owned();
+            (direction, Share { deployment, ..share })
+        };
+        let give = |deployment: &str, pool: &str| {
+            let given = key.give(&PoolName::new(pool), &of(deployment).1, false).unwrap();
+            given.to_str().unwrap().split(';').next().unwrap().to_owned()
+        };
+        let (web, api) = (give("web", "green"), give("api", "blue"));
+        let pool = |deployment: &str, line: &str| {
+            let mut request = RequestHeader::build("GET", b"/", None).unwrap();
+            request.append_header(COOKIE, line).unwrap();
+            let (direction, share) = of(deployment);
+            key.pool(&request, &direction, &share).map(|pool| pool.to_string())
+        };
+        let both = format!("{web}; {api}");
+        assert_eq!(pool("web", &both).as_deref(), Some("green"));
+        assert_eq!(pool("api", &both).as_deref(), Some("blue"));
+        assert_eq!(pool("files", &both), None);
+        let renamed = web.replace("difygate_pool_web", "difygate_pool_api");
+        assert_eq!(pool("api", &renamed), None, "it was signed for another one");
     }
 
     #[test]
     fn the_other_cookies_stay_as_they_are() {
         for (line, rest) in [
-            ("difygate_pool=x", Some("")),
-            ("a=1; difygate_pool=x", Some("a=1")),
-            ("difygate_pool=x; a=1", Some("a=1")),
-            ("a=1;difygate_pool=x;  b=\"2;3\" ; c", Some("a=1;  b=\"2;3\" ; c")),
-            ("a=1; difygate_pool=x; difygate_pool=y; b=2", Some("a=1; b=2")),
-            ("a=difygate_pool=x", None),
+            ("difygate_pool_dify=x", Some("")),
+            ("a=1; difygate_pool_dify=x", Some("a=1")),
+            ("difygate_pool_dify=x; a=1", Some("a=1")),
+            ("a=1;difygate_pool_dify=x;  b=\"2;3\" ; c", Some("a=1;  b=\"2;3\" ; c")),
+            ("a=1; difygate_pool_dify=x; difygate_pool_dify=y; b=2", Some("a=1; b=2")),
+            ("a=difygate_pool_dify=x", None),
             ("a=1;; ;b", None),
+            ("difygate_pool_dify=x; difygate_pool_web=y; a=1", Some("a=1")),
             ("difygate_pools=x", None),
+            ("difygate_pool=x", None),
+            ("difygate_pool_dify", None),
             ("", None),
         ] {
             let told = without_own(&HeaderValue::from_static(line));
             let told = told.map(|rest| rest.map_or(String::new(), |rest| rest.to_str().unwrap().to_owned()));
             assert_eq!(told.as_deref(), rest, "{line}");
         }
-        let raw = HeaderValue::from_bytes(b"a=\xff\xfe; difygate_pool=x; b=\xe4").unwrap();
+        let raw = HeaderValue::from_bytes(b"a=\xff\xfe; difygate_pool_dify=x; b=\xe4").unwrap();
         assert_eq!(without_own(&raw).unwrap().unwrap().as_bytes(), b"a=\xff\xfe; b=\xe4");
     }
 }

@@ -88,7 +88,7 @@ pub(super) fn keep_pools(
     archive.map_or(Ok(()), |archive| has_names(config, archive))?;
     let standings = standings.borrow();
     for standing in standings.values().filter(|standing| standing.record.epoch > 0) {
-        let direction = standing.record.direction();
+        let direction = standing.record.direction(&standing.deployment.name);
         for upstream in &standing.deployment.upstreams {
             has_pool(config, upstream, &direction)?;
         }

@@ -18,7 +18,7 @@ const REMEMBERED: usize = 64;
 /// What one step may do, by itself or by a verb.
 fn look(before: &Record, after: &Record, is_said: bool) -> Result<(), TestCaseError> {
     prop_assert_eq!(after.epoch, before.epoch + 1, "one step, one epoch");
-    let direction = after.direction();
+    let direction = after.direction("dify");
     let weights = POOLS.map(|pool| direction.weight(&PoolName::new(pool)));
     prop_assert_eq!(weights.iter().sum::<u32>(), 100);
     prop_assert_eq!(&direction.active, &after.active);

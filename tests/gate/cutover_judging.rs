@@ -441,7 +441,7 @@ async fn a_share_keeps_its_browsers_also_through_a_restart_and_grows_once_it_was
     let gate = started(folder.path(), [&blue, &green], keys).await;
     until_phase(&gate, "shifting").await;
     for (cookie, who) in &browsers {
-        assert!(cookie.starts_with("difygate_pool="), "{cookie}");
+        assert!(cookie.starts_with("difygate_pool_dify="), "{cookie}");
         assert_eq!(browse(&gate, Some(cookie)).await.1, *who, "it stays where it was");
     }
     let of_green = browsers.iter().find(|(_, who)| who == "dify-1").unwrap();

@@ -97,7 +97,7 @@ async fn cookies_that_a_client_splits_arrive_as_one_line() {
     let split = [
         ("cookie", "access_token=a"),
         ("x-between", "1"),
-        ("cookie", "difygate_pool=blue.7.forged"),
+        ("cookie", "difygate_pool_dify=blue.7.forged"),
         ("cookie", "csrf_token=b"),
         ("cookie", "refresh_token=c; locale=zh"),
     ];

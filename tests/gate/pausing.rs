@@ -66,6 +66,7 @@ async fn what_was_drawn_before_the_wait_is_forgotten() {
         pool: PoolName::new("green"),
         percent: 0,
         split: Split::Cookie,
+        deployment: "dify".to_owned(),
         cutover: 1,
     };
     let paused = Direction {

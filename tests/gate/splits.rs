@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use difygate::gate::direction::{Direction, Share, Split, Traffic};
-use difygate::gate::names::PoolName;
+use difygate::gate::names::{PoolName, UpstreamName};
 use difygate::server::Gate;
 use tokio::task::JoinSet;
 
@@ -32,11 +32,16 @@ async fn two(more: &str) -> (Gate, [Upstream; 2]) {
 }
 
 fn share(percent: u32, split: Split, cutover: u64) -> Direction {
+    share_of("dify", percent, split, cutover)
+}
+
+fn share_of(deployment: &str, percent: u32, split: Split, cutover: u64) -> Direction {
     Direction {
         share: Some(Share {
             pool: PoolName::new("green"),
             percent,
             split,
+            deployment: deployment.to_owned(),
             cutover,
         }),
         ..Direction::to(PoolName::new("blue"))
@@ -132,6 +137,42 @@ async fn a_cookie_keeps_a_browser_where_it_is() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn two_cutovers_on_one_host_each_keep_a_browser() {
+    let mut ends = Vec::new();
+    for name in ["blue", "green", "blue", "green"] {
+        ends.push(named(name).await);
+    }
+    let pools = |blue: &Upstream, green: &Upstream| {
+        format!(
+            "{{active: blue, pools: {{blue: {{endpoints: [\"{}\"]}}, green: {{endpoints: [\"{}\"]}}}}}}",
+            blue.address, green.address
+        )
+    };
+    let text = format!(
+        "routes: [{{path: /web, upstream: web}}, {{path: /, upstream: dify}}]\nupstreams: {{dify: {}, web: {}}}\n",
+        pools(&ends[0], &ends[1]),
+        pools(&ends[2], &ends[3])
+    );
+    let gate = gate(&text).await;
+    let both = ["dify", "web"].map(|name| (UpstreamName::new(name), share_of(name, 50, Split::Cookie, 7)));
+    gate.handle().mailbox.direct(both.to_vec()).await.unwrap();
+    // As the same browser: each answer's cookie takes the place of the one of its name.
+    for _ in 0..10 {
+        let first = ask(edge(&gate), "GET /v1/info").await;
+        let own = cookie(&first).unwrap();
+        let second = ask_with(edge(&gate), "GET /web", &format!("Cookie: {own}\r\n"), "").await;
+        let other = cookie(&second).unwrap();
+        assert_ne!(own.split('=').next(), other.split('=').next());
+        let jar = format!("Cookie: {own}; {other}\r\n");
+        for (target, before) in [("GET /v1/info", &first), ("GET /web", &second)] {
+            let again = ask_with(edge(&gate), target, &jar, "").await;
+            assert_eq!((pool(&again), cookie(&again)), (pool(before), None), "{target}");
+            assert_eq!(got(&again, "cookie"), Vec::<String>::new());
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_cookie_that_the_gate_did_not_give_for_this_decides_nothing() {
     let (gate, _pools) = two("").await;
     direct(&gate, share(100, Split::Cookie, 6)).await;
@@ -141,20 +182,20 @@ async fn a_cookie_that_the_gate_did_not_give_for_this_decides_nothing() {
     let mac = old.rsplit_once('.').unwrap().1.to_owned();
     for forged in [
         old,
-        format!("difygate_pool=green.7.{mac}"),
-        "difygate_pool=green.7.".to_owned(),
-        "difygate_pool=green".to_owned(),
-        "difygate_pool=".to_owned(),
-        "difygate_pool".to_owned(),
-        format!("difygate_pool={}", "x".repeat(4_000)),
-        "difygate_pool=green.7.x; ".repeat(100),
-        "difygate_pool=\u{e4}.7.x".to_owned(),
+        format!("difygate_pool_dify=green.7.{mac}"),
+        "difygate_pool_dify=green.7.".to_owned(),
+        "difygate_pool_dify=green".to_owned(),
+        "difygate_pool_dify=".to_owned(),
+        "difygate_pool_dify".to_owned(),
+        format!("difygate_pool_dify={}", "x".repeat(4_000)),
+        "difygate_pool_dify=green.7.x; ".repeat(100),
+        "difygate_pool_dify=\u{e4}.7.x".to_owned(),
     ] {
         let answer = ask_with(edge(&gate), "GET /v1/info", &format!("Cookie: {forged}\r\n"), "").await;
         assert_eq!(pool(&answer), "blue", "{forged:.60}");
         let fresh = cookie(&answer).unwrap();
-        assert!(fresh.starts_with("difygate_pool=blue.7."), "{fresh}");
-        assert!(!answer.text().contains("difygate_pool="), "{}", answer.text());
+        assert!(fresh.starts_with("difygate_pool_dify=blue.7."), "{fresh}");
+        assert!(!answer.text().contains("difygate_pool_dify="), "{}", answer.text());
     }
 }
 
