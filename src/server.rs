@@ -8,6 +8,7 @@ mod binding;
 mod handover;
 mod loading;
 mod moving;
+mod ordering;
 mod remembering;
 mod stopping;
 mod tending;
@@ -240,12 +241,19 @@ impl Gate {
         let path = config.path.display().to_string();
         let (finders, found) = Finders::new(parts.handle.roster.clone(), parts.metrics.clone());
         let (cutovers, orders, standings) = Cutovers::new();
+        let told = cutovers.standings();
         let (loading, applied) = Loading::new(config, finders, (cutovers.standings(), archive.clone()), &parts);
         let conductor = moving::conductor(&parts, archive.clone(), (orders, standings));
         let api = parts.api(path, applied.clone(), loader.clone(), (cutovers, archive.as_ref()));
         let signals = Signals::default();
         let handover = (upgrade_socket, bound.upgrades, bound.sockets);
         let (handover, Signs { handed_over, settled }) = Handover::new(handover, &parts, signals.shut.subscribe());
+        control.spawn(ordering::gather(
+            told,
+            parts.handle.overrides.clone(),
+            handover.orders(),
+            handed_over.clone(),
+        ));
         if let Some(store) = bound.store {
             control.spawn(remembering::remember(store, &parts, handed_over.clone()));
         }

@@ -9,8 +9,10 @@
 //! | goes on serving | sends one byte |
 //! | accepts nothing more | |
 //! | tells how many requests it still serves, until it ends | counts them as its own |
+//! | does the same | tells what operators order: where requests go, who is in maintenance, what is cut |
 
 mod memory;
+mod orders;
 mod socket;
 
 use std::io;
@@ -22,6 +24,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::time::timeout;
 
@@ -31,6 +34,7 @@ use memory::Told;
 pub(crate) use memory::Who;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use memory::retell;
+pub use orders::{Cut, Orders};
 
 /// What is spoken; another format is another number.
 const FORMAT: u32 = 1;
@@ -108,6 +112,9 @@ struct Offer {
     sockets: Vec<SocketAddr>,
     #[serde(default)]
     endpoints: Vec<Told>,
+    /// Whether it does what operators order in the new process.
+    #[serde(default)]
+    hears_orders: bool,
 }
 
 /// An endpoint, and how many requests a process still serves there.
@@ -200,6 +207,7 @@ impl Successor {
             pid: std::process::id(),
             sockets: sockets.addresses.clone(),
             endpoints: endpoints.iter().map(|memory| Told::of(memory, now)).collect(),
+            hears_orders: true,
         };
         let sent = socket::send(&mut self.0, &offer, &sockets.sockets);
         timeout(ANSWERS, sent).await.map_err(|_| UpgradeError::Silent)??;
@@ -210,16 +218,59 @@ impl Successor {
         }
     }
 
-    /// Tells how many requests are still served here.
+    /// The two directions: what is told it, and what it orders.
+    pub fn split(self) -> (Teller, Hearer) {
+        let (reader, writer) = self.0.into_split();
+        (Teller(writer), Hearer(reader))
+    }
+}
+
+/// Tells the other process something, until it has gone.
+#[derive(Debug)]
+pub struct Teller(OwnedWriteHalf);
+
+impl Teller {
+    /// Tells the new process how many requests are still served here.
     ///
     /// # Errors
     /// The new process has gone.
-    pub async fn tell(&mut self, in_flight: &[(EndpointId, u32)]) -> Result<(), UpgradeError> {
+    pub async fn left(&mut self, in_flight: &[(EndpointId, u32)]) -> Result<(), UpgradeError> {
         let counts = in_flight.iter().map(|(id, in_flight)| Count {
             who: Who::of(id),
             in_flight: *in_flight,
         });
-        socket::send(&mut self.0, &counts.collect::<Vec<_>>(), &[]).await
+        socket::tell(&mut self.0, &counts.collect::<Vec<_>>()).await
+    }
+
+    /// Tells the old process what operators have ordered.
+    ///
+    /// # Errors
+    /// The old process has gone.
+    pub async fn orders(&mut self, orders: &Orders, now: Instant) -> Result<(), UpgradeError> {
+        socket::tell(&mut self.0, &orders::Told::of(orders, now)).await
+    }
+}
+
+/// Hears what the other process tells, until it has gone.
+#[derive(Debug)]
+pub struct Hearer(OwnedReadHalf);
+
+impl Hearer {
+    /// How many requests the old process still serves, when that has changed; `None` once it has ended.
+    pub async fn left(&mut self) -> Option<Vec<(EndpointId, u32)>> {
+        let counts: Vec<Count> = socket::hear(&mut self.0).await.ok()??;
+        let counts = counts.into_iter();
+        Some(
+            counts
+                .filter_map(|count| Some((count.who.id()?, count.in_flight)))
+                .collect(),
+        )
+    }
+
+    /// What operators have ordered in the new process, when that has changed; `None` once it has gone. Times are by this process's clock.
+    pub async fn orders(&mut self, now: impl Fn() -> Instant) -> Option<Orders> {
+        let told: orders::Told = socket::hear(&mut self.0).await.ok()??;
+        Some(told.orders(now()))
     }
 }
 
@@ -293,14 +344,14 @@ impl Predecessor {
         Ok(self.stream.write_u8(1).await?)
     }
 
-    /// How many requests it still serves, when that has changed; `None` once it has ended.
-    pub async fn left(&mut self) -> Option<Vec<(EndpointId, u32)>> {
-        let (counts, _) = socket::receive::<Vec<Count>>(&mut self.stream).await.ok()??;
-        let counts = counts.into_iter();
-        Some(
-            counts
-                .filter_map(|count| Some((count.who.id()?, count.in_flight)))
-                .collect(),
-        )
+    /// Whether it listens to what operators order in this process. One of an earlier version does not.
+    pub fn hears_orders(&self) -> bool {
+        self.offer.hears_orders
+    }
+
+    /// The two directions: what it is told, and what it tells.
+    pub fn split(self) -> (Teller, Hearer) {
+        let (reader, writer) = self.stream.into_split();
+        (Teller(writer), Hearer(reader))
     }
 }

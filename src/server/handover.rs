@@ -12,13 +12,13 @@ use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
 use tracing::{error, info, warn};
 
-use super::Parts;
+use super::{Parts, ordering};
 use crate::clock::Clock;
 use crate::driver::Handle;
 use crate::gate::keeper::Memory;
 use crate::gate::names::EndpointId;
 use crate::metrics::Metrics;
-use crate::upgrade::{Predecessor, Sockets, Successor, UpgradeError, UpgradeSocket};
+use crate::upgrade::{Hearer, Orders, Predecessor, Sockets, Successor, Teller, UpgradeError, UpgradeSocket};
 use crate::upstream::{Endpoint, Held};
 
 /// How often the next process is told what is left here.
@@ -39,6 +39,8 @@ pub(super) struct Handover {
     done: watch::Sender<bool>,
     /// Told once it is known what the process before this one still serves.
     heard: watch::Sender<bool>,
+    /// What operators have ordered, here or in the process after this one.
+    orders: watch::Sender<Option<Orders>>,
 }
 
 /// What tells of an upgrade.
@@ -69,8 +71,14 @@ impl Handover {
             shutting,
             done,
             heard,
+            orders: watch::Sender::new(None),
         };
         (handover, Signs { handed_over, settled })
+    }
+
+    /// Where what operators order is gathered.
+    pub(super) fn orders(&self) -> watch::Sender<Option<Orders>> {
+        self.orders.clone()
     }
 
     /// Relieves the process before this one, and waits for the one after it.
@@ -80,8 +88,9 @@ impl Handover {
             match predecessor.relieve().await {
                 Ok(()) => {
                     info!(pid = predecessor.pid(), version = predecessor.version(), "took over");
-                    let heard = self.heard.clone();
-                    tokio::spawn(follow(predecessor, self.handle.clone(), self.metrics.clone(), heard));
+                    let tools = (self.handle.clone(), self.metrics.clone(), self.clock);
+                    let (heard, orders) = (self.heard.clone(), self.orders.subscribe());
+                    tokio::spawn(follow(predecessor, tools, heard, orders));
                 }
                 Err(e) => {
                     warn!(error = %e, "the process before this one has gone");
@@ -118,7 +127,10 @@ impl Handover {
                     drop(socket);
                     self.sockets = Sockets::default();
                     self.done.send_replace(true);
-                    return self.tell(successor).await;
+                    let (teller, hearer) = successor.split();
+                    let orders = self.orders.clone();
+                    tokio::spawn(ordering::obey(hearer, self.handle.clone(), orders, self.clock));
+                    return self.tell(teller).await;
                 }
                 Err(e) => warn!(error = %e, "another process wanted to take over and did not; this one goes on"),
             }
@@ -137,7 +149,7 @@ impl Handover {
     }
 
     /// Tells the next process what is left here, until this one ends.
-    async fn tell(self, mut successor: Successor) {
+    async fn tell(self, mut successor: Teller) {
         let mut ticks = interval(TELLS);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut told = None;
@@ -151,7 +163,7 @@ impl Handover {
             if told.as_ref() == Some(&left) {
                 continue;
             }
-            if successor.tell(&left).await.is_err() {
+            if successor.left(&left).await.is_err() {
                 // It has gone, or another one has taken over from it; what is left here comes to its end all the same.
                 return;
             }
@@ -160,8 +172,31 @@ impl Handover {
     }
 }
 
+/// Follows the process before this one until it has ended, and tells it what is ordered here.
+async fn follow(
+    predecessor: Predecessor,
+    (handle, metrics, clock): (Handle, Metrics, Clock),
+    heard: watch::Sender<bool>,
+    orders: watch::Receiver<Option<Orders>>,
+) {
+    let (pid, hears) = (predecessor.pid(), predecessor.hears_orders());
+    let (teller, hearer) = predecessor.split();
+    if hears {
+        tokio::spawn(ordering::pass_on(teller, orders, clock));
+    } else {
+        warn!(
+            pid,
+            "the process before this one is of an earlier version: it hears no orders, and goes on as it was until it ends"
+        );
+    }
+    count(hearer, &handle, &metrics, &heard).await;
+    heard.send_replace(true);
+    metrics.predecessor_in_flight.set(0);
+    info!(pid, "the process before this one has ended");
+}
+
 /// Counts what the process before this one still serves, for as long as it does: an endpoint is as busy as both make it.
-async fn follow(mut predecessor: Predecessor, handle: Handle, metrics: Metrics, heard: watch::Sender<bool>) {
+async fn count(mut predecessor: Hearer, handle: &Handle, metrics: &Metrics, heard: &watch::Sender<bool>) {
     let mut held: BTreeMap<EndpointId, Vec<Held<Endpoint>>> = BTreeMap::new();
     while let Some(left) = predecessor.left().await {
         let total: i64 = left.iter().map(|(_, count)| i64::from(*count)).sum();
@@ -178,9 +213,6 @@ async fn follow(mut predecessor: Predecessor, handle: Handle, metrics: Metrics, 
         }
         heard.send_replace(true);
     }
-    heard.send_replace(true);
-    metrics.predecessor_in_flight.set(0);
-    info!(pid = predecessor.pid(), "the process before this one has ended");
 }
 
 /// Ready once something has happened, and never if it cannot any more.

@@ -17,10 +17,10 @@ use crate::gate::state::State;
 
 /// Milliseconds from the moment of sending; what is past is negative.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
-struct Moment(i64);
+pub(super) struct Moment(i64);
 
 impl Moment {
-    fn of(at: Instant, now: Instant) -> Self {
+    pub(super) fn of(at: Instant, now: Instant) -> Self {
         let millis = |time: Duration| i64::try_from(time.as_millis()).unwrap_or(i64::MAX);
         Self(match at.checked_duration_since(now) {
             Some(ahead) => millis(ahead),
@@ -29,7 +29,7 @@ impl Moment {
     }
 
     /// The same moment by another clock; `now` where it lies before all that the clock can tell.
-    fn at(self, now: Instant) -> Instant {
+    pub(super) fn at(self, now: Instant) -> Instant {
         let distance = Duration::from_millis(self.0.unsigned_abs());
         let moved = if self.0 < 0 {
             now.checked_sub(distance)

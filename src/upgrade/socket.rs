@@ -14,6 +14,7 @@ use rustix::net::{
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{UnixListener, UnixStream};
 
 use super::UpgradeError;
@@ -112,6 +113,32 @@ pub(super) async fn receive<T: DeserializeOwned>(
     }
     let message = serde_json::from_slice(&text).map_err(|_| UpgradeError::Malformed("it says something else"))?;
     Ok(Some((message, sockets)))
+}
+
+/// Sends a message without sockets over one direction of the connection.
+pub(super) async fn tell(writer: &mut OwnedWriteHalf, message: &impl Serialize) -> Result<(), UpgradeError> {
+    let text = serde_json::to_vec(message).map_err(io::Error::from)?;
+    let length = u32::try_from(text.len()).ok().filter(|length| *length <= LARGEST);
+    let head = length.ok_or(UpgradeError::Malformed("it is too long"))?.to_be_bytes();
+    writer.write_all(&head).await?;
+    Ok(writer.write_all(&text).await?)
+}
+
+/// Receives a message without sockets, or `None` where the other end has closed.
+pub(super) async fn hear<T: DeserializeOwned>(reader: &mut OwnedReadHalf) -> Result<Option<T>, UpgradeError> {
+    let length = match reader.read_u32().await {
+        Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
+        length => length?,
+    };
+    if length > LARGEST {
+        return Err(UpgradeError::Malformed("it is too long"));
+    }
+    let mut text = Vec::new();
+    let limit = u64::from(length);
+    if reader.take(limit).read_to_end(&mut text).await? as u64 != limit {
+        return Err(UpgradeError::Malformed("it is cut off"));
+    }
+    serde_json::from_slice(&text).map_err(|_| UpgradeError::Malformed("it says something else"))
 }
 
 fn receive_head(stream: &UnixStream, head: &mut [u8; 4]) -> io::Result<(usize, Vec<OwnedFd>)> {

@@ -52,6 +52,7 @@ mod tls;
 mod tunnel;
 mod unsent;
 mod upgrade;
+mod upgrade_orders;
 mod uploads;
 mod verdicts;
 mod wire;
