@@ -1,6 +1,6 @@
 //! One name and its task: orders come in, steps go out.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -56,6 +56,8 @@ pub(super) struct Mover {
     pub(super) remembered: Option<Instant>,
     /// Why steps cannot be taken, while they cannot.
     pub(super) trouble: Option<String>,
+    /// Gates whose gauges are set.
+    pub(super) measured: BTreeSet<String>,
     /// When it is tried again.
     again: Option<Instant>,
     /// When it looked last.
@@ -96,6 +98,7 @@ impl Mover {
             alerts: Alerts::default(),
             remembered: None,
             trouble: None,
+            measured: BTreeSet::new(),
             again: None,
             looked: None,
             checked: None,
@@ -146,7 +149,9 @@ impl Mover {
         self.remember_samples().await;
         let waits = self.again.is_some_and(|again| now < again);
         if over {
-            if self.note_in_flight() {
+            let changed = self.note_in_flight();
+            self.measure();
+            if changed {
                 self.tell_standing();
             }
             return;

@@ -5,7 +5,7 @@ use tracing::{info, warn};
 use super::mover::{Change, Mover};
 use super::trials::{self, Scene};
 use crate::audit::AuditEntry;
-use crate::gate::cutover::{GATE, Phase, Record, Verdict};
+use crate::gate::cutover::{GATE, Gate, Phase, Record, Verdict};
 
 impl Mover {
     /// The audit entry of a change.
@@ -102,10 +102,22 @@ impl Mover {
         }
     }
 
-    /// Sets the gauges that say what was measured.
-    pub(super) fn measure(&self) {
+    /// Sets the gauges that say what was measured. Those of gates that are not asked any more go: their last values would look like present ones.
+    pub(super) fn measure(&mut self) {
         let (name, metrics) = (self.deployment.name.as_str(), &self.tools.metrics);
-        for gate in self.seen.gates.iter().chain(&self.seen.triggers) {
+        let is_over = self.record.phase().is_over();
+        let gates = self.seen.gates.iter().chain(&self.seen.triggers);
+        let gates: Vec<&Gate> = gates.filter(|_| !is_over).collect();
+        let before = std::mem::take(&mut self.measured);
+        for gone in before
+            .iter()
+            .filter(|gone| gates.iter().all(|gate| gate.name != **gone))
+        {
+            // One that is not there any more is what is wanted.
+            let _ = metrics.cutover_gate.remove_label_values(&[name, gone.as_str()]);
+        }
+        self.measured = gates.iter().map(|gate| gate.name.clone()).collect();
+        for gate in gates {
             let value = match gate.verdict {
                 Verdict::Pass => 1,
                 Verdict::Inconclusive => 0,

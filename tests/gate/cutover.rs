@@ -184,9 +184,22 @@ async fn a_verb_takes_everything_back_and_so_does_a_new_pool_that_dies() {
     say(&gate, "dify", json!({"to": "green", "auto": true})).await;
     until_phase(&gate, "baking").await;
     assert_eq!(served_by(&gate).await, "dify-1");
+    let mut stream = Wire::to(edge(&gate)).await;
+    stream.send(chat_request("streaming", 100_000, 20)).await;
+    assert_eq!(stream.head().await.status, 200);
+    let of_green = async || metric(&gate, "difygate_cutover_in_flight", "pool=\"green\"").await;
+    until("the stream to be counted", async || of_green().await == 1.0).await;
     assert_eq!(say(&gate, "dify:rollback", json!({"reason": "no"})).await.status, 200);
     assert_eq!(served_by(&gate).await, "dify-0", "it is in force once it is answered");
     until_phase(&gate, "rolled_back").await;
+    // What is over is measured no more, and what is under way still counts.
+    until("gates to be gone", async || {
+        !admin(&gate, "/metrics").await.text().contains("difygate_cutover_gate{")
+    })
+    .await;
+    assert_eq!(of_green().await, 1.0);
+    drop(stream);
+    until("the stream to count no more", async || of_green().await == 0.0).await;
     say(&gate, "dify", json!({"to": "green", "auto": true})).await;
     until_phase(&gate, "baking").await;
     green.set(|switches| switches.health = Health::Status(503));
