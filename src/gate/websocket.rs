@@ -9,7 +9,12 @@ pub struct Frames {
     known: usize,
     /// Bytes until the frame is over, its mask among them.
     left: u64,
+    /// Whether a close frame has begun.
+    closes: bool,
 }
+
+/// The opcode of a close frame (RFC 6455 section 5.5.1).
+const CLOSE: u8 = 8;
 
 impl Frames {
     /// Reads what passes.
@@ -47,13 +52,18 @@ impl Frames {
         self.known == 0 && self.left == 0
     }
 
+    /// Whether a close frame has passed: this direction ends as it should.
+    pub fn closes(&self) -> bool {
+        self.closes
+    }
+
     /// Takes one more byte of a head; tells whether that was its last one.
     fn step(&mut self, byte: u8) -> bool {
         if let Some(place) = self.head.get_mut(self.known) {
             *place = byte;
         }
         self.known += 1;
-        let [_, second, length @ ..] = self.head;
+        let [first, second, length @ ..] = self.head;
         let (more, length) = match second & 0x7f {
             _ if self.known < 2 => return false,
             126 => (2, u64::from(u16::from_be_bytes([length[0], length[1]]))),
@@ -65,12 +75,15 @@ impl Frames {
         }
         let mask = if second & 0x80 == 0 { 0 } else { 4 };
         (self.left, self.known) = (length.saturating_add(mask), 0);
+        self.closes |= first & 0x0f == CLOSE;
         true
     }
 }
 
 /// A service that is restarted or replaced says this to its clients (IANA's registry of close codes).
 pub const SERVICE_RESTART: u16 = 1012;
+/// A service that ended without a close frame of its own is said to have met an unexpected condition (RFC 6455 section 7.4.1).
+pub const INTERNAL_ERROR: u16 = 1011;
 /// Who goes away says this to the other side (RFC 6455 section 7.4.1).
 pub const GOING_AWAY: u16 = 1001;
 
@@ -127,6 +140,18 @@ mod tests {
                 assert!(frames.is_between_frames());
             }
         }
+    }
+
+    #[test]
+    fn a_close_frame_is_told_from_what_looks_like_one() {
+        let mut frames = Frames::default();
+        // Data full of bytes that would begin one.
+        frames.feed(&frame(300, true));
+        assert!(!frames.closes());
+        frames.feed(&[0x88]);
+        assert!(!frames.closes());
+        frames.feed(&[0x82, 3]);
+        assert!(frames.closes());
     }
 
     #[test]

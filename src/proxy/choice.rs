@@ -19,6 +19,7 @@ use crate::proxy::context::{Attempt, Course, Exchange};
 use crate::proxy::direct::while_there;
 use crate::proxy::failure;
 use crate::proxy::stream::Streaming;
+use crate::proxy::tunnel;
 use crate::proxy::witness;
 use crate::upstream::snapshot::{Draw, Picked};
 use crate::upstream::{Held, Retrying};
@@ -51,7 +52,8 @@ fn is_replayable(session: &Session, exchange: &Exchange) -> bool {
         Some(upload) => upload.is_replayable(),
         None => !session.as_ref().retry_buffer_truncated(),
     };
-    has_body && !session.is_upgrade_req()
+    // A handshake of a WebSocket has no body, and nothing of what follows is read before its answer.
+    has_body && (!session.is_upgrade_req() || tunnel::is_asked_for(session.req_header()))
 }
 
 /// A request that was sent nowhere when the gate ends.

@@ -18,7 +18,7 @@ use pingora::{Error, ErrorType};
 use tokio::time::{timeout, timeout_at};
 
 use crate::gate::websocket::{self, Frames};
-use crate::http1::{Tunnel, members};
+use crate::http1::{Tunnel, WireError, members};
 use crate::proxy::Gateway;
 use crate::proxy::context::Exchange;
 use crate::proxy::direct::upstream_error;
@@ -77,13 +77,38 @@ impl Gateway {
                     duplex.read(&mut part, listed.ends().is_some());
                     duplex.give(session, part, self.clock.now()).await?;
                 }
-                Step::Ended => {
+                Step::Left => {
                     linger(session).await;
                     return Ok(());
                 }
+                Step::Ended(e) => return self.left_by_endpoint(session, duplex, e).await,
                 Step::Sent | Step::Given => {}
             }
         }
+    }
+
+    /// Ends a tunnel whose endpoint has ended it. Without a close frame of either side that is a failure: the client is told by a close frame, where it
+    /// stands between two frames, and the error says whose failure it was.
+    async fn left_by_endpoint(
+        &self,
+        session: &mut Session,
+        mut duplex: Duplex,
+        e: Option<Box<Error>>,
+    ) -> pingora::Result<()> {
+        if duplex.answered.closes() || duplex.asked.closes() {
+            linger(session).await;
+            return Ok(());
+        }
+        if duplex.answered.is_between_frames() {
+            let goodbye = websocket::close(websocket::INTERNAL_ERROR, "upstream ended", None);
+            duplex.give(session, Bytes::from(goodbye), self.clock.now()).await?;
+            // Who takes nothing is not told.
+            if let Ok(given) = timeout(PATIENCE, session.write_downstream_proxy_tasks()).await {
+                given.map_err(|e| e.into_down())?;
+                linger(session).await;
+            }
+        }
+        Err(e.unwrap_or_else(|| upstream_error(WireError::Closed)))
     }
 
     /// The next step of a tunnel, for which nobody is waited longer than allowed.
@@ -134,10 +159,11 @@ impl Gateway {
                     duplex.give(session, part, self.clock.now()).await?;
                 }
                 Step::Asked(length) => exchange.received += length,
-                Step::Ended => {
+                Step::Left => {
                     linger(session).await;
                     return Ok(());
                 }
+                Step::Ended(e) => return self.left_by_endpoint(session, duplex, e).await,
                 Step::Sent | Step::Given => {}
             }
         }
@@ -169,6 +195,8 @@ struct Duplex {
     asked: Frames,
     /// From the endpoint.
     answered: Frames,
+    /// Whether the endpoint takes nothing more; what it has sent is read to its end all the same.
+    is_deaf: bool,
     /// Which direction is looked at first; they take turns, so that neither starves the other.
     client_first: bool,
 }
@@ -183,8 +211,10 @@ enum Step {
     Answered(Bytes),
     /// The client has been given what came from the endpoint.
     Given,
-    /// One side has ended it.
-    Ended,
+    /// The client has ended it.
+    Left,
+    /// The endpoint has ended it, or its connection broke.
+    Ended(Option<Box<Error>>),
 }
 
 impl Duplex {
@@ -197,6 +227,7 @@ impl Duplex {
             due: None,
             asked: Frames::default(),
             answered: Frames::default(),
+            is_deaf: false,
             client_first: false,
         }
     }
@@ -241,16 +272,23 @@ impl Duplex {
 
     /// From the client to the endpoint.
     fn poll_asked(&mut self, session: &mut Session, cx: &mut Context<'_>) -> Poll<pingora::Result<Step>> {
+        if self.is_deaf {
+            return Poll::Pending;
+        }
         let before = self.outgoing.len();
         let sent = self.tunnel.poll_send(cx, &mut self.outgoing);
         if sent.is_pending() && self.outgoing.len() < before {
             return Poll::Ready(Ok(Step::Sent));
         }
-        ready!(sent).map_err(|e| upstream_error(e.into()))?;
+        if ready!(sent).is_err() {
+            // A last frame of its own may have come before its connection broke.
+            self.is_deaf = true;
+            return Poll::Pending;
+        }
         // Nothing is lost with a read that is dropped before it is ready.
         let reading = pin!(session.as_downstream_mut().read_request_body());
         let Some(part) = ready!(reading.poll(cx)).map_err(|e| e.into_down())? else {
-            return Poll::Ready(Ok(Step::Ended));
+            return Poll::Ready(Ok(Step::Left));
         };
         self.asked.feed(&part);
         self.outgoing = part;
@@ -266,8 +304,12 @@ impl Duplex {
             self.due = None;
             return Poll::Ready(Ok(Step::Given));
         }
-        let part = ready!(self.tunnel.poll_receive(cx)).map_err(|e| upstream_error(e.into()))?;
-        Poll::Ready(Ok(part.map_or(Step::Ended, Step::Answered)))
+        let part = ready!(self.tunnel.poll_receive(cx));
+        Poll::Ready(Ok(match part {
+            Ok(Some(part)) => Step::Answered(part),
+            Ok(None) => Step::Ended(None),
+            Err(e) => Step::Ended(Some(upstream_error(e.into()))),
+        }))
     }
 
     /// Tells the endpoint that its client is gone, if no frame is under way to it. It sees the connection end either way.

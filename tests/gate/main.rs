@@ -55,4 +55,5 @@ mod upgrade;
 mod upgrade_orders;
 mod uploads;
 mod verdicts;
+mod websockets;
 mod wire;
