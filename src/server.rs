@@ -248,12 +248,7 @@ impl Gate {
         let signals = Signals::default();
         let handover = (upgrade_socket, bound.upgrades, bound.sockets);
         let (handover, Signs { handed_over, settled }) = Handover::new(handover, &parts, signals.shut.subscribe());
-        control.spawn(ordering::gather(
-            told,
-            parts.handle.overrides.clone(),
-            handover.orders(),
-            handed_over.clone(),
-        ));
+        control.spawn(handover.gather(told));
         if let Some(store) = bound.store {
             control.spawn(remembering::remember(store, &parts, handed_over.clone()));
         }

@@ -4,6 +4,7 @@
 
 mod framework;
 mod leaving;
+pub(crate) mod moved;
 mod reading;
 
 use std::io;
@@ -16,10 +17,12 @@ use std::time::{Duration, SystemTime};
 
 use http::HeaderMap;
 use pingora::protocols::{IO, SocketDigest};
+use pingora::server::ShutdownWatch;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
 
 use crate::edge::conn::leaving::Ended;
+use crate::edge::conn::moved::Moved;
 use crate::edge::farewell::Farewell;
 use crate::edge::framing::{Framer, Malformed, Refused};
 use crate::edge::preface::Opening;
@@ -53,6 +56,7 @@ pub(crate) struct Conn {
     /// When the wait for the next request began, in milliseconds after `start`.
     rested: AtomicU64,
     timer: Option<Pin<Box<Sleep>>>,
+    moved: Moved,
     /// Whether requests share it, so that they have clocks of their own once the first frame is there.
     many_at_once: bool,
     /// Bytes that came, where requests share it.
@@ -85,7 +89,13 @@ pub(crate) struct Conn {
 
 impl Conn {
     #[allow(clippy::disallowed_methods)]
-    pub(super) fn new(stream: Wire, opening: Opening, peer: SocketAddr, door: Arc<Door>, permit: Permit) -> Self {
+    pub(super) fn new(
+        stream: Wire,
+        opening: Opening,
+        peer: SocketAddr,
+        (door, moved): (Arc<Door>, ShutdownWatch),
+        permit: Permit,
+    ) -> Self {
         let digest = SocketDigest::from_raw_fd(stream.fd());
         // The cell is fresh, so it takes the address.
         let _ = digest.peer_addr.set(Some(peer.into()));
@@ -107,6 +117,7 @@ impl Conn {
             deadline: AtomicU64::new(header_timeout),
             rested: AtomicU64::new(0),
             timer: None,
+            moved: Moved::by(moved),
             gathered: Vec::new(),
             answer_trailers: Mutex::new(None),
             unflushed: false,
@@ -196,7 +207,11 @@ impl Conn {
     fn due(&self) -> Option<u64> {
         match self.deadline.load(Ordering::Relaxed) {
             NEVER => None,
-            KEPT => Some(self.rested.load(Ordering::Relaxed) + millis(self.door.settings.idle_timeout)),
+            KEPT => {
+                let rested = self.rested.load(Ordering::Relaxed);
+                let end = rested + millis(self.door.settings.idle_timeout);
+                Some(self.moved.end(rested, end))
+            }
             at => Some(at),
         }
     }
@@ -217,6 +232,10 @@ impl Conn {
 
     /// Ready once the deadline has passed. The timer is moved only when it fires, since a deadline mostly moves away.
     fn poll_overdue(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.deadline.load(Ordering::Relaxed) == KEPT && !self.many_at_once {
+            let start = self.start;
+            self.moved.poll(cx, || millis(start.elapsed()));
+        }
         loop {
             let Some(due) = self.due() else {
                 return Poll::Pending;

@@ -32,6 +32,7 @@ use tracing::warn;
 use crate::clock::Coarse;
 use crate::config::{ListenerSettings, ProxyProtocol};
 use crate::edge::conn::Conn;
+pub(crate) use crate::edge::conn::moved::RESTING;
 use crate::edge::crowd::{Crowd, Place, Refusal};
 use crate::edge::http2::Http2;
 use crate::edge::preface::Opening;
@@ -130,6 +131,8 @@ pub enum ListenError {
 pub(crate) struct Ending {
     /// It accepts nothing more.
     pub(crate) shut: ShutdownWatch,
+    /// Another process accepts: connections of HTTP/1.1 end once they have rested for [`RESTING`].
+    pub(crate) moved: ShutdownWatch,
     /// Connections of HTTP/1.1 that wait for their next request end; one that is on its way may be lost.
     pub(crate) end: ShutdownWatch,
     /// Connections of HTTP/2 end once no request is under way there. From the time that the listener is left each does so at the end of an answer.
@@ -287,7 +290,8 @@ impl Listener {
                 return door.limit("header_timeout");
             };
             let is_http2 = opening.is_http2;
-            let conn = Conn::new(wire, opening, peer, door.clone(), permit);
+            let told = (door.clone(), ending.moved.clone());
+            let conn = Conn::new(wire, opening, peer, told, permit);
             let (stream, shutdown): (Stream, ShutdownWatch) = if is_http2 {
                 let (conn, refuses) = Http2::over(conn, door, &ending);
                 (Box::new(conn), refuses)

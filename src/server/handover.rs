@@ -14,6 +14,7 @@ use tracing::{error, info, warn};
 
 use super::{Parts, ordering};
 use crate::clock::Clock;
+use crate::cutover::Standings;
 use crate::driver::Handle;
 use crate::gate::keeper::Memory;
 use crate::gate::names::EndpointId;
@@ -76,9 +77,10 @@ impl Handover {
         (handover, Signs { handed_over, settled })
     }
 
-    /// Where what operators order is gathered.
-    pub(super) fn orders(&self) -> watch::Sender<Option<Orders>> {
-        self.orders.clone()
+    /// Gathers what operators order here, for the process before this one.
+    pub(super) fn gather(&self, standings: watch::Receiver<Standings>) -> impl Future<Output = ()> + use<> {
+        let overrides = self.handle.overrides.clone();
+        ordering::gather(standings, overrides, self.orders.clone(), self.done.subscribe())
     }
 
     /// Relieves the process before this one, and waits for the one after it.

@@ -9,7 +9,7 @@ use tracing::{info, warn};
 
 use super::Gate;
 use crate::admin::Phase;
-use crate::edge::Ending;
+use crate::edge::{Ending, RESTING};
 use crate::upstream::Severed;
 use crate::upstream::streams::{PATIENCE, Why};
 
@@ -30,6 +30,7 @@ const LATE: Duration = Duration::from_secs(10);
 #[derive(Default)]
 pub(super) struct Signals {
     pub(super) shut: watch::Sender<bool>,
+    moved: watch::Sender<bool>,
     end: watch::Sender<bool>,
     close: watch::Sender<bool>,
     late: watch::Sender<bool>,
@@ -40,15 +41,13 @@ impl Signals {
     pub(super) fn ending(&self) -> Ending {
         Ending {
             shut: self.shut.subscribe(),
+            moved: self.moved.subscribe(),
             end: self.end.subscribe(),
             close: self.close.subscribe(),
             late: self.late.subscribe(),
         }
     }
 }
-
-/// After another process has taken over, connections of HTTP/1.1 that rest have so long to be used once more.
-const RESTING: Duration = Duration::from_secs(3);
 
 /// How a gate stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,27 +69,44 @@ impl Gate {
         sleep(settings.lame_duck).await;
         self.signals.shut.send_replace(true);
         self.end_waiting().await;
-        self.drain(settings.drain_timeout).await
+        let patience = settings.drain_timeout;
+        self.drain(patience, LATE.min(patience / 2)).await
     }
 
-    /// Accepts nothing more, since another process does, and waits for what is under way. Answers ask their clients for another connection. One that
-    /// nobody has asked anything on meanwhile is closed: that may lose a request that is on its way, which clients send again, as they do wherever a
-    /// kept connection ends (nginx and HAProxy close them at once).
+    /// Accepts nothing more, since another process does, and waits for what is under way. Answers ask their clients for another connection. A connection
+    /// on which nothing is asked for [`RESTING`] is closed: that may lose a request that is on its way, which clients send again, as they do wherever
+    /// a kept connection ends (nginx and HAProxy close them at once).
     pub async fn make_way(&self) -> Stopped {
         let patience = self.applied.borrow().server.drain_timeout;
         self.leave();
         self.signals.shut.send_replace(true);
+        self.signals.moved.send_replace(true);
         info!(in_flight = self.in_flight(), "another process has taken over");
-        let deserted = async {
-            // What was accepted at this moment is yet to be counted.
-            sleep(5 * LOOK).await;
-            while self.connections() > 0 {
-                sleep(LOOK).await;
-            }
-        };
-        drop(timeout(RESTING.min(patience), deserted).await);
+        let began = self.parts.clock.now();
+        let late = LATE.min(patience / 2);
+        drop(timeout(patience - late, self.deserted()).await);
         self.end_waiting().await;
-        self.drain(patience).await
+        let spent = self.parts.clock.now().saturating_duration_since(began);
+        let left = patience.saturating_sub(spent);
+        self.drain(left, late.min(left)).await
+    }
+
+    /// Ready once nothing is under way, and connections are closed or have rested for their time.
+    async fn deserted(&self) {
+        // What was accepted at this moment is yet to be counted.
+        sleep(5 * LOOK).await;
+        loop {
+            self.idle().await;
+            let used = async {
+                while self.connections() > 0 && self.in_flight() == 0 {
+                    sleep(LOOK).await;
+                }
+            };
+            let rested = timeout(RESTING, used).await.is_err();
+            if rested || self.connections() == 0 {
+                return;
+            }
+        }
     }
 
     fn leave(&self) {
@@ -109,8 +125,8 @@ impl Gate {
         }
     }
 
-    async fn drain(&self, patience: Duration) -> Stopped {
-        let late = LATE.min(patience / 2);
+    /// Waits for what is under way for so long; HTTP/2 connections are told to take no more `late` before the end of it.
+    async fn drain(&self, patience: Duration, late: Duration) -> Stopped {
         let mut drained = timeout(patience - late, self.drained()).await;
         if drained.is_err() {
             self.signals.late.send_replace(true);

@@ -1,6 +1,7 @@
 //! After an upgrade the process before it still serves kept connections, waiting requests and streams. What operators order counts there as well.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use difygate::gate::direction::Traffic;
 use difygate::gate::state::State;
@@ -8,10 +9,13 @@ use difygate::server::{Gate, Stopped};
 use difygate::simulated_dify::SimulatedDify;
 use difygate::upgrade::Predecessor;
 use serde_json::{Value, json};
+use tokio::sync::Notify;
 
 use crate::cutover::{FAST, cutover, say, serving, text, until_phase};
 use crate::overrides::send;
-use crate::support::{edge, instances, settings, soon, until, until_idle, until_state};
+use crate::support::{
+    Arrived, Upstream, dify_upstream, edge, instances, settings, soon, until, until_idle, until_state,
+};
 use crate::wire::{Wire, chat_request};
 
 const GET: &str = "GET /v1/info HTTP/1.1\r\nHost: h\r\n\r\n";
@@ -148,4 +152,53 @@ async fn orders_reach_the_process_before_the_one_before() {
     let third = next(&second, &text, &socket).await;
     say(&third, "dify:traffic", json!({"state": "stop", "message": ""})).await;
     until("maintenance to be told", async || answered(&mut kept).await.0 == 503).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_whose_answer_ends_after_the_takeover_is_told_by_the_next_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let go_on = Arc::new(Notify::new());
+    let permits = go_on.clone();
+    let endpoint = Upstream::start(move |mut arrived: Arrived| {
+        let go_on = permits.clone();
+        async move {
+            if arrived.head.starts_with("GET /slow ") {
+                arrived
+                    .send("HTTP/1.1 200 OK\r\nContent-Length: 4\r\nConnection: close\r\n\r\nab")
+                    .await;
+                go_on.notified().await;
+                arrived.send("cd").await;
+            } else {
+                arrived.answer("Connection: close\r\n", "{}").await;
+            }
+        }
+    })
+    .await;
+    let socket = folder.path().join("upgrade.sock");
+    let server = format!(
+        "server: {{lame_duck: 0s, drain_timeout: 60s, upgrade_socket: {}}}",
+        socket.display()
+    );
+    let text = format!("{server}\n{}", dify_upstream(&[endpoint.address], ""));
+    let old = serving(&text).await;
+    let (mut rests, mut busy) = (Wire::to(edge(&old)).await, Wire::to(edge(&old)).await);
+    assert_eq!(answered(&mut rests).await.0, 200);
+    busy.send(GET.replace("/v1/info", "/slow")).await;
+    let head = busy.head().await;
+    assert_eq!(
+        (head.status, head.header("connection")),
+        (200, Some("keep-alive")),
+        "it was to be kept"
+    );
+    assert_eq!(busy.read(2).await, b"ab");
+    let _new = next(&old, &text, &socket).await;
+    let leaving = tokio::spawn(async move { old.make_way().await });
+    // Who rests for long is closed; who is answered meanwhile is not yet.
+    assert_eq!(rests.ended().await, b"");
+    go_on.notify_one();
+    assert_eq!(busy.read(2).await, b"cd");
+    busy.send(GET).await;
+    let answer = busy.answer().await;
+    assert_eq!((answer.status, answer.header("connection")), (200, Some("close")));
+    assert_eq!(soon("the old gate to end", leaving).await.unwrap(), Stopped::Drained);
 }
