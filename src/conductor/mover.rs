@@ -54,6 +54,8 @@ pub(super) struct Mover {
     pub(super) alerts: Alerts,
     /// When what was measured was written last.
     pub(super) remembered: Option<Instant>,
+    /// Whether that failed.
+    pub(super) forgetful: bool,
     /// Why steps cannot be taken, while they cannot.
     pub(super) trouble: Option<String>,
     /// Gates whose gauges are set.
@@ -97,6 +99,7 @@ impl Mover {
             parked: Vec::new(),
             alerts: Alerts::default(),
             remembered: None,
+            forgetful: false,
             trouble: None,
             measured: BTreeSet::new(),
             again: None,

@@ -74,8 +74,13 @@ impl Mover {
         };
         let name = self.deployment.name.clone();
         let written = tokio::task::spawn_blocking(move || archive.store.write(&file(&name), &document)).await;
-        if let Err(e) = written.unwrap_or_else(|e| Err(e.into())) {
-            self.tools.metrics.state_write_failures.inc();
+        let Err(e) = written.unwrap_or_else(|e| Err(e.into())) else {
+            self.forgetful = false;
+            return;
+        };
+        self.tools.metrics.state_write_failures.inc();
+        // Said once: it is tried again every half a minute.
+        if !std::mem::replace(&mut self.forgetful, true) {
             let name = self.deployment.name.as_str();
             warn!(error = %e, name, "what was measured of pools cannot be kept: it would not outlive this process");
         }
