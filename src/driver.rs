@@ -23,6 +23,7 @@ use crate::tls::Authorities;
 use crate::upstream::settings::UpstreamSettings;
 use crate::upstream::{Endpoint, Roster};
 
+mod fullness;
 mod looking;
 mod past;
 mod roster;
@@ -30,6 +31,7 @@ mod slow;
 mod telling;
 mod world;
 
+use fullness::{Left, REFUSAL};
 pub use past::Overrides;
 use past::Past;
 use world::{Due, Serving};
@@ -80,10 +82,11 @@ struct Watched {
     place: usize,
     /// Requests that it had answered at the last beat.
     answered: u64,
-    /// How many requests filled it, while it is busy.
-    full: Option<u32>,
     counts: ProbeCounts,
     rhythm: Rhythm,
+    left: Left,
+    /// Connections at the last beat and at the one before.
+    beats: [u32; 2],
 }
 
 /// What others hold of the driver.
@@ -206,18 +209,29 @@ impl Driver {
 
     fn handle(&mut self, message: Message) {
         match message {
-            Message::Probed { ticket, report, at } => {
+            Message::Probed {
+                ticket,
+                report,
+                under_way,
+                asked,
+                at,
+            } => {
                 let report = self.excused(report, at);
                 self.count(ticket, &report);
-                let delivering = self.is_delivering(ticket, &report);
-                self.keeper.handle_probe(ticket, report, delivering, at);
+                let under_way = self.under_way_by_now(ticket, &report, under_way, asked);
+                self.keeper.handle_probe(ticket, report, under_way, at);
             }
             Message::Failed {
                 slot,
                 failure,
                 streak,
+                connections,
                 at,
-            } => self.keeper.handle_failure(slot, failure, streak, at),
+            } => {
+                if failure != REFUSAL || !self.is_refusal(slot, connections, at) {
+                    self.keeper.handle_failure(slot, failure, streak, at);
+                }
+            }
             Message::Silent { slot, at } => self.keeper.handle_silence(slot, at),
             Message::Tried { slot, trial, at } => self.keeper.handle_trial(slot, trial, at),
             // Whoever asked may have gone; then nobody misses the answer.
@@ -289,9 +303,13 @@ impl Driver {
     fn carry_out(&mut self) {
         while let Some(effect) = self.keeper.poll_effect() {
             match effect {
-                Effect::Probe(ticket) => self.send(ticket),
+                Effect::Probe(ticket) => {
+                    if let Some(under_way) = self.endpoints.get(ticket.slot).map(Watched::under_way) {
+                        self.keeper.handle_sent(ticket, under_way);
+                    }
+                    self.send(ticket);
+                }
                 Effect::Announce(slot, event) => {
-                    self.fill(slot, event.to);
                     self.mark(slot, Due::Now);
                     // Where traffic alone accuses, what waits may yet be answered; where the operator speaks, it is let go on.
                     if matches!(event.to, State::Down | State::Busy | State::Degraded) {
@@ -318,22 +336,6 @@ impl Driver {
         self.publish(Due::Now);
     }
 
-    /// Notes how much fills an endpoint that has become busy: what it answers by then. What still waits for its first byte is too much.
-    fn fill(&mut self, slot: Slot, now: State) {
-        if let Some(watched) = self.endpoints.get_mut(slot) {
-            let waiting = u32::try_from(watched.endpoint.pulse.feel().waiting).unwrap_or(u32::MAX);
-            let answered = watched.endpoint.in_flight.get().saturating_sub(waiting);
-            watched.full = (now == State::Busy).then_some(answered.max(1));
-        }
-    }
-
-    /// Whether an endpoint's streams went on during the second half of a probe; what came before may be older than the silence.
-    fn is_delivering(&self, ticket: Ticket, report: &ProbeReport) -> bool {
-        let within = u64::try_from(report.phases.total.as_millis() / 2).unwrap_or(u64::MAX);
-        let watched = self.endpoints.get(ticket.slot);
-        watched.is_some_and(|watched| watched.endpoint.pulse.delivered_within(within))
-    }
-
     /// Feels every pulse, and asks whoever fell silent.
     fn feel(&mut self) {
         let now = self.clock.now();
@@ -345,6 +347,14 @@ impl Driver {
                 watched.answered = beat.answered;
                 let answered = u32::try_from(answered).unwrap_or(u32::MAX);
                 self.keeper.handle_answers(slot, answered, now);
+            }
+            watched.left.note(watched.endpoint.pulse.take_left());
+            let settled = watched.settle();
+            if watched.endpoint.pulse.take_answered_well() {
+                self.keeper.handle_answered_with(slot, settled, now);
+            }
+            if let Some(limit) = self.keeper.get(slot).and_then(|known| known.capacity.limit()) {
+                watched.endpoint.trim_idle(limit);
             }
             if watched.rhythm.feel(beat.answered, beat.waiting) {
                 self.keeper.handle_silence(slot, now);
@@ -358,10 +368,11 @@ impl Driver {
         };
         let (endpoint, probes, kept) = (watched.endpoint.clone(), watched.probes.clone(), watched.kept.clone());
         let (prober, mailbox, clock) = (self.prober.clone(), self.mailbox.clone(), self.clock);
+        let under_way = (watched.under_way(), endpoint.pulse.asked());
         tokio::spawn(async move {
             if let (Some(spec), Some(kept)) = (probes.get(ticket.probe), kept.get(ticket.probe)) {
                 let report = prober.probe(&endpoint.id.address, spec, kept).await;
-                mailbox.probed(ticket, report, clock.now());
+                mailbox.probed(ticket, report, under_way, clock.now());
             }
         });
     }

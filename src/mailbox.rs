@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot};
 
+use crate::gate::capacity::UnderWay;
 use crate::gate::cutover::EndpointSeen;
 use crate::gate::direction::Direction;
 use crate::gate::keeper::{Known, ProbeReport, Slot, Ticket};
@@ -23,6 +24,10 @@ pub enum Message {
         ticket: Ticket,
         /// With what.
         report: Arc<ProbeReport>,
+        /// What was under way on the endpoint when the probe was sent.
+        under_way: UnderWay,
+        /// Requests that had been sent to it by then.
+        asked: u64,
         /// When.
         at: Instant,
     },
@@ -34,6 +39,8 @@ pub enum Message {
         failure: TrafficFailure,
         /// The last of so many in a row.
         streak: u32,
+        /// Connections to the endpoint then, the request's own included.
+        connections: u32,
         /// When.
         at: Instant,
     },
@@ -121,20 +128,23 @@ impl Mailbox {
     }
 
     /// Hands in an answer. It is lost if the driver has stopped, and then nobody needs it.
-    pub fn probed(&self, ticket: Ticket, report: ProbeReport, at: Instant) {
+    pub fn probed(&self, ticket: Ticket, report: ProbeReport, (under_way, asked): (UnderWay, u64), at: Instant) {
         let _ = self.0.send(Message::Probed {
             ticket,
             report: Arc::new(report),
+            under_way,
+            asked,
             at,
         });
     }
 
-    /// Tells of a request that failed on an endpoint.
-    pub fn failed(&self, slot: Slot, failure: TrafficFailure, streak: u32, at: Instant) {
+    /// Tells of a request that failed on an endpoint, to which there were so many connections, its own included.
+    pub fn failed(&self, slot: Slot, failure: TrafficFailure, streak: u32, connections: u32, at: Instant) {
         let _ = self.0.send(Message::Failed {
             slot,
             failure,
             streak,
+            connections,
             at,
         });
     }

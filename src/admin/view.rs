@@ -127,10 +127,10 @@ pub struct EndpointView {
     /// Requests under way.
     pub in_flight: u32,
     /// Its event streams that have been silent for `outlier.stream_silence`: their runs may wait for a Celery worker.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_none")]
     pub silent_streams: u32,
     /// For how long the most silent of them has been so, in seconds.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_none")]
     pub longest_silence_seconds: u64,
     /// The latest word on each component.
     pub components: BTreeMap<String, bool>,
@@ -139,6 +139,11 @@ pub struct EndpointView {
     /// The operator's word on it, where there is one.
     #[serde(rename = "override", default, skip_serializing_if = "Option::is_none")]
     pub overridden: Option<OverrideView>,
+}
+
+/// Whether a count is left out: there is nothing to tell of.
+fn is_none<T: Default + PartialEq>(count: &T) -> bool {
+    *count == T::default()
 }
 
 /// An operator's word on an endpoint.
@@ -297,6 +302,23 @@ impl ProbeView {
     }
 }
 
+/// What an endpoint's load, and an answer that is overdue, mean for it.
+fn load(known: &Known) -> [Option<String>; 3] {
+    let busy = known
+        .busy
+        .then(|| "busy: the next probe that passes ends `busy`".to_owned());
+    let late = known
+        .late
+        .then(|| "late: an answer that passes takes the endpoint back at once, and no answer takes it out".to_owned());
+    let capacity = known.capacity.limit().map(|limit| {
+        format!(
+            "capacity: it is given {limit} requests at a time; with more it refused or was late, and probes passed with up to {} connections, their own included",
+            known.capacity.probed()
+        )
+    });
+    [late, busy, capacity]
+}
+
 /// What beside its probes must happen for an endpoint's state to change.
 fn others(known: &Known, clock: &Clock) -> Vec<String> {
     let traffic = match known.passive.standing() {
@@ -310,9 +332,7 @@ fn others(known: &Known, clock: &Clock) -> Vec<String> {
         )),
         Standing::OnTrial { .. } => Some("traffic: the next request that can be sent again tries it".to_owned()),
     };
-    let busy = known
-        .busy
-        .then(|| "streams: the next probe that passes ends `busy`".to_owned());
+    let [late, busy, capacity] = load(known);
     let ramp = known
         .ramp
         .map(|ramp| format!("slow start: {} % of its share", ramp.share(clock.now())));
@@ -347,7 +367,7 @@ fn others(known: &Known, clock: &Clock) -> Vec<String> {
     });
     let (answered, failed) = known.window.sums(clock.now());
     let window = (answered > 0).then(|| format!("traffic: {failed} of {answered} requests failed within 10 s"));
-    [operator, window, traffic, busy, slow, flaps, turn, ramp]
+    [operator, window, traffic, late, busy, capacity, slow, flaps, turn, ramp]
         .into_iter()
         .flatten()
         .chain(shared)

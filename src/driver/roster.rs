@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use tracing::info;
 
+use super::fullness::Left;
 use super::world::{Due, Serving};
 use super::{Driver, Watched};
 use crate::gate::keeper::{EndpointPlan, Slot};
@@ -95,8 +96,9 @@ impl Driver {
             upstream: 0,
             place: 0,
             answered: 0,
-            full: None,
             rhythm: Rhythm::default(),
+            left: Left::default(),
+            beats: [0; 2],
         }
     }
 }

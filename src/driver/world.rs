@@ -332,7 +332,7 @@ impl Driver {
         let part = |percent: u32| {
             let scaled = |most: u32| u64::from(most) * u64::from(percent) / 100;
             let most = most.map(|most| u32::try_from(scaled(most)).map_or(most, |cap| cap.max(1)));
-            most.into_iter().chain(watched.full).min().unwrap_or(u32::MAX)
+            most.into_iter().chain(known.capacity.limit()).min().unwrap_or(u32::MAX)
         };
         Some(Candidate {
             endpoint: watched.endpoint.clone(),

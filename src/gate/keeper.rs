@@ -19,10 +19,11 @@ use std::time::{Duration, Instant};
 
 use slotmap::{SecondaryMap, SlotMap};
 
+use super::capacity::{Capacity, UnderWay};
 use super::components::Worth;
 use super::flapping::Flapping;
 use super::haste::Haste;
-use super::health::{FailureClass, Health, Outcome, ProbePlan};
+use super::health::{Health, Outcome, ProbePlan};
 use super::knowledge::HISTORY;
 pub use super::knowledge::{
     Effect, EndpointPlan, Known, Phases, ProbeRecord, ProbeReport, Slot, Spared, Terms, Ticket,
@@ -40,6 +41,7 @@ use super::window::Window;
 mod asking;
 mod comeback;
 mod dependency;
+mod fullness;
 mod memory;
 mod operator;
 mod roster;
@@ -82,6 +84,8 @@ struct Track {
     misconfigured: bool,
     /// Whether its first answer has come, or nobody waits for it.
     heard: bool,
+    /// What was under way on the endpoint when it was last asked.
+    under_way: UnderWay,
     /// Passes in a row, also those that do not count while the endpoint is held down for flapping.
     passes: u32,
 }
@@ -222,8 +226,8 @@ impl Keeper {
         }
     }
 
-    /// Weighs an answer. `delivering` tells whether the endpoint's streams went on while it was asked.
-    pub fn handle_probe(&mut self, ticket: Ticket, report: Arc<ProbeReport>, delivering: bool, now: Instant) {
+    /// Weighs an answer, by what was under way on the endpoint meanwhile.
+    pub fn handle_probe(&mut self, ticket: Ticket, report: Arc<ProbeReport>, under_way: UnderWay, now: Instant) {
         let Some(track) = self.track(ticket.slot, ticket.probe) else {
             return;
         };
@@ -238,7 +242,8 @@ impl Keeper {
         if self.known.get(ticket.slot).is_some_and(Known::is_maintained) {
             return;
         }
-        let busy = delivering && report.outcome.class() == Some(FailureClass::Timeout);
+        let full = self.fills(ticket, &report, under_way, now);
+        let busy = full.is_some();
         let blameless = busy || (misconfigured && self.whole_pool_is_misconfigured(ticket));
         self.note(ticket, &report, now);
         if let Outcome::Sheds { seconds } = report.outcome {
@@ -251,11 +256,15 @@ impl Keeper {
             self.learn(ticket, &outcome, now);
         }
         self.weigh_busy(ticket.slot, busy, &outcome);
+        if let Some(known) = self.known.get_mut(ticket.slot) {
+            let is_decided = busy || outcome.class().is_none() || known.is_down();
+            known.late = known.late && !is_decided;
+        }
         self.schedule_next(ticket, now);
-        match (worth, busy) {
+        match (worth, full) {
             (Worth::Degraded, _) => self.settle(ticket.slot, Cause::Degraded(report.failed()), now),
-            (_, true) => self.settle(ticket.slot, Cause::Streaming, now),
-            (Worth::Face | Worth::Pass | Worth::Frozen, false) => self.judge(ticket, &outcome, now),
+            (_, Some(cause)) => self.settle(ticket.slot, cause, now),
+            (Worth::Face | Worth::Pass | Worth::Frozen, None) => self.judge(ticket, &outcome, now),
         }
         self.weigh_reserve(ticket.slot, now);
     }
@@ -377,6 +386,10 @@ impl Keeper {
         }
         let from = std::mem::replace(&mut known.state, to);
         known.reserve = false;
+        if to == State::Down {
+            // What comes back may be another process with another limit.
+            known.capacity = Capacity::default();
+        }
         known.since = now;
         known.cause = cause.clone();
         self.effects.push_back(Effect::Announce(

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::capacity::Capacity;
 use super::components::ComponentRules;
 use super::flapping::{FlapRules, Flapping};
 use super::health::{FailureClass, Health, Outcome, ProbePlan};
@@ -175,8 +176,12 @@ pub struct Known {
     pub shared: BTreeSet<String>,
     /// Whether its last answer named only failed components that it can do without.
     pub degraded: bool,
-    /// Whether it had no time for its last probe while its streams went on.
+    /// Whether it had no room or no time for its last probe.
     pub busy: bool,
+    /// Whether a probe is overdue that is usually answered at once, and none has decided yet what that means.
+    pub late: bool,
+    /// How much it takes on.
+    pub capacity: Capacity,
     /// Whether it answers much later than the others.
     pub slowness: Slowness,
     /// Until when it asked to be spared.
@@ -212,11 +217,18 @@ impl Known {
         match (worst.unwrap_or(State::Unknown), self.passive.standing()) {
             (State::Up, Standing::Suspect { .. }) => State::Suspect,
             (State::Up, Standing::Ejected { .. } | Standing::OnTrial { .. }) => State::Ejected,
+            (State::Up, Standing::Clear) if self.late => State::Suspect,
             (State::Up, Standing::Clear) if self.busy || self.sheds.is_some() => State::Busy,
             (State::Up, Standing::Clear) if self.degraded => State::Degraded,
             (State::Up, Standing::Clear) if self.ramp.is_some() => State::Ramping,
             (state, _) => state,
         }
+    }
+
+    /// Whether one of its probes says that it is down.
+    pub(super) fn is_down(&self) -> bool {
+        let mut verdicts = self.verdicts.iter();
+        verdicts.any(|(_, health)| matches!(health, Health::Down { .. }))
     }
 
     /// Whether the operator works on it, so that it is not asked.

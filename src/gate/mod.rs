@@ -1,7 +1,7 @@
 //! Floor 1: every decision of the gate, and nothing else.
 //!
 //! Who may ask for what (`path`, `guard`, `client`, `scheme`, `hygiene`, `alarm`, `route`, `pace`), who may serve (`health`, `components`, `passive`, `window`, `latency`,
-//! `rhythm`, `lapse`, `flapping`, `ramp`, `schedule`, `state`, `overrides`, `knowledge`, `keeper`), who wants a restart
+//! `rhythm`, `capacity`, `lapse`, `flapping`, `ramp`, `schedule`, `state`, `overrides`, `knowledge`, `keeper`), who wants a restart
 //! (`liveness`),
 //! where requests go (`direction`, `cutover`), who takes the next one (`selection`, `ring`), and whether it may be sent again (`retry`),
 //! and where a stream may be ended (`sse`, `websocket`).
@@ -10,6 +10,7 @@
 //! as a `ticket` or a seed. So every rule can be tested in a moment, and the whole folder could move to another proxy.
 
 pub mod alarm;
+pub mod capacity;
 pub mod cidr;
 pub mod client;
 pub mod components;

@@ -144,6 +144,8 @@ pub struct Passive {
     witnessed: Option<Instant>,
     /// When its requests or streams were last noticed to be silent.
     silent: Option<Instant>,
+    /// When it was last probed for that.
+    probed: Option<Instant>,
     /// The failure that it is accused of.
     failure: Option<TrafficFailure>,
 }
@@ -187,12 +189,25 @@ impl Passive {
 
     /// Notes a failed request at `now`. Returns whether it is the first within [`AGREE_WITHIN`].
     pub fn witness(&mut self, now: Instant) -> bool {
-        is_first(&mut self.witnessed, now)
+        let before = self.witnessed.replace(now);
+        before.is_none_or(|before| now.saturating_duration_since(before) > AGREE_WITHIN)
     }
 
-    /// Notes that its requests or streams are silent at `now`. Returns whether it is the first time within [`AGREE_WITHIN`].
+    /// Notes that its requests or streams are silent at `now`. Returns whether it is to be probed for that, once within [`AGREE_WITHIN`].
     pub fn note_silence(&mut self, now: Instant) -> bool {
-        is_first(&mut self.silent, now)
+        self.silent = Some(now);
+        let recent = |at: Instant| now.saturating_duration_since(at) <= AGREE_WITHIN;
+        let asks = !self.probed.is_some_and(recent);
+        if asks {
+            self.probed = Some(now);
+        }
+        asks
+    }
+
+    /// Whether its requests or streams were noticed to be silent within [`AGREE_WITHIN`] of `now`.
+    pub fn is_silent(&self, now: Instant) -> bool {
+        self.silent
+            .is_some_and(|at| now.saturating_duration_since(at) <= AGREE_WITHIN)
     }
 
     /// Whether a probe that fails at `now` in the way of `class` agrees with the traffic. Silence agrees only with a probe that got no HTTP answer: an
@@ -201,7 +216,7 @@ impl Passive {
         let recent = |at: Instant| now.saturating_duration_since(at) <= AGREE_WITHIN;
         matches!(self.standing, Standing::Suspect { .. })
             || self.witnessed.is_some_and(recent)
-            || !class.is_answer() && self.silent.is_some_and(recent)
+            || !class.is_answer() && self.is_silent(now)
     }
 
     /// It is accused; the probe `question` is to decide.
@@ -242,12 +257,6 @@ impl Passive {
         self.witnessed = None;
         self.silent = None;
     }
-}
-
-/// Replaces the time `last` by `now`. Returns whether `last` was longer ago than [`AGREE_WITHIN`].
-fn is_first(last: &mut Option<Instant>, now: Instant) -> bool {
-    let before = last.replace(now);
-    before.is_none_or(|before| now.saturating_duration_since(before) > AGREE_WITHIN)
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ pub enum State {
     Up,
     /// It has come back: it takes a growing share of its traffic.
     Ramping,
-    /// It is too busy to answer a probe while its streams go on: it takes traffic only where nothing better is.
+    /// It has no room for a probe, or no time while its streams go on: it takes traffic only where nothing better is.
     Busy,
     /// A component that it can do without fails: it takes traffic only where nothing better is.
     Degraded,
@@ -144,6 +144,13 @@ pub enum Cause {
     NobodyCame,
     /// Its probe found no time while its streams went on.
     Streaming,
+    /// Its probe is overdue, and was answered at once before.
+    Late,
+    /// Its probe found no room.
+    Full {
+        /// Connections when the probe was sent, without its own.
+        under_way: u32,
+    },
     /// It answers much later than the others, for long.
     Slow {
         /// What it takes to the first byte, in milliseconds.
@@ -224,6 +231,8 @@ impl Cause {
             Self::TrialPassed => "trial_passed",
             Self::NobodyCame => "trial_not_taken",
             Self::Streaming => "streams_deliver",
+            Self::Late => "probe_late",
+            Self::Full { .. } => "full",
             Self::Degraded(_) => "component_degraded",
             Self::Reserve => "reserve",
             Self::Ramped => "slow_start_over",
@@ -258,6 +267,8 @@ impl fmt::Display for Cause {
             Self::TrialPassed => f.write_str("the request that tried it was answered"),
             Self::NobodyCame => f.write_str("probes pass, and no request came to try it"),
             Self::Streaming => f.write_str("the probe timed out while streams deliver"),
+            Self::Late => f.write_str("the probe is overdue, and was answered at once before"),
+            Self::Full { under_way } => write!(f, "full: the probe found no room beside {under_way} under way"),
             Self::Degraded(components) => write!(f, "does without {}", components.join(", ")),
             Self::Reserve => f.write_str("held down while it was well, and nobody else of its pool serves"),
             Self::Ramped => f.write_str("slow start is over"),

@@ -43,6 +43,10 @@ impl Gateway {
             }
         }
         self.stream_ended(exchange, end);
+        let gave_up = matches!(end, "client" | "cut" | "timeout");
+        if let Some((_, attempt)) = exchange.attempt().filter(|_| gave_up) {
+            attempt.endpoint.owner().pulse.leave();
+        }
         let remarkable = status >= 500 || exchange.refused.is_some() || exchange.cut.is_some();
         if self.access.wants(remarkable) {
             self.access.record(&record(

@@ -57,7 +57,9 @@ impl Gateway {
         if attempt.trial.take().is_some() {
             self.mailbox.tried(slot, Trial::Failed(failure), self.clock.now());
         } else {
-            self.mailbox.failed(slot, failure, streak, self.clock.now());
+            let connections = attempt.endpoint.owner().connections();
+            self.mailbox
+                .failed(slot, failure, streak, connections, self.clock.now());
         }
     }
 

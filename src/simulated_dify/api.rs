@@ -25,6 +25,10 @@ const DATABASE_ERROR_AFTER: Duration = Duration::from_millis(20);
 pub(crate) async fn answer(connection: Arc<Connection>, request: Request<Incoming>) -> Result<Response<Body>, Cut> {
     let app = connection.app.clone();
     let path = request.uri().path().to_owned();
+    let limit = app.board.read(|switches| switches.limit_concurrency);
+    if usize::try_from(app.tally.counts().connections).is_ok_and(|connections| connections >= limit) {
+        return Ok(probe::too_many());
+    }
     app.tally.arrival(&path, probe::is_probe(&path));
     let mut response = if probe::is_probe(&path) {
         probe::answer(&app, &path).await?

@@ -101,17 +101,20 @@ impl SimulatedDify {
         self.process().thaw();
     }
 
-    /// SIGTERM: still accepts for [`Switches::last_call`], then closes the port, lets open requests finish within
-    /// [`Switches::grace`], and cuts the rest without a final chunk. Returns how many connections were cut.
+    /// SIGTERM: still accepts for [`Switches::last_call`], then closes the port unless it [drains open](Switches::drains_open), lets open requests finish
+    /// within [`Switches::grace`], and cuts the rest without a final chunk. Returns how many connections were cut.
     pub async fn stop(&self) -> u64 {
         let process = self.process();
         sleep(self.app.board.read(|switches| switches.last_call)).await;
-        self.close_port();
+        if !self.app.board.read(|switches| switches.drains_open) {
+            self.close_port();
+        }
         process.terminate();
         let _ = timeout(self.app.board.read(|switches| switches.grace), process.ended()).await;
         let cut = self.app.tally.counts().connections;
         process.die();
         process.ended().await;
+        self.close_port();
         cut
     }
 

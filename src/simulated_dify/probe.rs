@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use hyper::header::{HeaderValue, LOCATION};
+use hyper::header::{CONNECTION, HeaderValue, LOCATION};
 use hyper::{Response, StatusCode};
 use serde_json::json;
 
-use super::body::{Body, Cut, failure, object, page};
+use super::body::{Body, Cut, failure, object, page, whole};
 use super::instance::App;
 use super::switches::{Health, Switches};
 
@@ -57,6 +57,20 @@ fn process(switches: &Switches) -> Response<Body> {
     response
         .headers_mut()
         .insert("x-env", HeaderValue::from_static("PRODUCTION"));
+    response
+}
+
+/// What uvicorn answers that has as many connections as it may: it names no reason, and closes.
+pub(crate) fn too_many() -> Response<Body> {
+    let text = "Service Unavailable";
+    let mut response = whole(
+        StatusCode::SERVICE_UNAVAILABLE,
+        "text/plain; charset=utf-8",
+        text.to_owned(),
+    );
+    response
+        .headers_mut()
+        .insert(CONNECTION, HeaderValue::from_static("close"));
     response
 }
 

@@ -72,6 +72,9 @@ pub struct Switches {
     /// Connections served at a time, idle ones included, as gunicorn's gevent worker counts them. The next
     /// one, a probe too, waits in the listen queue. Dify's default is 10, here there is no limit.
     pub slots: usize,
+    /// From so many connections on every request gets 503, idle connections and the request's own counted, as by uvicorn's `--limit-concurrency`: a limit
+    /// of 2 lets one connection through. Here there is no limit.
+    pub limit_concurrency: usize,
     /// A connection without a request for this long is closed; read when the connection opens. 2 s on Dify.
     pub keep_alive: Duration,
     /// Silence in a stream after which a ping is sent. 10 s on Dify.
@@ -89,6 +92,9 @@ pub struct Switches {
     pub boot: Duration,
     /// How long after a stop connections are still accepted. 1 s on Dify.
     pub last_call: Duration,
+    /// Whether the port stays open while a stop lasts, and nobody answers there, as with gunicorn's sync and gthread workers, hypercorn and uvicorn with
+    /// `--workers`: the kernel goes on accepting for the process that holds the socket.
+    pub drains_open: bool,
     /// How long open requests live on after that, before they are cut. 30 s on Dify.
     pub grace: Duration,
 }
@@ -103,6 +109,7 @@ impl Default for Switches {
             latency: Duration::ZERO,
             probe_latency: Duration::ZERO,
             slots: usize::MAX,
+            limit_concurrency: usize::MAX,
             keep_alive: Duration::from_secs(2),
             ping_every: Duration::from_secs(10),
             workers: true,
@@ -111,6 +118,7 @@ impl Default for Switches {
             secret_key: "sk".to_owned(),
             boot: Duration::ZERO,
             last_call: Duration::from_secs(1),
+            drains_open: false,
             grace: Duration::from_secs(30),
         }
     }

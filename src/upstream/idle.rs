@@ -1,5 +1,7 @@
 //! Connections to an endpoint that wait for the next request.
 
+use std::ops::{Deref, DerefMut};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -14,7 +16,11 @@ const BRISK: u64 = 500;
 
 /// The waiting connections of one endpoint, the most recently used last.
 #[derive(Debug, Default)]
-pub struct Idle(Mutex<Vec<Waiting>>);
+pub struct Idle {
+    waiting: Mutex<Vec<Waiting>>,
+    /// How many wait, to be read without the lock; right but for those who hold it.
+    count: AtomicU32,
+}
 
 /// A connection, and since when and until when it waits, in milliseconds of the coarse clock.
 #[derive(Debug)]
@@ -73,7 +79,51 @@ impl Idle {
         self.lock().retain(|waiting| waiting.until > now);
     }
 
-    fn lock(&self) -> MutexGuard<'_, Vec<Waiting>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    /// How many wait.
+    pub fn count(&self) -> u32 {
+        self.count.load(Ordering::Relaxed)
+    }
+
+    /// Closes those that have waited longest until `most` are left.
+    pub fn trim(&self, most: u32) {
+        if self.count() > most {
+            let mut waiting = self.lock();
+            let beyond = waiting.len().saturating_sub(most as usize);
+            waiting.drain(..beyond);
+        }
+    }
+
+    fn lock(&self) -> Counting<'_> {
+        Counting {
+            waiting: self.waiting.lock().unwrap_or_else(PoisonError::into_inner),
+            count: &self.count,
+        }
+    }
+}
+
+/// The waiting connections under their lock, which are counted when it is given back.
+struct Counting<'a> {
+    waiting: MutexGuard<'a, Vec<Waiting>>,
+    count: &'a AtomicU32,
+}
+
+impl Deref for Counting<'_> {
+    type Target = Vec<Waiting>;
+
+    fn deref(&self) -> &Vec<Waiting> {
+        &self.waiting
+    }
+}
+
+impl DerefMut for Counting<'_> {
+    fn deref_mut(&mut self) -> &mut Vec<Waiting> {
+        &mut self.waiting
+    }
+}
+
+impl Drop for Counting<'_> {
+    fn drop(&mut self) {
+        let count = u32::try_from(self.waiting.len()).unwrap_or(u32::MAX);
+        self.count.store(count, Ordering::Relaxed);
     }
 }

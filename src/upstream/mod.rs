@@ -276,6 +276,16 @@ impl Endpoint {
         }
     }
 
+    /// Connections to it: requests under way, and those that wait for the next one. A server with a limit counts both.
+    pub fn connections(&self) -> u32 {
+        self.in_flight.get().saturating_add(self.idle.count())
+    }
+
+    /// Closes connections that wait, as far as there are more than `limit` with the requests under way.
+    pub fn trim_idle(&self, limit: u32) {
+        self.idle.trim(limit.saturating_sub(self.in_flight.get()));
+    }
+
     /// Ends all that it serves at this moment.
     fn sever(&self, why: Why) {
         self.recall.sever(why);

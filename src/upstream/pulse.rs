@@ -1,6 +1,6 @@
 //! The pulse of an endpoint: whether it answers, and whether its streams go on. Requests bump it, the driver feels it.
 
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::clock::Coarse;
@@ -23,6 +23,10 @@ pub struct Pulse {
     /// When a request last failed, by the coarse clock, and how many have in a row.
     failed: AtomicU64,
     streak: AtomicU32,
+    /// Whether a request was answered well since that was last asked.
+    answered_well: AtomicBool,
+    /// Requests that were given up.
+    left: AtomicU32,
 }
 
 /// Routes are told apart in so many groups.
@@ -143,9 +147,32 @@ impl Pulse {
 
     /// A request was answered well.
     pub fn succeed(&self) {
+        if !self.answered_well.load(Ordering::Relaxed) {
+            self.answered_well.store(true, Ordering::Relaxed);
+        }
         if self.streak.load(Ordering::Relaxed) > 0 {
             self.streak.store(0, Ordering::Relaxed);
         }
+    }
+
+    /// Whether a request was answered well since this was last asked.
+    pub fn take_answered_well(&self) -> bool {
+        self.answered_well.swap(false, Ordering::Relaxed)
+    }
+
+    /// A request was given up: its client has gone, or the gate ended it.
+    pub fn leave(&self) {
+        self.left.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Requests that were given up since these were last taken.
+    pub fn left(&self) -> u32 {
+        self.left.load(Ordering::Relaxed)
+    }
+
+    /// The same, and none any more.
+    pub fn take_left(&self) -> u32 {
+        self.left.swap(0, Ordering::Relaxed)
     }
 
     /// As how many requests under way its failures count.
@@ -156,6 +183,11 @@ impl Pulse {
         }
         let age = Coarse::get().millis().saturating_sub(failed).min(FORGETS);
         u32::try_from(PENALTY * (FORGETS - age) / FORGETS).unwrap_or(0)
+    }
+
+    /// Requests that have been sent so far.
+    pub fn asked(&self) -> u64 {
+        self.asked.load(Ordering::Relaxed)
     }
 
     /// What is to be felt.

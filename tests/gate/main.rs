@@ -24,6 +24,7 @@ mod endpoints_http2;
 mod endpoints_tls;
 mod failover;
 mod forwarding;
+mod fullness;
 mod goaway;
 mod healthz;
 mod healthz_faults;

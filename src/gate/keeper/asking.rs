@@ -2,8 +2,15 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Effect, Health, Keeper, Known, Slot, Ticket, Timer};
+use super::{Cause, Effect, Health, Keeper, Known, Slot, Ticket, Timer, UnderWay};
+use crate::gate::capacity::Sign;
+use crate::gate::health::FailureClass;
 use crate::gate::schedule;
+
+/// An answer is overdue where the last one took no more than this part of the time that has passed.
+const QUICK: u32 = 4;
+/// So many timeouts in a row at the most take an endpoint out that is doubted for a late answer.
+const STRICT: u32 = 2;
 
 /// A clock that rings so late tells of a gate that has too much to do.
 const BEHIND: Duration = Duration::from_millis(50);
@@ -48,11 +55,50 @@ impl Keeper {
         let Some(track) = track.filter(|track| track.answered < ticket.sequence) else {
             return;
         };
+        if late < BEHIND {
+            self.doubt(ticket, now);
+        }
         if let Some((terms, _)) = self.verdict(ticket.slot, ticket.probe) {
             self.await_lost(ticket, now + terms.timeout * 4);
         }
         if track.asked == ticket.sequence && late < BEHIND && self.haste.take(self.known.len(), now) {
             self.ask(ticket.slot, ticket.probe);
+        }
+    }
+
+    /// Notes what is under way on an endpoint as a probe is sent.
+    pub fn handle_sent(&mut self, ticket: Ticket, under_way: UnderWay) {
+        if let Some(track) = self.track(ticket.slot, ticket.probe) {
+            track.under_way = under_way;
+        }
+    }
+
+    /// Keeps new requests away from an endpoint whose probe is overdue at half its deadline although the last one was answered in a quarter of that, until
+    /// an answer decides. A server that drains may go on accepting and answer nobody (gunicorn's sync and gthread workers for up to 30 s), and each request
+    /// that is sent there is lost. Whoever is full is late for that reason; and as with traffic, neither the last endpoint nor too many are kept away.
+    fn doubt(&mut self, ticket: Ticket, now: Instant) {
+        let slot = ticket.slot;
+        let Some(under_way) = self.track(slot, ticket.probe).map(|track| track.under_way) else {
+            return;
+        };
+        let may_doubt = self.may_eject(slot);
+        let Some(known) = self.known.get_mut(slot).filter(|known| known.state.is_routable()) else {
+            return;
+        };
+        let Some((plan, _)) = known.verdicts.get(ticket.probe) else {
+            return;
+        };
+        let overdue = schedule::overlap(plan);
+        let mut answers = known.history.iter().rev().filter(|record| record.probe == plan.name);
+        let was_quick = answers
+            .next()
+            .is_some_and(|record| record.report.outcome.is_pass() && record.report.phases.total * QUICK <= overdue);
+        // Who is forgiven many timeouts is forgiven a late answer.
+        let is_strict = plan.fall.of(FailureClass::Timeout).get() <= STRICT;
+        let is_full = known.capacity.is_too_much(Sign::Late, under_way, false);
+        if may_doubt && was_quick && is_strict && !is_full {
+            known.late = true;
+            self.settle(slot, Cause::Late, now);
         }
     }
 

@@ -113,7 +113,8 @@ impl Keeper {
             *health = Health::START;
         }
         known.passive.clear(now);
-        (known.busy, known.degraded, known.newcomer) = (false, false, true);
+        (known.busy, known.late) = (false, false);
+        (known.degraded, known.newcomer) = (false, true);
         let probes = known.verdicts.len();
         for probe in 0..probes {
             if let Some(cycle) = self.track(slot, probe).map(|track| track.cycle) {

@@ -8,8 +8,8 @@ use std::time::Instant;
 use slotmap::SlotMap;
 
 use super::{
-    BTreeMap, BTreeSet, Cause, EndpointPlan, Flapping, Health, Keeper, Known, Passive, Pool, Slot, Slowness, State,
-    Timer, Track, Window,
+    BTreeMap, BTreeSet, Capacity, Cause, EndpointPlan, Flapping, Health, Keeper, Known, Passive, Pool, Slot, Slowness,
+    State, Timer, Track, Window,
 };
 use crate::gate::names::EndpointId;
 use crate::gate::schedule;
@@ -94,6 +94,8 @@ impl Keeper {
             degraded: false,
             passive: Passive::default(),
             busy: false,
+            late: false,
+            capacity: Capacity::default(),
             ramp: None,
             sheds: None,
             slowness: Slowness::default(),

@@ -9,6 +9,7 @@ use crate::gate::names::{Address, EndpointId};
 
 mod comeback;
 mod dependency;
+mod fullness;
 mod invariants;
 mod memory;
 mod operator;
@@ -29,6 +30,10 @@ struct World {
     probes: Vec<(u128, usize)>,
     /// Whether streams go on while probes are under way.
     delivering: bool,
+    /// Streams on each endpoint.
+    streams: Vec<u32>,
+    /// What was under way when each probe was sent.
+    under_way: BTreeMap<Ticket, UnderWay>,
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -42,6 +47,11 @@ enum Answer {
     Sheds(u32),
     /// 503, and the body names this component.
     Lacks(&'static str),
+    /// It has so many places; who finds none waits, or gets 503 where it `refuses`.
+    Places {
+        places: u32,
+        refuses: bool,
+    },
 }
 
 fn report(outcome: Outcome) -> Arc<ProbeReport> {
@@ -98,6 +108,8 @@ impl World {
             events: Vec::new(),
             probes: Vec::new(),
             delivering: false,
+            streams: vec![0; count],
+            under_way: BTreeMap::new(),
         }
     }
 
@@ -111,6 +123,9 @@ impl World {
             Answer::Refuses => (2, fail(FailureClass::Status)),
             Answer::Silent => (1_000, fail(FailureClass::Timeout)),
             Answer::Lacks(_) => (2, fail(FailureClass::Status)),
+            Answer::Places { places, .. } if self.streams[place(ticket.slot)] < places => (2, Outcome::Pass),
+            Answer::Places { refuses: true, .. } => (2, fail(FailureClass::Status)),
+            Answer::Places { refuses: false, .. } => (1_000, fail(FailureClass::Timeout)),
             Answer::NotFound => (2, Outcome::Misconfigured { detail: "404".into() }),
             Answer::Sheds(seconds) => (2, Outcome::Sheds { seconds }),
             Answer::Unresolvable => (
@@ -122,6 +137,9 @@ impl World {
         };
         let mut report = report(outcome);
         let told = Arc::make_mut(&mut report);
+        if told.outcome.class() == Some(FailureClass::Status) {
+            told.status = Some(503);
+        }
         if let Answer::Lacks(component) = self.answers[place(ticket.slot)] {
             told.components = [(component.to_owned(), false)].into();
         } else if told.outcome.is_pass() {
@@ -130,6 +148,25 @@ impl World {
                 .into();
         }
         (self.now + after * MS, ticket, report)
+    }
+
+    /// What is under way on an endpoint: who finds no place waits, or is refused.
+    fn under_way_at(&self, endpoint: usize) -> UnderWay {
+        let streams = self.streams.get(endpoint).copied().unwrap_or_default();
+        let (begun, before) = match self.answers.get(endpoint) {
+            Some(Answer::Places { places, refuses: false }) => (streams.min(*places), streams),
+            Some(Answer::Places { places, refuses: true }) => (streams.min(*places), streams.min(*places)),
+            _ => (streams, streams),
+        };
+        UnderWay {
+            before,
+            begun,
+            left: 0,
+            settled: before,
+            came: false,
+            now: before,
+            delivering: false,
+        }
     }
 
     /// Lets time pass, step by step.
@@ -141,6 +178,9 @@ impl World {
                 match effect {
                     Effect::Probe(ticket) => {
                         self.probes.push((at, place(ticket.slot)));
+                        let under_way = self.under_way_at(place(ticket.slot));
+                        self.under_way.insert(ticket, under_way);
+                        self.keeper.handle_sent(ticket, under_way);
                         self.waiting.push(self.answer(ticket));
                     }
                     Effect::Announce(_, event) => self
@@ -173,7 +213,11 @@ impl World {
             self.waiting = rest;
             let ready: Vec<(Instant, Ticket, Arc<ProbeReport>)> = ready;
             for (_, ticket, report) in ready {
-                self.keeper.handle_probe(ticket, report, self.delivering, self.now);
+                let under_way = UnderWay {
+                    delivering: self.delivering,
+                    ..self.under_way.get(&ticket).copied().unwrap_or_default()
+                };
+                self.keeper.handle_probe(ticket, report, under_way, self.now);
             }
             self.keeper.handle_timeout(self.now);
         }
@@ -282,11 +326,11 @@ fn two_probes_are_joined_by_and() {
     world.keeper.handle_timeout(world.now);
     world
         .keeper
-        .handle_probe(ticket(0), report(Outcome::Pass), false, world.now);
+        .handle_probe(ticket(0), report(Outcome::Pass), UnderWay::default(), world.now);
     assert_eq!(world.states(), [State::Unknown]);
     world
         .keeper
-        .handle_probe(ticket(1), report(Outcome::Pass), false, world.now);
+        .handle_probe(ticket(1), report(Outcome::Pass), UnderWay::default(), world.now);
     assert_eq!(world.states(), [State::Up]);
 }
 
@@ -343,7 +387,9 @@ fn an_old_answer_moves_nothing() {
         class: FailureClass::Status,
         detail: String::new(),
     };
-    world.keeper.handle_probe(stale, report(refusal), false, world.now);
+    world
+        .keeper
+        .handle_probe(stale, report(refusal), UnderWay::default(), world.now);
     assert_eq!(world.known()[0].history.len(), before);
 }
 

@@ -8,7 +8,7 @@
 
 use std::time::Instant;
 
-use super::{Cause, Effect, Keeper, Outcome, Slot, Spared, State, Timer};
+use super::{Cause, Effect, Keeper, Slot, Spared, State, Timer};
 use crate::gate::latency::Slowness;
 use crate::gate::passive::{PATIENCE, Standing, TrafficFailure, Trial};
 use crate::gate::ramp;
@@ -35,6 +35,9 @@ impl Keeper {
             return;
         };
         known.window.note(0, 1, now);
+        if matches!(failure, TrafficFailure::Status(_)) {
+            known.capacity.forget_limit();
+        }
         if !known.terms.outlier.eject || known.state.tier().is_none_or(|tier| tier == Tier::Accused) {
             return;
         }
@@ -192,19 +195,11 @@ impl Keeper {
     pub(super) fn returns(&self, slot: Slot) -> bool {
         let was_out = self.known.get(slot).is_some_and(|known| match known.state {
             State::Unknown => known.newcomer,
-            State::Down | State::Suspect | State::Ejected | State::Draining | State::Maintenance => true,
-            State::Up | State::Ramping | State::Busy | State::Degraded => false,
+            State::Down | State::Ejected | State::Draining | State::Maintenance => true,
+            // Who was suspect for a late answer alone has been away for a moment.
+            State::Suspect | State::Up | State::Ramping | State::Busy | State::Degraded => false,
         });
         was_out && self.others_routable(slot) > 0
-    }
-
-    /// Notes whether an endpoint had no time for its probe.
-    pub(super) fn weigh_busy(&mut self, slot: Slot, busy: bool, outcome: &Outcome) {
-        if let Some(known) = self.known.get_mut(slot)
-            && (busy || outcome.is_evidence())
-        {
-            known.busy = busy;
-        }
     }
 
     pub(super) fn may_eject(&self, slot: Slot) -> bool {

@@ -169,6 +169,40 @@ fn silence_while_requests_wait_is_out_after_one_deadline() {
 }
 
 #[test]
+fn who_accepts_and_does_not_answer_gets_nothing_new_within_one_probe() {
+    for wait in (0..4_000).step_by(170) {
+        let mut world = World::of(3, 1);
+        world.run(10_000 + wait);
+        world.answers[1] = Answer::Silent;
+        let took = world.until(1, State::Suspect);
+        assert!(took <= 2_200 + 501, "{took} ms");
+        assert_eq!(world.known()[1].cause, Cause::Late);
+        assert!(world.until(1, State::Down) <= 1_001);
+    }
+}
+
+#[test]
+fn a_late_answer_takes_nobody_out_for_longer_than_it_is_late() {
+    let mut world = fit(3);
+    world.answers[1] = Answer::Silent;
+    world.until(1, State::Suspect);
+    // The probe that keeps it company is answered.
+    world.waiting.retain(|(_, ticket, _)| place(ticket.slot) != 1);
+    world.answers[1] = Answer::Healthy;
+    world.until(1, State::Up);
+    // Neither the last one nor more than a third are kept away.
+    let mut world = fit(3);
+    world.answers = vec![Answer::Silent; 3];
+    let (mut least, mut now) = (3, 0);
+    while now < 3_000 && world.states().iter().all(|state| *state != State::Down) {
+        world.run(1);
+        now += 1;
+        least = least.min(world.states().iter().filter(|state| state.is_routable()).count());
+    }
+    assert_eq!(least, 2);
+}
+
+#[test]
 fn silence_and_a_probe_that_answers_do_not_agree() {
     let mut world = fit(3);
     world.answers[1] = Answer::Refuses;

@@ -1,0 +1,102 @@
+//! Full is not sick: whether a probe or a request failed only because an endpoint had no place for it.
+
+use std::time::{Duration, Instant};
+
+use super::{Cause, Effect, Keeper, Outcome, ProbeRecord, ProbeReport, Slot, Ticket, Track, UnderWay};
+use crate::gate::capacity::Sign;
+use crate::gate::health::FailureClass;
+
+/// A probe that was answered so shortly before took a place when a request came.
+const MOMENT: Duration = Duration::from_millis(100);
+
+impl Track {
+    /// Whether a probe is under way.
+    fn is_asking(&self) -> bool {
+        self.answered < self.asked
+    }
+}
+
+impl Keeper {
+    /// Holds a probe against what was under way meanwhile. Returns the cause where it failed for want of room alone.
+    pub(super) fn fills(
+        &mut self,
+        ticket: Ticket,
+        report: &ProbeReport,
+        under_way: UnderWay,
+        now: Instant,
+    ) -> Option<Cause> {
+        let (plan, _) = self.verdict(ticket.slot, ticket.probe)?;
+        let known = self.known.get_mut(ticket.slot)?;
+        let before = known.capacity.limit();
+        if report.outcome.is_pass() {
+            let took = report.phases.total;
+            if known.capacity.note_pass(under_way, took, plan.timeout, now) {
+                self.effects.push_back(Effect::Publish(ticket.slot));
+            }
+            return None;
+        }
+        let sign = sign_of(report)?;
+        let stalled = known.passive.is_silent(now);
+        let is_full = known.capacity.is_too_much(sign, under_way, stalled);
+        if is_full {
+            known.capacity.reduce(sign, under_way, now);
+            if known.capacity.limit() != before {
+                self.effects.push_back(Effect::Publish(ticket.slot));
+            }
+            return Some(Cause::Full {
+                under_way: under_way.before,
+            });
+        }
+        (under_way.delivering && sign == Sign::Late).then_some(Cause::Streaming)
+    }
+
+    /// A request was answered well while there were so many connections to an endpoint.
+    pub fn handle_answered_with(&mut self, slot: Slot, connections: u32, now: Instant) {
+        if let Some(known) = self.known.get_mut(slot) {
+            known.capacity.note_answered(connections, now);
+        }
+    }
+
+    /// A request was answered 503 with so many connections to an endpoint, its own included. Returns whether it was refused for want of room alone, so that
+    /// it says nothing against the endpoint.
+    pub fn handle_refusal(&mut self, slot: Slot, connections: u32, now: Instant) -> bool {
+        let asks = self
+            .tracks
+            .get(slot)
+            .is_some_and(|tracks| tracks.iter().any(Track::is_asking));
+        let Some(known) = self.known.get_mut(slot) else {
+            return false;
+        };
+        let recent = |record: &ProbeRecord| now.saturating_duration_since(record.at) <= MOMENT;
+        let is_probed = asks || known.history.back().is_some_and(recent);
+        let connections = connections.saturating_add(u32::from(is_probed));
+        let is_refusal = known.state.tier().is_some() && known.capacity.is_refusal(connections);
+        if is_refusal {
+            known.capacity.refuse(connections, now);
+            self.effects.push_back(Effect::Publish(slot));
+        }
+        is_refusal
+    }
+
+    /// Notes whether an endpoint had no time for its probe.
+    pub(super) fn weigh_busy(&mut self, slot: Slot, busy: bool, outcome: &Outcome) {
+        if let Some(known) = self.known.get_mut(slot)
+            && (busy || outcome.is_evidence())
+        {
+            known.busy = busy;
+        }
+    }
+}
+
+/// How a probe that failed may show that its endpoint is full: it got no answer in time, or a 503 that names nothing as the reason.
+fn sign_of(report: &ProbeReport) -> Option<Sign> {
+    match report.outcome.class()? {
+        FailureClass::Timeout => Some(Sign::Late),
+        FailureClass::Status if report.status == Some(503) && report.components.is_empty() => Some(Sign::Refused),
+        FailureClass::Status
+        | FailureClass::Connect
+        | FailureClass::Tls
+        | FailureClass::Protocol
+        | FailureClass::Body => None,
+    }
+}
