@@ -20,6 +20,7 @@ use std::time::{Duration, Instant};
 use slotmap::{SecondaryMap, SlotMap};
 
 use super::components::Worth;
+use super::dependencies::Dependencies;
 use super::flapping::Flapping;
 use super::haste::Haste;
 use super::health::{FailureClass, Health, Outcome, ProbePlan};
@@ -245,15 +246,16 @@ impl Keeper {
             self.shed(ticket.slot, seconds, now);
             return self.schedule_next(ticket, now);
         }
-        self.correlate(ticket.slot, now);
-        let (worth, outcome) = self.worth(ticket.slot, &report);
-        if !blameless && worth != Worth::Frozen {
+        self.correlate(ticket, now);
+        let (worth, outcome) = self.worth(ticket, &report, now);
+        let waits = worth == Worth::Face && self.holds_back(ticket, &report, now);
+        if !blameless && !waits && worth != Worth::Frozen {
             self.learn(ticket, &outcome, now);
         }
         self.weigh_busy(ticket.slot, busy, &outcome);
         self.schedule_next(ticket, now);
         match (worth, busy) {
-            (Worth::Degraded, _) => self.settle(ticket.slot, Cause::Degraded(report.failed()), now),
+            (Worth::Degraded, _) => self.settle(ticket.slot, Cause::Degraded(report.failed.clone()), now),
             (_, true) => self.settle(ticket.slot, Cause::Streaming, now),
             (Worth::Face | Worth::Pass | Worth::Frozen, false) => self.judge(ticket, &outcome, now),
         }
@@ -284,6 +286,9 @@ impl Keeper {
             at: now,
             report: report.clone(),
         });
+        known
+            .dependencies
+            .note(ticket.probe, &report.outcome, &report.failed, now);
         for (component, up) in &report.components {
             if known.components.get(component) != Some(up) {
                 known.components.insert(component.clone(), *up);
@@ -375,6 +380,14 @@ impl Keeper {
             }
             return;
         }
+        self.change(slot, to, cause, now);
+    }
+
+    /// Changes a state, and tells of it.
+    fn change(&mut self, slot: Slot, to: State, cause: Cause, now: Instant) {
+        let Some(known) = self.known.get_mut(slot) else {
+            return;
+        };
         let from = std::mem::replace(&mut known.state, to);
         known.reserve = false;
         known.since = now;

@@ -1,6 +1,6 @@
 //! Floor 1: every decision of the gate, and nothing else.
 //!
-//! Who may ask for what (`path`, `guard`, `client`, `scheme`, `hygiene`, `alarm`, `route`, `pace`), who may serve (`health`, `components`, `passive`, `window`, `latency`,
+//! Who may ask for what (`path`, `guard`, `client`, `scheme`, `hygiene`, `alarm`, `route`, `pace`), who may serve (`health`, `components`, `dependencies`, `passive`, `window`, `latency`,
 //! `rhythm`, `lapse`, `flapping`, `ramp`, `schedule`, `state`, `overrides`, `knowledge`, `keeper`), who wants a restart
 //! (`liveness`),
 //! where requests go (`direction`, `cutover`), who takes the next one (`selection`, `ring`), and whether it may be sent again (`retry`),
@@ -15,6 +15,7 @@ pub mod client;
 pub mod components;
 pub mod cors;
 pub mod cutover;
+pub mod dependencies;
 pub mod direction;
 pub mod flapping;
 pub mod guard;

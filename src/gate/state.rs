@@ -164,6 +164,8 @@ pub enum Cause {
     Degraded(Vec<String>),
     /// It was held down and well, and nobody else of its pool serves.
     Reserve,
+    /// Its failure turned out to be that of dependencies which its pool shares.
+    Shared(Vec<String>),
     /// It has its whole share again.
     Ramped,
     /// The operator's word.
@@ -226,6 +228,7 @@ impl Cause {
             Self::Streaming => "streams_deliver",
             Self::Degraded(_) => "component_degraded",
             Self::Reserve => "reserve",
+            Self::Shared(_) => "shared_failure",
             Self::Ramped => "slow_start_over",
             Self::Operator { .. } => "operator",
             Self::Enabled => "enabled",
@@ -260,6 +263,7 @@ impl fmt::Display for Cause {
             Self::Streaming => f.write_str("the probe timed out while streams deliver"),
             Self::Degraded(components) => write!(f, "does without {}", components.join(", ")),
             Self::Reserve => f.write_str("held down while it was well, and nobody else of its pool serves"),
+            Self::Shared(components) => write!(f, "{} fails for the whole pool", components.join(", ")),
             Self::Ramped => f.write_str("slow start is over"),
             Self::Operator { reason } => write!(f, "by the operator: {reason}"),
             Self::Enabled => f.write_str("enabled by the operator"),

@@ -77,7 +77,10 @@ impl Keeper {
         };
         let started = track.started.unwrap_or(now);
         let is_down = health == Health::Down { passes: 0 };
-        let hasty = (is_down || health.is_unsure()) && self.haste.take(self.known.len(), now);
+        // Of a dependency that fails for all, the first pass is worth the most.
+        let waits = |known: &Known| known.dependencies.is_held() || known.lacks_shared(now);
+        let waits = !is_down && self.known.get(slot).is_some_and(waits);
+        let hasty = (is_down || waits || health.is_unsure()) && self.haste.take(self.known.len(), now);
         let wait = if is_down {
             schedule::again(track.wait, terms.interval, random)
         } else {
@@ -91,6 +94,8 @@ impl Keeper {
             started + schedule::next(&terms, Health::Up { fails: 0 }, random)
         } else if hasty && is_down {
             now + wait
+        } else if hasty && waits {
+            now + schedule::CONFIRM.min(terms.interval)
         } else if hasty {
             now + schedule::next(&terms, health, random)
         } else if track.answered <= 2 && track.cycle == 1 {

@@ -40,8 +40,10 @@ enum Answer {
     Unresolvable,
     /// 429, for so many seconds.
     Sheds(u32),
-    /// 503, and the body names this component.
+    /// 503, and the body names this component; of several probes the first one, which asks the process, passes.
     Lacks(&'static str),
+    /// Of several probes the first one is silent, and the others pass.
+    Frozen,
 }
 
 fn report(outcome: Outcome) -> Arc<ProbeReport> {
@@ -49,6 +51,7 @@ fn report(outcome: Outcome) -> Arc<ProbeReport> {
         outcome,
         status: None,
         components: BTreeMap::new(),
+        failed: Vec::new(),
         version: None,
         asked: None,
         phases: Phases::default(),
@@ -106,11 +109,19 @@ impl World {
             class,
             detail: "as told".into(),
         };
+        let asks_process = ticket.probe == 0
+            && self
+                .keeper
+                .get(ticket.slot)
+                .is_some_and(|known| known.verdicts.len() > 1);
         let (after, outcome) = match self.answers[place(ticket.slot)] {
             Answer::Healthy => (2, Outcome::Pass),
             Answer::Refuses => (2, fail(FailureClass::Status)),
             Answer::Silent => (1_000, fail(FailureClass::Timeout)),
+            Answer::Lacks(_) if asks_process => (2, Outcome::Pass),
             Answer::Lacks(_) => (2, fail(FailureClass::Status)),
+            Answer::Frozen if asks_process => (1_000, fail(FailureClass::Timeout)),
+            Answer::Frozen => (2, Outcome::Pass),
             Answer::NotFound => (2, Outcome::Misconfigured { detail: "404".into() }),
             Answer::Sheds(seconds) => (2, Outcome::Sheds { seconds }),
             Answer::Unresolvable => (
@@ -122,8 +133,12 @@ impl World {
         };
         let mut report = report(outcome);
         let told = Arc::make_mut(&mut report);
+        if asks_process {
+            return (self.now + after * MS, ticket, report);
+        }
         if let Answer::Lacks(component) = self.answers[place(ticket.slot)] {
             told.components = [(component.to_owned(), false)].into();
+            told.failed = vec![component.to_owned()];
         } else if told.outcome.is_pass() {
             told.components = ["database", "cache", "model"]
                 .map(|name| (name.to_owned(), true))

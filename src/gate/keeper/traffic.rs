@@ -35,6 +35,12 @@ impl Keeper {
             return;
         };
         known.window.note(0, 1, now);
+        if self.is_explained(slot, failure, now) {
+            return;
+        }
+        let Some(known) = self.known.get_mut(slot) else {
+            return;
+        };
         if !known.terms.outlier.eject || known.state.tier().is_none_or(|tier| tier == Tier::Accused) {
             return;
         }

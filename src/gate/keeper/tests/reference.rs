@@ -26,7 +26,12 @@ impl Heard {
         match answer {
             Answer::Healthy => self.answers.push(true),
             Answer::Refuses => self.answers.push(false),
-            Answer::Silent | Answer::NotFound | Answer::Unresolvable | Answer::Sheds(_) | Answer::Lacks(_) => {}
+            Answer::Silent
+            | Answer::NotFound
+            | Answer::Unresolvable
+            | Answer::Sheds(_)
+            | Answer::Lacks(_)
+            | Answer::Frozen => {}
         }
     }
 
