@@ -24,6 +24,7 @@ use crate::upstream::settings::UpstreamSettings;
 use crate::upstream::{Endpoint, Roster};
 
 mod looking;
+mod outage;
 mod past;
 mod roster;
 mod slow;
@@ -304,7 +305,10 @@ impl Driver {
                 }
                 Effect::Publish(slot) => self.mark(slot, Due::Now),
                 Effect::Grow(slot) => self.mark(slot, Due::Soon),
-                Effect::Shared { at, component, failing } => self.share(&at, &component, failing),
+                Effect::Shared { at, component, failing } => {
+                    self.share(&at, &component, failing);
+                    self.begin_outage(&at, failing);
+                }
                 Effect::Spare(id, failure, why) => self.spare(&id, failure, why),
                 Effect::Slow(id, Some((ms, median))) => {
                     warn!(endpoint = %id, ms, median, "endpoint answers much later than the others")
@@ -376,7 +380,16 @@ impl Driver {
         let mut others = self.routable(watched.upstream, &id.pool);
         // Where those who are left keep their own requests waiting, nothing is won, and their queues would overflow.
         let elsewhere = others.any(|(other, _)| other.endpoint.slot != slot && other.endpoint.pulse.hush(now) == 0);
-        let rescued = if elsewhere { watched.endpoint.recall.call() } else { 0 };
+        // During an outage they are told so, except for those that may try.
+        let in_vain = self
+            .keeper
+            .get(slot)
+            .is_some_and(|known| known.lacks_shared(self.clock.now()));
+        let rescued = if elsewhere || in_vain {
+            watched.endpoint.recall.call()
+        } else {
+            0
+        };
         if rescued > 0 {
             info!(endpoint = %id, requests = rescued, "waiting requests are sent elsewhere");
         }

@@ -62,9 +62,14 @@ impl Dependencies {
 
     /// Whether a probe named this component as failed, `within` so long before `now`.
     pub fn lacks(&self, component: &str, within: Duration, now: Instant) -> bool {
-        let fresh = |named: &&Named| now.saturating_duration_since(named.at) <= within;
-        let mut fresh = self.named.values().filter(fresh);
-        fresh.any(|named| named.failed.iter().any(|name| name == component))
+        self.recent(within, now).any(|name| name == component)
+    }
+
+    /// The components that a probe named as failed, `within` so long before `now`.
+    pub fn recent(&self, within: Duration, now: Instant) -> impl Iterator<Item = &str> {
+        let fresh = move |named: &&Named| now.saturating_duration_since(named.at) <= within;
+        let named = self.named.values().filter(fresh).flat_map(|named| &named.failed);
+        named.map(String::as_str)
     }
 
     /// All components that some probe calls failed.

@@ -250,6 +250,11 @@ impl Known {
             .any(|name| self.dependencies.lacks(name, within, now))
     }
 
+    /// The components that it lacks, by its latest answers.
+    pub fn lacked(&self, now: Instant) -> impl Iterator<Item = &str> {
+        self.dependencies.recent(self.word_counts_for(), now)
+    }
+
     /// How long what it says of its components counts: three intervals of its slowest probe.
     pub(super) fn word_counts_for(&self) -> Duration {
         let intervals = self.verdicts.iter().map(|(plan, _)| plan.interval);

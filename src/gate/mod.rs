@@ -3,7 +3,8 @@
 //! Who may ask for what (`path`, `guard`, `client`, `scheme`, `hygiene`, `alarm`, `route`, `pace`), who may serve (`health`, `components`, `dependencies`, `passive`, `window`, `latency`,
 //! `rhythm`, `lapse`, `flapping`, `ramp`, `schedule`, `state`, `overrides`, `knowledge`, `keeper`), who wants a restart
 //! (`liveness`),
-//! where requests go (`direction`, `cutover`), who takes the next one (`selection`, `ring`), and whether it may be sent again (`retry`),
+//! where requests go (`direction`, `cutover`), who takes the next one (`selection`, `ring`), whether it may be sent while a dependency
+//! fails (`outage`) and whether it may be sent again (`retry`),
 //! and where a stream may be ended (`sse`, `websocket`).
 //!
 //! **Invariant.** Nothing here does I/O, reads a clock, draws a random number or names a framework: time comes in as `now`, chance
@@ -28,6 +29,7 @@ pub mod lapse;
 pub mod latency;
 pub mod liveness;
 pub mod names;
+pub mod outage;
 pub mod overrides;
 pub mod pace;
 pub mod passive;

@@ -20,7 +20,7 @@ use crate::gate::retry::{AttemptFailure, RetryClass};
 use crate::http1::{Connection, Head, WireError};
 use crate::probe::is_own_fault;
 use crate::proxy::Gateway;
-use crate::proxy::context::Exchange;
+use crate::proxy::context::{Attempt, Course, Exchange};
 use crate::proxy::request::conn;
 use crate::proxy::tunnel;
 use crate::tls::Unsecured;
@@ -216,7 +216,7 @@ impl Gateway {
                 Called::Down => lost(AttemptFailure::Rescued, WireError::Closed),
                 Called::Severed(why) => Lost::Severed(why),
             }),
-            head = timeout(course.timeouts.first_byte, final_head(connection, to_head, upgrades)) => head,
+            head = timeout(course.patience(), final_head(connection, to_head, upgrades)) => head,
             gone = gone(session) => return Err(gone.into()),
         };
         drop(wait);
@@ -241,7 +241,7 @@ impl Gateway {
             if let Some(why) = exchange.severed() {
                 return Called::Severed(why);
             }
-            if std::mem::take(&mut knows) && !self.still_serves(exchange, endpoint) {
+            if std::mem::take(&mut knows) && (!self.still_serves(exchange, endpoint) || waits_in_vain(exchange)) {
                 return Called::Down;
             }
             if recallable && endpoint.recall.calls() != calls {
@@ -262,6 +262,12 @@ impl Gateway {
         let mut all = world.sides().flat_map(|side| side.routable.all());
         Arc::ptr_eq(&world, &course.world) || all.any(|candidate| Arc::ptr_eq(&candidate.endpoint, endpoint))
     }
+}
+
+/// Whether a request that may be sent again waits on an endpoint that lacks a dependency, and is none of those that try.
+fn waits_in_vain(exchange: &Exchange) -> bool {
+    let waits = |(course, attempt): (&Course, &Attempt)| attempt.pass.is_none() && course.outage().is_some();
+    exchange.attempt().is_some_and(waits)
 }
 
 /// What a connection that did not come about says.

@@ -31,6 +31,7 @@ mod healthz_presets;
 mod limits;
 mod liveness;
 mod logging;
+mod outages;
 mod overlap;
 mod overrides;
 mod own_faults;

@@ -89,6 +89,10 @@ impl Keeper {
             // It is well again here, so it may be everywhere.
             self.ask_others(ticket, now);
         }
+        if !before.is_empty() || !failing.is_empty() {
+            // Who lacks it serves less than who does not, though no state changes.
+            self.effects.push_back(Effect::Publish(ticket.slot));
+        }
         if failing == before {
             return;
         }
