@@ -209,6 +209,8 @@ impl Driver {
         match message {
             Message::Probed { ticket, report, at } => {
                 let report = self.excused(report, at);
+                let report = self.keeper.interpret(ticket, report, at);
+                self.tell_absent(ticket, &report);
                 self.count(ticket, &report);
                 let delivering = self.is_delivering(ticket, &report);
                 self.keeper.handle_probe(ticket, report, delivering, at);

@@ -43,6 +43,7 @@ mod comeback;
 mod dependency;
 mod memory;
 mod operator;
+mod optional;
 mod roster;
 mod traffic;
 
@@ -85,6 +86,9 @@ struct Track {
     heard: bool,
     /// Passes in a row, also those that do not count while the endpoint is held down for flapping.
     passes: u32,
+    /// Where it is optional: whether the service has ever answered, and since when nobody listens there any more.
+    found: bool,
+    refused: Option<Instant>,
 }
 
 /// The endpoints of one pool, which are held against each other.

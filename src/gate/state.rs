@@ -195,7 +195,7 @@ impl Cause {
     /// What an outcome of the probe `probe` says.
     pub fn of(probe: &str, outcome: &Outcome) -> Self {
         match outcome {
-            Outcome::Pass => Self::Passed,
+            Outcome::Pass | Outcome::Absent { .. } => Self::Passed,
             Outcome::Fail { class, detail } => Self::Failed {
                 probe: probe.to_owned(),
                 class: *class,

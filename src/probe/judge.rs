@@ -217,7 +217,7 @@ mod tests {
             Outcome::Leaving { .. } => "leaving",
             Outcome::Sheds { .. } => "sheds",
             Outcome::Fail { class, .. } => class.as_str(),
-            Outcome::Pass | Outcome::Unknown { .. } => outcome.as_str(),
+            Outcome::Pass | Outcome::Absent { .. } | Outcome::Unknown { .. } => outcome.as_str(),
         }
     }
 

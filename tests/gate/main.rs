@@ -36,6 +36,7 @@ mod overlap;
 mod overrides;
 mod own_faults;
 mod pausing;
+mod preset_dify;
 mod probes;
 mod proxy_protocol;
 mod release;

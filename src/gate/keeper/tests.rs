@@ -12,6 +12,7 @@ mod dependency;
 mod invariants;
 mod memory;
 mod operator;
+mod optional;
 mod reference;
 mod roster;
 mod traffic;
