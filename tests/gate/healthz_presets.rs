@@ -222,6 +222,12 @@ const WHOLE: &str = r#"checks:
       preset: sandbox
       url: "${CODE_EXECUTION_ENDPOINT}"
     critical: false
+  process:
+    http:
+      preset: dify-api
+      url: "http://127.0.0.1:5001"
+    timeout: 500ms
+    critical: false
 live:
   http:
     preset: dify-api
@@ -306,7 +312,15 @@ fn every_vector_store_is_asked_or_told() {
         );
         assert_eq!(found.text.contains("live:"), !expected.contains("MODE"), "{found:?}");
     }
-    assert!(!with(&[("DB_EXTRAS", "sslmode=prefer")]).text.contains("tls"));
+    for (extras, expected) in [
+        ("sslmode=prefer", true),
+        ("keepalives=1", true),
+        ("", true),
+        ("sslmode=disable", false),
+    ] {
+        let text = with(&[("DB_EXTRAS", extras)]).text;
+        assert_eq!(text.contains("tls: prefer"), expected, "{extras}: {text}");
+    }
 }
 
 #[test]
