@@ -222,6 +222,14 @@ const WHOLE: &str = r#"checks:
       preset: sandbox
       url: "${CODE_EXECUTION_ENDPOINT}"
     critical: false
+  local_sandbox:
+    http:
+      preset: local-sandbox
+      url: "${DIFY_AGENT_LOCAL_SANDBOX_ENDPOINT}"
+    critical: false
+  agent_backend:
+    tcp: "agent_backend:5050"
+    critical: false
   process:
     http:
       preset: dify-api
@@ -251,6 +259,8 @@ fn everything_that_difys_environment_names_is_asked() {
         ("QDRANT_API_KEY", "hush-hush"),
         ("PLUGIN_DAEMON_URL", "http://plugin_daemon:5002"),
         ("CODE_EXECUTION_ENDPOINT", "http://sandbox:8194"),
+        ("DIFY_AGENT_LOCAL_SANDBOX_ENDPOINT", "http://local_sandbox:5004"),
+        ("AGENT_BACKEND_BASE_URL", "http://agent_backend:5050"),
     ]);
     assert_eq!(whole.unwrap().text, WHOLE);
     let sentinels = of(&[

@@ -58,6 +58,13 @@ impl Dify<'_> {
         self.vector_store();
         self.service("plugin_daemon", "plugin-daemon", "PLUGIN_DAEMON_URL", None);
         self.service("sandbox", "sandbox", "CODE_EXECUTION_ENDPOINT", None);
+        self.service(
+            "local_sandbox",
+            "local-sandbox",
+            "DIFY_AGENT_LOCAL_SANDBOX_ENDPOINT",
+            None,
+        );
+        self.agent_backend();
         match self.of("MODE").as_deref() {
             None | Some("api") => {
                 let port = self.number("DIFY_PORT", "5001");
@@ -270,6 +277,18 @@ impl Dify<'_> {
                 "VECTOR_STORE is `{store}`, of which the environment does not tell how to ask; write a check for it in a file"
             );
             self.unasked.push(message);
+        }
+    }
+
+    /// The backend of agents has no path that tells how it is, so that a connection must do.
+    fn agent_backend(&mut self) {
+        let url = self.of("AGENT_BACKEND_BASE_URL");
+        if let Some(url) = url.and_then(|url| HttpUrl::parse(&url)) {
+            let _ = writeln!(
+                self.text,
+                "  agent_backend:\n    tcp: \"{}\"\n    critical: false",
+                url.address
+            );
         }
     }
 

@@ -159,6 +159,7 @@ pub(in crate::config) enum Preset {
     DifyWeb,
     PluginDaemon,
     Sandbox,
+    LocalSandbox,
     Weaviate,
     Qdrant,
     Milvus,

@@ -26,7 +26,7 @@ fn answered(outcome: Outcome, status: u16) -> Arc<ProbeReport> {
 
 #[test]
 fn who_never_answered_is_not_there_and_who_did_is_away_for_half_a_minute() {
-    let (mut keeper, start) = (Keeper::new(7), Instant::now());
+    let (mut keeper, start) = (Keeper::new(7), World::of(1, 1).start);
     let slot = keeper.reconcile(plan(), start)[0];
     let at = |seconds: u64| start + Duration::from_secs(seconds);
     let ticket = |probe| Ticket {
