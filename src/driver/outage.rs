@@ -53,6 +53,13 @@ impl Driver {
         }
     }
 
+    /// The dependencies that fail for a pool, where few requests are to be sent for that.
+    pub(super) fn outage(&self, upstream: usize, pool: &PoolName, now: Instant) -> Option<Arc<str>> {
+        let rule = self.serving.get(upstream)?.upstream.settings.all_down;
+        let lacks = self.pool(upstream, pool).any(|(_, known)| known.lacks_shared(now));
+        (lacks && rule == AllDown::Auto).then(|| self.lacked(upstream, pool, now).into())
+    }
+
     /// The components that endpoints of a pool lack, in one line.
     pub(super) fn lacked(&self, upstream: usize, pool: &PoolName, now: Instant) -> String {
         let lacked = self.pool(upstream, pool).flat_map(|(_, known)| known.lacked(now));

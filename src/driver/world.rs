@@ -294,7 +294,8 @@ impl Driver {
         let serving = self.serving.get(upstream);
         let ring = serving.and_then(|serving| serving.members(pool)?.ring.clone());
         let Some(best) = best else {
-            let candidates = if serves && self.is_open(upstream, now) {
+            let is_open = serves && self.is_open(upstream, now);
+            let candidates = if is_open {
                 let asked = self.serving(upstream).filter(|(_, known)| known.state == State::Down);
                 asked
                     .filter_map(|(watched, known)| self.candidate(watched, known, true, now))
@@ -307,7 +308,7 @@ impl Driver {
                 reserve: Box::default(),
                 ring,
                 failing: self.failing(upstream, pool, now).into(),
-                outage: None,
+                outage: self.outage(upstream, pool, now).filter(|_| is_open),
             };
         };
         if let Some(serving) = self.serving.get_mut(upstream).filter(|_| serves) {

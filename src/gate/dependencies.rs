@@ -28,6 +28,8 @@ pub struct Dependencies {
     held: Option<Instant>,
     /// Whether its last fall was the pool's rather than its own.
     excused: bool,
+    /// When the last shared failure ended.
+    over: Option<Instant>,
 }
 
 impl Dependencies {
@@ -97,6 +99,16 @@ impl Dependencies {
     /// It is known whose failure it is.
     pub fn release(&mut self) {
         self.held = None;
+    }
+
+    /// A failure that its pool shared is over.
+    pub fn end_shared(&mut self, now: Instant) {
+        self.over = Some(now);
+    }
+
+    /// Whether a failure that its pool shared was over only after `since`.
+    pub fn ended_after(&self, since: Instant) -> bool {
+        self.over.is_some_and(|over| since <= over)
     }
 
     /// Notes whether its last fall was the pool's rather than its own.

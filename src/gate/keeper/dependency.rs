@@ -7,11 +7,14 @@
 //! - **It is no flapping**, and requests that fail for it accuse nobody.
 
 use std::collections::BTreeSet;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::{Cause, Effect, FailureClass, Health, Keeper, Known, Outcome, ProbeReport, Slot, State, Ticket, Worth};
 use crate::gate::passive::{Standing, TrafficFailure};
 use crate::gate::schedule::CONFIRM;
+
+/// A process that fell silent so long ago at the most did so for the failure that is shared now.
+const RECENT: Duration = Duration::from_secs(10);
 
 impl Keeper {
     /// What an answer is worth, and the outcome that counts.
@@ -31,8 +34,9 @@ impl Keeper {
             known.degraded = false;
         }
         // Requests that wait for the dependency may have filled the process.
-        let silent = report.outcome.class() == Some(FailureClass::Timeout);
-        if silent && known.verdicts.len() > 1 && known.lacks_shared(now) {
+        let silent = report.outcome.class() == Some(FailureClass::Timeout) && known.verdicts.len() > 1;
+        let asked = now.checked_sub(report.phases.total).unwrap_or(now);
+        if silent && (known.lacks_shared(now) || known.dependencies.ended_after(asked)) {
             worth = Worth::Frozen;
         }
         (worth, report.outcome.clone())
@@ -107,6 +111,9 @@ impl Keeper {
             if let Some(known) = self.known.get_mut(slot) {
                 known.shared.clone_from(&failing);
                 known.dependencies.release();
+                if failing.is_empty() {
+                    known.dependencies.end_shared(now);
+                }
             }
             if !failing.is_empty() {
                 self.take_back(slot, now);
@@ -143,21 +150,11 @@ impl Keeper {
         {
             known.passive.clear(now);
         }
-        let Known {
-            verdicts,
-            dependencies,
-            terms,
-            shared,
-            ..
-        } = known;
-        for (probe, (_, health)) in verdicts.iter_mut().enumerate() {
-            let refusal = Outcome::Fail {
-                class: FailureClass::Status,
-                detail: String::new(),
-            };
-            let failed = dependencies.latest(probe).unwrap_or_default();
-            let was_up = !matches!(health, Health::Unknown { .. });
-            if was_up && terms.components.weigh(&refusal, failed, shared) == Worth::Frozen {
+        let excused: Vec<bool> = (0..known.verdicts.len())
+            .map(|probe| failed_for_it(known, probe, now))
+            .collect();
+        for ((_, health), excused) in known.verdicts.iter_mut().zip(excused) {
+            if excused && !matches!(health, Health::Unknown { .. }) {
                 *health = Health::Up { fails: 0 };
             }
         }
@@ -206,6 +203,26 @@ impl Keeper {
         let lacks = |known: &Known| known.lacks_shared(now) || known.dependencies.is_held();
         !is_own(failure) && self.known.get(slot).is_some_and(lacks)
     }
+}
+
+/// Whether a probe fails for a dependency that its pool shares: its latest answer names nothing else, or it has been silent for a moment beside one that
+/// names it, since requests that wait for the dependency have filled the process.
+fn failed_for_it(known: &Known, probe: usize, now: Instant) -> bool {
+    let refusal = Outcome::Fail {
+        class: FailureClass::Status,
+        detail: String::new(),
+    };
+    let failed = known.dependencies.latest(probe).unwrap_or_default();
+    if known.terms.components.weigh(&refusal, failed, &known.shared) == Worth::Frozen {
+        return true;
+    }
+    let Some((plan, _)) = known.verdicts.get(probe) else {
+        return false;
+    };
+    let mut answers = known.history.iter().rev().filter(|record| record.probe == plan.name);
+    let is_silent = answers.next().map(|record| record.report.outcome.class()) == Some(Some(FailureClass::Timeout));
+    let recently = known.state != State::Down || now.saturating_duration_since(known.since) < RECENT;
+    is_silent && recently && known.lacks_shared(now)
 }
 
 /// Whether a request failed in a way that no dependency explains: the process does not take connections, or breaks them.

@@ -45,6 +45,8 @@ enum Answer {
     Lacks(&'static str),
     /// Of several probes the first one is silent, and the others pass.
     Frozen,
+    /// Of several probes the first one is silent, and the others name this component.
+    Clogged(&'static str),
 }
 
 fn report(outcome: Outcome) -> Arc<ProbeReport> {
@@ -78,7 +80,19 @@ fn plans(count: usize, probes: usize, terms: &Arc<Terms>) -> Vec<EndpointPlan> {
             pool: PoolName::new("main"),
             address: Address::parse(&format!("10.0.0.{}:80", n + 1)).unwrap(),
         },
-        probes: (0..probes).map(|_| Arc::default()).collect(),
+        probes: (0..probes)
+            .map(|probe| {
+                let name = if probe == 0 {
+                    "default".to_owned()
+                } else {
+                    format!("probe-{probe}")
+                };
+                Arc::new(ProbePlan {
+                    name: name.into(),
+                    ..ProbePlan::default()
+                })
+            })
+            .collect(),
         terms: terms.clone(),
     });
     plans.collect()
@@ -121,8 +135,9 @@ impl World {
             Answer::Silent => (1_000, fail(FailureClass::Timeout)),
             Answer::Lacks(_) if asks_process => (2, Outcome::Pass),
             Answer::Lacks(_) => (2, fail(FailureClass::Status)),
-            Answer::Frozen if asks_process => (1_000, fail(FailureClass::Timeout)),
-            Answer::Frozen => (2, Outcome::Pass),
+            Answer::Clogged(_) if !asks_process => (2, fail(FailureClass::Status)),
+            Answer::Frozen | Answer::Clogged(_) if asks_process => (1_000, fail(FailureClass::Timeout)),
+            Answer::Frozen | Answer::Clogged(_) => (2, Outcome::Pass),
             Answer::NotFound => (2, Outcome::Misconfigured { detail: "404".into() }),
             Answer::Sheds(seconds) => (2, Outcome::Sheds { seconds }),
             Answer::Unresolvable => (
@@ -134,10 +149,11 @@ impl World {
         };
         let mut report = report(outcome);
         let told = Arc::make_mut(&mut report);
+        told.phases.total = after * MS;
         if asks_process {
             return (self.now + after * MS, ticket, report);
         }
-        if let Answer::Lacks(component) = self.answers[place(ticket.slot)] {
+        if let Answer::Lacks(component) | Answer::Clogged(component) = self.answers[place(ticket.slot)] {
             told.components = [(component.to_owned(), false)].into();
             told.failed = vec![component.to_owned()];
         } else if told.outcome.is_pass() {

@@ -60,6 +60,36 @@ fn a_probe_of_the_process_takes_back_nothing_that_the_other_one_says() {
 }
 
 #[test]
+fn a_process_that_is_full_of_what_waits_for_the_dependency_is_not_out_for_that() {
+    let mut world = two_probes(2);
+    // The process falls silent first, and is out.
+    world.answers[0] = Answer::Frozen;
+    world.until(0, State::Down);
+    world.answers = vec![Answer::Clogged("cache"); 2];
+    let rules = [(
+        "cache",
+        ComponentRule {
+            on_failure: OnFailure::Eject,
+            shared: true,
+        },
+    )];
+    let rules = ComponentRules(rules.map(|(name, rule)| (name.to_owned(), rule)).into());
+    let terms = Arc::new(Terms {
+        components: rules,
+        ..Terms::default()
+    });
+    let now = world.now;
+    world.keeper.reconcile(plans(2, 2, &terms), now);
+    world.run(5_000);
+    assert_eq!(world.states(), [State::Up; 2]);
+    world.run(60_000);
+    assert_eq!(world.states(), [State::Up; 2]);
+    world.answers = vec![Answer::Healthy, Answer::Frozen];
+    world.until(1, State::Down);
+    assert_eq!(world.states()[0], State::Up);
+}
+
+#[test]
 fn a_process_that_is_silent_beside_a_well_service_is_out() {
     let mut world = two_probes(2);
     world.answers[1] = Answer::Frozen;

@@ -31,7 +31,8 @@ impl Heard {
             | Answer::Unresolvable
             | Answer::Sheds(_)
             | Answer::Lacks(_)
-            | Answer::Frozen => {}
+            | Answer::Frozen
+            | Answer::Clogged(_) => {}
         }
     }
 
