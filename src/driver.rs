@@ -305,7 +305,10 @@ impl Driver {
                         self.note_overrides();
                     }
                 }
-                Effect::Publish(slot) => self.mark(slot, Due::Now),
+                Effect::Publish(slot) => {
+                    self.mark(slot, Due::Now);
+                    self.tell_waiting(slot);
+                }
                 Effect::Grow(slot) => self.mark(slot, Due::Soon),
                 Effect::Shared { at, component, failing } => {
                     self.share(&at, &component, failing);

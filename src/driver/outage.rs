@@ -4,14 +4,27 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::Driver;
 use super::world::Due;
+use super::{Driver, Slot};
 use crate::gate::components::AllDown;
 use crate::gate::names::{EndpointId, PoolName};
 use crate::gate::state::Tier;
 use crate::upstream::snapshot::Candidate;
 
 impl Driver {
+    /// Requests that wait on an endpoint which lacks a dependency of its pool, and may be sent again, wait no longer.
+    pub(super) fn tell_waiting(&mut self, slot: Slot) {
+        let now = self.clock.now();
+        if !self.keeper.get(slot).is_some_and(|known| known.lacks_shared(now)) {
+            return;
+        }
+        if let Some(serving) = self.serving_of(slot)
+            && serving.upstream.settings.all_down == AllDown::Auto
+        {
+            serving.lost.push(slot);
+        }
+    }
+
     /// A dependency of a pool fails from now on, or does no longer. Requests that wait on its endpoints and may be sent again wait no longer.
     pub(super) fn begin_outage(&mut self, at: &EndpointId, failing: bool) {
         let found = self
@@ -46,10 +59,12 @@ impl Driver {
         if serves || lacking.is_empty() {
             return (candidates(able), None);
         }
+        let mut all = candidates(lacking);
+        all.extend(candidates(able));
         match rule.unwrap_or_default() {
-            AllDown::Open => (candidates(lacking), None),
+            AllDown::Open => (all, None),
             AllDown::Closed => (Vec::new(), None),
-            AllDown::Auto => (candidates(lacking), Some(self.lacked(upstream, pool, now).into())),
+            AllDown::Auto => (all, Some(self.lacked(upstream, pool, now).into())),
         }
     }
 

@@ -135,7 +135,7 @@ impl Driver {
     }
 
     /// How the upstream of an endpoint is served.
-    fn serving_of(&mut self, slot: Slot) -> Option<&mut Serving> {
+    pub(super) fn serving_of(&mut self, slot: Slot) -> Option<&mut Serving> {
         self.serving.get_mut(self.endpoints.get(slot)?.upstream)
     }
 

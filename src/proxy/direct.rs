@@ -203,8 +203,10 @@ impl Gateway {
         let Some(course) = &exchange.course else {
             return Err(Error::explain(ErrorType::InternalError, "a request without a route").into());
         };
-        let recallable =
-            course.class == RetryClass::Idempotent && course.made <= course.upstream.owner().settings.retry.attempts;
+        // One that tries endpoints which lack a dependency has a deadline of its own.
+        let tries = course.attempt.as_ref().is_some_and(|attempt| attempt.pass.is_some());
+        let may_go = course.made <= course.upstream.owner().settings.retry.attempts;
+        let recallable = course.class == RetryClass::Idempotent && may_go && !tries;
         let called = self.called(exchange, endpoint, recallable);
         let to_head = session.req_header().method == Method::HEAD;
         let upgrades = tunnel::is_asked_for(session.req_header());

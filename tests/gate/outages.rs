@@ -189,3 +189,24 @@ async fn a_fallback_that_has_the_dependency_stands_in() {
     let answer = ask(edge(&gate), "GET /v1/info").await;
     assert_eq!((answer.status, answer.instance()), (200, "dify-2"));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_waits_on_an_endpoint_that_is_found_to_lack_it_later_is_told_as_well() {
+    let difys = instances::<3>().await;
+    let gate = gate_before(&addresses(&difys), &shared("cache")).await;
+    // The service beside the last one repeats an older answer.
+    lack(&difys[..2], "cache", HANGS);
+    difys[2].set(|switches| switches.traffic = HANGS);
+    until_named(&gate, "cache").await;
+    let mut waiting = Vec::new();
+    for _ in 0..4 {
+        let mut wire = Wire::to(edge(&gate)).await;
+        wire.send("GET /v1/info HTTP/1.1\r\nHost: h\r\n\r\n").await;
+        waiting.push(wire);
+    }
+    until("all of them to wait there", async || difys[2].tally().traffic() == 4).await;
+    lack(&difys[2..], "cache", HANGS);
+    for wire in &mut waiting {
+        assert_told(&wire.answer().await, "cache");
+    }
+}

@@ -78,7 +78,7 @@ impl Keeper {
         let started = track.started.unwrap_or(now);
         let is_down = health == Health::Down { passes: 0 };
         // Of a dependency that fails for all, the first pass is worth the most.
-        let waits = |known: &Known| known.dependencies.is_held() || known.lacks_shared(now);
+        let waits = |known: &Known| known.dependencies.is_held() || !known.shared.is_empty();
         let waits = !is_down && self.known.get(slot).is_some_and(waits);
         let hasty = (is_down || waits || health.is_unsure()) && self.haste.take(self.known.len(), now);
         let wait = if is_down {

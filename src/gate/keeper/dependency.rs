@@ -60,6 +60,18 @@ impl Keeper {
         holds
     }
 
+    /// Asks the other probes of an endpoint at once: its requests may wait for what it depends on.
+    pub(super) fn ask_others_of(&mut self, slot: Slot, now: Instant) {
+        let probes = self.tracks.get(slot).map_or(0, Vec::len);
+        for probe in 1..probes {
+            let track = self.track(slot, probe).copied();
+            let is_old = |at: Instant| now.saturating_duration_since(at) >= CONFIRM;
+            if let Some(track) = track.filter(|track| track.started.is_none_or(is_old)) {
+                self.due(slot, probe, track.cycle, now);
+            }
+        }
+    }
+
     /// Asks the other endpoints of a pool at once what one has been asked.
     pub(super) fn ask_others(&mut self, ticket: Ticket, now: Instant) {
         for slot in self.pool_of(ticket.slot).to_vec() {

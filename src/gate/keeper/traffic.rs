@@ -120,6 +120,7 @@ impl Keeper {
         };
         if known.state.tier().is_some() && known.passive.note_silence(now) {
             self.ask_now(slot, now);
+            self.ask_others_of(slot, now);
         }
     }
 
