@@ -1,4 +1,6 @@
-//! A database that all instances share stops and starts again: how long the gate takes to name it, and how long until users are served again.
+//! A database that all instances share stops and starts again: how long the gate takes to name it, and how long until users are served again. Then a
+//! Redis that all share is away for half a minute, in which every request would hang: who waits, who is served, and what runs for nobody, by each
+//! `all_down`.
 //!
 //! `cargo bench --bench outage`. A real PostgreSQL, three simulated Dify instances each with a `difygate healthz` of its own, and the gate before them
 //! on its defaults; the gate, the services and the database are processes of their own. Twenty users a second ask all the time, and as long as the database
@@ -176,20 +178,26 @@ struct Stage {
     _folder: tempfile::TempDir,
     _processes: Vec<Process>,
     difys: Vec<SimulatedDify>,
+    cluster: Cluster,
     edge: String,
     admin: String,
 }
 
 impl Stage {
     async fn before(database: &Database) -> Self {
+        let port = database.address.port();
+        let check = format!("database: {{postgres: {{host: 127.0.0.1, port: {port}, user: postgres}}}}");
+        Self::with(&check, "components: {database: {shared: true}}").await
+    }
+
+    /// The services make this check, and the gate has these keys.
+    async fn with(check: &str, keys: &str) -> Self {
         let (folder, cluster) = (tempfile::tempdir().unwrap(), Cluster::new());
         let (mut difys, mut processes, mut endpoints) = (Vec::new(), Vec::new(), Vec::new());
         for number in 0..3 {
             let dify = SimulatedDify::start(&cluster, &format!("dify-{number}")).await.unwrap();
-            let (at, port) = (free_port(), database.address.port());
-            let text = format!(
-                "listen: \"{at}\"\nchecks:\n  database: {{postgres: {{host: 127.0.0.1, port: {port}, user: postgres}}}}\n"
-            );
+            let at = free_port();
+            let text = format!("listen: \"{at}\"\nchecks:\n  {check}\n");
             let path = file(folder.path(), &format!("healthz-{number}.yaml"), &text);
             processes.push(difygate("healthz", &path));
             let (address, port) = (dify.address(), at.port());
@@ -198,7 +206,7 @@ impl Stage {
         }
         let (edge, admin) = (free_port(), free_port());
         let text = format!(
-            "listeners: [{{address: \"{edge}\"}}]\nadmin: {{address: \"{admin}\"}}\nserver: {{state_dir: \"off\"}}\nlog: {{access: \"off\"}}\nupstreams:\n  dify:\n    probe: {{path: /healthz}}\n    components: {{database: {{shared: true}}}}\n    pools: {{main: {{endpoints: [{}]}}}}\n",
+            "listeners: [{{address: \"{edge}\"}}]\nadmin: {{address: \"{admin}\"}}\nserver: {{state_dir: \"off\"}}\nlog: {{access: \"off\"}}\nupstreams:\n  dify:\n    probe: {{path: /healthz}}\n    {keys}\n    pools: {{main: {{endpoints: [{}]}}}}\n",
             endpoints.join(", ")
         );
         processes.push(difygate("run", &file(folder.path(), "gate.yaml", &text)));
@@ -206,6 +214,7 @@ impl Stage {
             _folder: folder,
             _processes: processes,
             difys,
+            cluster,
             edge: format!("http://{edge}"),
             admin: format!("http://{admin}"),
         }
@@ -252,4 +261,106 @@ async fn main() {
     tell("starts: until a user is served again", served);
     tell("  users who asked in vain until then", vain);
     tell("starts: until all three serve, none is named", whole);
+    drop(stage);
+    println!("\nRedis away for 30 s, by all_down          asked failed  >5 s  left  runs  most  back");
+    for rule in ["open", "closed", "auto"] {
+        without_redis(rule).await;
+    }
+}
+
+/// How long Redis is away, and after how many seconds a user leaves, as the client of this crate does.
+const AWAY: Duration = Duration::from_secs(30);
+const LEAVES: u64 = 15;
+/// How long a request hangs in an instance without its Redis.
+const HANGS: Duration = Duration::from_secs(30);
+
+/// One request: when it was asked, how long it took, whether it was served, and whether it was a prompt.
+type Asked = (Instant, Duration, bool, bool);
+
+/// Twenty users a second who read, and four who have a prompt answered.
+async fn visitors(edge: String, log: Arc<Mutex<Vec<Asked>>>) {
+    for number in 0_u64.. {
+        let (edge, log, start) = (edge.clone(), log.clone(), Instant::now());
+        let is_prompt = number % 6 == 5;
+        tokio::spawn(async move {
+            let answer = if is_prompt {
+                let body = r#"{"inputs": {"events": 1}, "query": "q", "user": "u", "response_mode": "blocking"}"#;
+                client::send(http::Method::POST, &edge, "/v1/chat-messages", &[], body.into()).await
+            } else {
+                client::get(&edge, "/v1/parameters").await
+            };
+            let is_served = answer.is_ok_and(|(status, _)| status.is_success());
+            log.lock().unwrap().push((start, start.elapsed(), is_served, is_prompt));
+        });
+        sleep(Duration::from_millis(42)).await;
+    }
+}
+
+/// The most requests under way on one instance, looked at ten times a second.
+async fn watch_load(admin: String, most: Arc<Mutex<u64>>) {
+    loop {
+        if let Ok((_, body)) = client::get(&admin, "/api/v1/status").await {
+            let status: Value = serde_json::from_slice(&body).unwrap();
+            let endpoints = status["upstreams"][0]["pools"][0]["endpoints"].as_array().unwrap();
+            let load = endpoints
+                .iter()
+                .filter_map(|one| one["in_flight"].as_u64())
+                .max()
+                .unwrap();
+            let mut most = most.lock().unwrap();
+            *most = load.max(*most);
+        }
+        sleep(Duration::from_millis(100)).await;
+    }
+}
+
+fn redis(at: SocketAddr) -> Process {
+    let mut command = Command::new("redis-server");
+    command.args(["--port", &at.port().to_string(), "--bind", "127.0.0.1", "--save", ""]);
+    Process(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap())
+}
+
+#[allow(clippy::print_stdout)]
+async fn without_redis(rule: &str) {
+    let at = free_port();
+    let mut server = Some(redis(at));
+    let check = format!("cache: {{redis: {{host: 127.0.0.1, port: {}}}}}", at.port());
+    let keys = format!("components: {{cache: {{shared: true}}}}\n    all_down: {rule}");
+    let stage = Stage::with(&check, &keys).await;
+    until(&stage.admin, are_well).await;
+    let (log, most) = (Arc::default(), Arc::default());
+    let asking = tokio::spawn(visitors(stage.edge.clone(), Arc::clone(&log)));
+    let watching = tokio::spawn(watch_load(stage.admin.clone(), Arc::clone(&most)));
+    sleep(Duration::from_secs(5)).await;
+    let away = Instant::now();
+    server.take();
+    stage.give(Traffic::RedisDown(HANGS));
+    sleep(AWAY).await;
+    server.replace(redis(at));
+    stage.give(Traffic::Normal);
+    let back = Instant::now();
+    until(&stage.admin, are_well).await;
+    sleep(Duration::from_secs(5)).await;
+    asking.abort();
+    watching.abort();
+    sleep(Duration::from_secs(5)).await;
+    let mut log: Vec<Asked> = log.lock().unwrap().clone();
+    log.sort();
+    let during = || log.iter().filter(|(asked, ..)| (away..back).contains(asked));
+    let slower = |seconds| during().filter(|(_, took, ..)| took.as_secs() >= seconds).count();
+    let answered = log
+        .iter()
+        .filter(|(_, _, served, is_prompt)| *served && *is_prompt)
+        .count() as u64;
+    let served = log.iter().find(|(asked, _, served, _)| *asked >= back && *served);
+    println!(
+        "{rule:<40} {:>6} {:>6} {:>5} {:>5} {:>5} {:>5} {:>5.2}",
+        during().count(),
+        during().filter(|(_, _, served, _)| !served).count(),
+        slower(5),
+        slower(LEAVES),
+        stage.cluster.started() - answered,
+        most.lock().unwrap(),
+        served.map_or(f64::NAN, |(asked, ..)| (*asked - back).as_secs_f64()),
+    );
 }

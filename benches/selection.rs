@@ -74,6 +74,7 @@ fn choosing(c: &mut Criterion) {
                 candidates: candidates.into(),
                 reserve: Box::default(),
                 failing: "".into(),
+                outage: None,
                 ring: balance.contains("hash").then_some(ring),
             };
             let choose = || {

@@ -25,6 +25,7 @@ use crate::upstream::{Endpoint, Roster};
 
 mod fullness;
 mod looking;
+mod outage;
 mod past;
 mod roster;
 mod slow;
@@ -217,6 +218,8 @@ impl Driver {
                 at,
             } => {
                 let report = self.excused(report, at);
+                let report = self.keeper.interpret(ticket, report, at);
+                self.tell_absent(ticket, &report);
                 self.count(ticket, &report);
                 let under_way = self.under_way_by_now(ticket, &report, under_way, asked);
                 self.keeper.handle_probe(ticket, report, under_way, at);
@@ -320,9 +323,15 @@ impl Driver {
                         self.note_overrides();
                     }
                 }
-                Effect::Publish(slot) => self.mark(slot, Due::Now),
+                Effect::Publish(slot) => {
+                    self.mark(slot, Due::Now);
+                    self.tell_waiting(slot);
+                }
                 Effect::Grow(slot) => self.mark(slot, Due::Soon),
-                Effect::Shared { at, component, failing } => self.share(&at, &component, failing),
+                Effect::Shared { at, component, failing } => {
+                    self.share(&at, &component, failing);
+                    self.begin_outage(&at, failing);
+                }
                 Effect::Spare(id, failure, why) => self.spare(&id, failure, why),
                 Effect::Slow(id, Some((ms, median))) => {
                     warn!(endpoint = %id, ms, median, "endpoint answers much later than the others")
@@ -387,7 +396,16 @@ impl Driver {
         let mut others = self.routable(watched.upstream, &id.pool);
         // Where those who are left keep their own requests waiting, nothing is won, and their queues would overflow.
         let elsewhere = others.any(|(other, _)| other.endpoint.slot != slot && other.endpoint.pulse.hush(now) == 0);
-        let rescued = if elsewhere { watched.endpoint.recall.call() } else { 0 };
+        // During an outage they are told so, except for those that may try.
+        let in_vain = self
+            .keeper
+            .get(slot)
+            .is_some_and(|known| known.lacks_shared(self.clock.now()));
+        let rescued = if elsewhere || in_vain {
+            watched.endpoint.recall.call()
+        } else {
+            0
+        };
         if rescued > 0 {
             info!(endpoint = %id, requests = rescued, "waiting requests are sent elsewhere");
         }

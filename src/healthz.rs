@@ -17,6 +17,7 @@ mod check;
 mod connection;
 mod files;
 mod mysql;
+mod opportunistic;
 mod postgres;
 mod redis;
 mod rounds;
@@ -31,7 +32,7 @@ use crate::probe::spec::ProbeSpec;
 
 pub use files::{Needed, Sha256};
 pub use mysql::Mysql;
-pub use postgres::Postgres;
+pub use postgres::{Postgres, Security};
 pub use redis::{Login, Redis, Sentinels, Whereabouts};
 pub use server::{Service, ServiceError};
 

@@ -430,10 +430,16 @@ proptest! {
 
 /// The route table of the nginx in Dify's docker compose, and where its edges are: prefixes of bytes, not of segments.
 #[test]
-fn the_compose_file_sends_every_path_where_difys_nginx_does() {
+fn the_compose_files_send_every_path_where_difys_nginx_does() {
+    for file in ["conf/dify-compose.yaml", "conf/compose/gate.yaml"] {
+        sends_paths_as_nginx_does(file);
+    }
+}
+
+fn sends_paths_as_nginx_does(file: &str) {
     use difygate::config::Target;
     use difygate::gate::route::{RouteRow, RouteTable};
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("conf/dify-compose.yaml");
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(file);
     let config = config::load(&path, &config::unset).unwrap();
     let rows = config.routes.iter().enumerate().map(|(index, route)| RouteRow {
         hosts: route.hosts.clone(),
@@ -448,6 +454,7 @@ fn the_compose_file_sends_every_path_where_difys_nginx_does() {
         ("/apix", "api"),
         ("/v1/chat-messages", "api"),
         ("/v1beta", "api"),
+        ("/openapi/v1/apps", "api"),
         ("/files/x/file-preview?sign=a", "api"),
         ("/mcp/server/x/mcp", "api"),
         ("/triggers/webhook/x", "api"),
@@ -464,7 +471,7 @@ fn the_compose_file_sends_every_path_where_difys_nginx_does() {
         let route = &config.routes[table.find("dify.example", path.split('?').next().unwrap()).unwrap()];
         assert!(
             matches!(&route.target, Target::Upstream(name) if name.as_str() == expected),
-            "{path}"
+            "{file}: {path}"
         );
     }
 }

@@ -283,6 +283,7 @@ impl ProbeView {
                 Outcome::Fail { detail, .. }
                 | Outcome::Misconfigured { detail }
                 | Outcome::Leaving { detail }
+                | Outcome::Absent { detail }
                 | Outcome::Unknown { detail } => Some(detail.clone()),
             },
             status: report.status,

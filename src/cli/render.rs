@@ -26,11 +26,22 @@ pub(super) fn status(status: &Status) -> String {
         "difygate {}, up {} s, {}",
         status.version, status.uptime_seconds, status.config.path
     );
-    std::iter::once(head)
+    let shared = status.upstreams.iter().filter_map(shared_failure);
+    shared
+        .chain(std::iter::once(head))
         .chain(guard(&status.guard))
         .chain(status.upstreams.iter().map(upstream))
         .collect::<Vec<_>>()
         .join("\n\n")
+}
+
+/// The dependency that fails for a whole pool, if one does. It comes first, since it explains the rest.
+fn shared_failure(upstream: &UpstreamView) -> Option<String> {
+    let component = upstream.shared_failure.as_ref()?;
+    Some(format!(
+        "DEPENDENCY FAILS: {component}, on most instances of upstream {}; no instance is ejected for it",
+        upstream.name
+    ))
 }
 
 /// Who asks for guarded paths too often, if anybody does.

@@ -99,6 +99,7 @@ fn header(line: &str) -> anyhow::Result<(http::HeaderName, http::HeaderValue)> {
 fn tell(report: &ProbeReport) -> String {
     let verdict = match &report.outcome {
         Outcome::Pass => "pass".to_owned(),
+        Outcome::Absent { detail } => format!("absent: {detail}"),
         Outcome::Fail { class, detail } => format!("fail ({class}): {detail}"),
         Outcome::Misconfigured { detail } => format!("fail (status), and the probe looks misconfigured: {detail}"),
         Outcome::Sheds { seconds } => format!("fail (status 429): the instance asks to be spared for {seconds} s"),

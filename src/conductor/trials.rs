@@ -256,7 +256,7 @@ fn spec_name(spec: &ProbeSpec) -> String {
 
 fn failure(outcome: &Outcome) -> Option<String> {
     match outcome {
-        Outcome::Pass => None,
+        Outcome::Pass | Outcome::Absent { .. } => None,
         Outcome::Sheds { .. } => Some("it answered 429".to_owned()),
         Outcome::Fail { detail, .. }
         | Outcome::Misconfigured { detail }

@@ -1,7 +1,7 @@
 //! What the file says about probes becomes what is sent: an endpoint's keys over its upstream's, over a preset's, over the defaults.
 
 use std::collections::BTreeMap;
-use std::num::NonZeroU32;
+use std::num::{NonZeroU16, NonZeroU32};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,6 +10,7 @@ use indexmap::IndexMap;
 use super::parse::Findings;
 use super::raw::{ClientTls, Expect as RawExpect, Fall as RawFall, Live, Preset, Probe};
 use super::scalars::{Pattern, Time, UrlPath};
+use crate::gate::components::{ComponentRule, OnFailure};
 use crate::gate::health::{FailureClass, Fall, ProbePlan};
 use crate::gate::liveness::LivePlan;
 use crate::probe::spec::{Expect, ProbeSpec};
@@ -52,7 +53,7 @@ fn preset(preset: Preset) -> Probe {
             path: path("/healthz"),
             ..probe
         },
-        Preset::DifyApi => Probe {
+        Preset::Dify | Preset::DifyApi => Probe {
             path: path("/health"),
             expect: Some(says_ok),
             ..probe
@@ -82,10 +83,67 @@ pub(super) fn build(
     findings: &mut Findings<'_>,
 ) -> Vec<ProbeSpec> {
     let merged = |probe: &Probe| own.cloned().unwrap_or_default().over(probe.clone());
-    named
-        .iter()
-        .map(|(key, name, probe)| spec(key, name, merged(probe), findings))
-        .collect()
+    let mut specs = Vec::new();
+    for (key, name, probe) in named {
+        let probe = merged(probe);
+        if probe.preset != Some(Preset::Dify) {
+            specs.push(spec(key, name, probe, findings));
+            continue;
+        }
+        let prefix = if name == "default" {
+            String::new()
+        } else {
+            format!("{name}-")
+        };
+        let [process, dependencies] = process_and_dependencies(probe);
+        let mut beside = spec(key, &format!("{prefix}dependencies"), dependencies, findings);
+        beside.plan = Arc::new(ProbePlan {
+            optional: true,
+            ..ProbePlan::clone(&beside.plan)
+        });
+        // What is wrong with keys of both is told of once.
+        let told = findings.errors.len();
+        let process = spec(key, &format!("{prefix}process"), process, findings);
+        findings.errors.truncate(told);
+        specs.extend([process, beside]);
+    }
+    specs
+}
+
+/// Where `difygate healthz` listens beside an instance.
+const BESIDE: NonZeroU16 = NonZeroU16::MIN.saturating_add(9_900);
+
+/// The two probes of a Dify api: of its process, and of what it depends on, which a service beside it tells in the clear.
+fn process_and_dependencies(probe: Probe) -> [Probe; 2] {
+    let process = Probe {
+        preset: Some(Preset::DifyApi),
+        path: None,
+        port: None,
+        method: None,
+        expect: None,
+        ..probe.clone()
+    };
+    let dependencies = Probe {
+        preset: Some(Preset::DifyHealthz),
+        port: probe.port.or(Some(BESIDE)),
+        tls: Some(ClientTls::Flag(false)),
+        ..probe
+    };
+    [process, dependencies]
+}
+
+/// Whether one of these probes asks for what a Dify api depends on: its database and its cache, which all instances share. Its process is asked by the
+/// gate itself, which can tell a full one from a dead one.
+pub(super) fn dify_components(named: &[(String, String, Probe)]) -> Vec<(&'static str, ComponentRule)> {
+    if !named.iter().any(|(_, _, probe)| probe.preset == Some(Preset::Dify)) {
+        return Vec::new();
+    }
+    let rule = |on_failure, shared| ComponentRule { on_failure, shared };
+    vec![
+        ("database", rule(OnFailure::Eject, true)),
+        ("cache", rule(OnFailure::Eject, true)),
+        ("process", rule(OnFailure::Ignore, false)),
+    ]
 }
 
 fn spec(key: &str, name: &str, probe: Probe, findings: &mut Findings<'_>) -> ProbeSpec {
@@ -112,6 +170,7 @@ fn spec(key: &str, name: &str, probe: Probe, findings: &mut Findings<'_>) -> Pro
             rise: probe.rise.unwrap_or(plan.rise),
             fall: fall(probe.fall, plan.fall.default),
             initial_delay: time(probe.initial_delay, plan.initial_delay),
+            optional: false,
         }),
         path: probe.path.map_or(defaults.path, |path| path.0),
         method: probe

@@ -95,7 +95,7 @@ fn upstream(name: &str, mut raw: raw::Upstream, own: &[SocketAddr], findings: &m
         limits: limits(raw.limits.unwrap_or_default()),
         pools: pools.collect(),
         terms: Arc::new(Terms {
-            components: components(raw.components.unwrap_or_default()),
+            components: components(probes::dify_components(&probes), raw.components.unwrap_or_default()),
             outlier: outlier(&format!("{key}.outlier"), raw.outlier.unwrap_or_default(), findings),
             slow_start: slow_start(raw.slow_start.unwrap_or_default()),
             flapping: flapping(raw.flapping.unwrap_or_default()),
@@ -399,7 +399,8 @@ fn flapping(raw: raw::Flapping) -> FlapRules {
     }
 }
 
-fn components(raw: IndexMap<String, raw::Component>) -> ComponentRules {
+/// The rules of components: those that the file names over those that a preset knows.
+fn components(known: Vec<(&'static str, ComponentRule)>, raw: IndexMap<String, raw::Component>) -> ComponentRules {
     let rule = |raw: raw::Component| ComponentRule {
         on_failure: match raw.on_failure.unwrap_or(raw::OnFailure::Eject) {
             raw::OnFailure::Eject => OnFailure::Eject,
@@ -408,7 +409,12 @@ fn components(raw: IndexMap<String, raw::Component>) -> ComponentRules {
         },
         shared: raw.shared.unwrap_or(false),
     };
-    ComponentRules(raw.into_iter().map(|(name, raw)| (name, rule(raw))).collect())
+    let known = known.into_iter().map(|(name, rule)| (name.to_owned(), rule));
+    ComponentRules(
+        known
+            .chain(raw.into_iter().map(|(name, raw)| (name, rule(raw))))
+            .collect(),
+    )
 }
 
 fn retry(raw: raw::Retry) -> RetryRules {

@@ -3,6 +3,7 @@
 use tracing::{info, warn};
 
 use super::Driver;
+use crate::gate::health::Outcome;
 use crate::gate::keeper::{ProbeReport, Spared, Ticket};
 use crate::gate::names::EndpointId;
 use crate::gate::passive::TrafficFailure;
@@ -36,6 +37,24 @@ impl Driver {
             .ejections_refused
             .with_label_values(&endpoint_labels(id))
             .inc();
+    }
+
+    /// Tells once that there is nobody whom an optional probe asks.
+    pub(super) fn tell_absent(&self, ticket: Ticket, report: &ProbeReport) {
+        let (Outcome::Absent { detail }, Some(known)) = (&report.outcome, self.keeper.get(ticket.slot)) else {
+            return;
+        };
+        let name = known.verdicts.get(ticket.probe).map(|(plan, _)| plan.name.clone());
+        let Some(probe) = name else {
+            return;
+        };
+        let mut before = known.history.iter().rev().filter(|record| record.probe == probe);
+        let was_absent = before
+            .next()
+            .is_some_and(|record| matches!(record.report.outcome, Outcome::Absent { .. }));
+        if !was_absent {
+            info!(endpoint = %known.id, %probe, detail, "optional probe finds nobody");
+        }
     }
 
     pub(super) fn count(&self, ticket: Ticket, report: &ProbeReport) {

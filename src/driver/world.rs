@@ -33,13 +33,13 @@ pub(super) struct Serving {
     /// Whether requests go to endpoints of which none is fit.
     openness: Openness,
     /// Whether what is published of it is out of date.
-    due: Due,
+    pub(super) due: Due,
     /// Until when those who served before another configuration go on while nobody that it names may.
     handover: Option<Instant>,
     /// When it may be published next. Of thousands of endpoints that change within a moment not each one is worth the time for all.
     next: Instant,
     /// Endpoints that are to be rescued from once it is published that they are out.
-    lost: Vec<Slot>,
+    pub(super) lost: Vec<Slot>,
 }
 
 /// So long, at the most.
@@ -50,9 +50,9 @@ const PARTS: u32 = 5;
 
 /// The endpoints of a pool, and their ring where keys decide.
 #[derive(Debug)]
-struct Members {
+pub(super) struct Members {
     pool: PoolName,
-    slots: Vec<Slot>,
+    pub(super) slots: Vec<Slot>,
     ring: Option<Arc<Ring>>,
 }
 
@@ -121,7 +121,7 @@ impl Serving {
         });
     }
 
-    fn members(&self, name: &PoolName) -> Option<&Members> {
+    pub(super) fn members(&self, name: &PoolName) -> Option<&Members> {
         self.pools.iter().find(|members| members.pool == *name)
     }
 }
@@ -135,7 +135,7 @@ impl Driver {
     }
 
     /// How the upstream of an endpoint is served.
-    fn serving_of(&mut self, slot: Slot) -> Option<&mut Serving> {
+    pub(super) fn serving_of(&mut self, slot: Slot) -> Option<&mut Serving> {
         self.serving.get_mut(self.endpoints.get(slot)?.upstream)
     }
 
@@ -260,7 +260,7 @@ impl Driver {
 
     /// An upstream as requests are to see it.
     fn world(&mut self, upstream: usize, now: Instant) -> World {
-        self.settle_pool(upstream);
+        self.settle_pool(upstream, now);
         let names = self.serving.get(upstream).map(|serving| {
             let pools = serving.pools.iter().map(|members| members.pool.clone());
             (
@@ -289,11 +289,13 @@ impl Driver {
 
     /// Who serves in a pool: the best of it and the others in reserve. Where none is fit and it is the pool that `serves`, it may be open.
     fn fit(&mut self, upstream: usize, pool: &PoolName, serves: bool, now: Instant) -> Routable {
-        let best = self.pool(upstream, pool).filter_map(|(_, known)| known.tier()).min();
+        let (all, outage) = self.able(upstream, pool, now);
+        let best = all.iter().map(|candidate| candidate.tier).min();
         let serving = self.serving.get(upstream);
         let ring = serving.and_then(|serving| serving.members(pool)?.ring.clone());
         let Some(best) = best else {
-            let candidates = if serves && self.is_open(upstream, now) {
+            let is_open = serves && self.is_open(upstream, now);
+            let candidates = if is_open {
                 let asked = self.serving(upstream).filter(|(_, known)| known.state == State::Down);
                 asked
                     .filter_map(|(watched, known)| self.candidate(watched, known, true, now))
@@ -305,27 +307,26 @@ impl Driver {
                 candidates,
                 reserve: Box::default(),
                 ring,
-                failing: self.failing(upstream, pool).into(),
+                failing: self.failing(upstream, pool, now).into(),
+                outage: self.outage(upstream, pool, now).filter(|_| is_open),
             };
         };
         if let Some(serving) = self.serving.get_mut(upstream).filter(|_| serves) {
             serving.openness = Openness::default();
         }
-        let all = self
-            .pool(upstream, pool)
-            .filter_map(|(watched, known)| self.candidate(watched, known, false, now));
-        let (candidates, mut reserve): (Vec<_>, Vec<_>) = all.partition(|candidate| candidate.tier == best);
+        let (candidates, mut reserve): (Vec<_>, Vec<_>) = all.into_iter().partition(|candidate| candidate.tier == best);
         reserve.sort_by_key(|candidate| candidate.tier);
         Routable {
             candidates: candidates.into(),
             reserve: reserve.into(),
             ring,
             failing: Arc::default(),
+            outage,
         }
     }
 
     /// An endpoint as requests see it, if it may serve at all, or nobody may and it is `open`.
-    fn candidate(&self, watched: &Watched, known: &Known, open: bool, now: Instant) -> Option<Candidate> {
+    pub(super) fn candidate(&self, watched: &Watched, known: &Known, open: bool, now: Instant) -> Option<Candidate> {
         let tier = known.tier().or(open.then_some(Tier::Accused))?;
         let share = known.share(now);
         let most = self.serving.get(watched.upstream)?.upstream.settings.limits.in_flight;
@@ -347,15 +348,19 @@ impl Driver {
         })
     }
 
-    /// Finds the pool that serves: the active one, or the first fallback with an endpoint that may while the active one has none.
-    fn settle_pool(&mut self, upstream: usize) {
+    /// Finds the pool that serves: the active one, or the first fallback with an endpoint that may while the active one has none. An endpoint that lacks
+    /// a dependency which its pool shares comes last.
+    fn settle_pool(&mut self, upstream: usize, now: Instant) {
         let Some(serving) = self.serving.get(upstream) else {
             return;
         };
         let (settings, active) = (&serving.upstream.settings, &serving.direction.active);
         let may_serve = |pool: &&PoolName| self.pool(upstream, pool).any(|(_, known)| known.tier().is_some());
-        let pools = std::iter::once(active).chain(&settings.fallback);
-        let pool = pools.into_iter().find(may_serve).unwrap_or(active).clone();
+        let lacks = |(_, known): (_, &Known)| known.tier().is_none() || known.lacks_shared(now);
+        let is_able = |pool: &&PoolName| !self.pool(upstream, pool).all(lacks);
+        let pools = || std::iter::once(active).chain(&settings.fallback);
+        let pool = pools().find(is_able).or_else(|| pools().find(may_serve));
+        let pool = pool.unwrap_or(active).clone();
         if serving.pool == pool {
             return;
         }
@@ -393,7 +398,7 @@ impl Driver {
     }
 
     /// What is wrong with the endpoints of a pool, in one line.
-    fn failing(&self, upstream: usize, pool: &PoolName) -> String {
+    fn failing(&self, upstream: usize, pool: &PoolName, now: Instant) -> String {
         let mut by_state = BTreeMap::new();
         for (_, known) in self
             .pool(upstream, pool)
@@ -401,10 +406,9 @@ impl Driver {
         {
             *by_state.entry(known.state).or_insert(0) += 1;
         }
-        let parts: Vec<String> = by_state
-            .iter()
-            .map(|(state, count)| format!("{count} {state}"))
-            .collect();
-        parts.join(", ")
+        let parts = by_state.iter().map(|(state, count)| format!("{count} {state}"));
+        let lacked = self.lacked(upstream, pool, now);
+        let lacked = (!lacked.is_empty()).then(|| format!("failed: {lacked}"));
+        parts.chain(lacked).collect::<Vec<_>>().join(", ")
     }
 }

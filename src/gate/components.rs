@@ -53,32 +53,41 @@ impl ComponentRules {
         self.0.get(component).copied().unwrap_or_default()
     }
 
-    /// What an answer is worth that names these components, while the dependencies in `failing` fail for the whole pool. Only an answer that
-    /// came, with a status or a body that was not expected, can be excused by what it names.
-    pub fn weigh(&self, outcome: &Outcome, components: &BTreeMap<String, bool>, failing: &BTreeSet<String>) -> Worth {
-        let failed = components.iter().filter(|(_, up)| !**up).map(|(name, _)| name);
-        let told = matches!(outcome.class(), Some(FailureClass::Status | FailureClass::Body));
-        let excusable = matches!(outcome, Outcome::Fail { .. });
-        let worst = failed.clone().map(|name| self.of(name).on_failure).max();
-        match worst.filter(|_| told && excusable) {
+    /// What an answer is worth that calls these components failed, while the dependencies in `failing` fail for the whole pool. Only an answer
+    /// that came, with a status or a body that was not expected, can be excused by what it names.
+    pub fn weigh(&self, outcome: &Outcome, failed: &[String], failing: &BTreeSet<String>) -> Worth {
+        let worst = failed.iter().map(|name| self.of(name).on_failure).max();
+        match worst.filter(|_| names_components(outcome)) {
             None => Worth::Face,
             Some(OnFailure::Ignore) => Worth::Pass,
             Some(OnFailure::Degrade) => Worth::Degraded,
-            Some(OnFailure::Eject) => {
-                let mut grave = failed.filter(|name| self.of(name).on_failure == OnFailure::Eject);
-                if grave.all(|name| failing.contains(name)) {
-                    Worth::Frozen
-                } else {
-                    Worth::Face
-                }
-            }
+            Some(OnFailure::Eject) if self.grave(failed).all(|name| failing.contains(name)) => Worth::Frozen,
+            Some(OnFailure::Eject) => Worth::Face,
         }
+    }
+
+    /// Of failed components those that an endpoint cannot do without.
+    fn grave<'a>(&'a self, failed: &'a [String]) -> impl Iterator<Item = &'a String> {
+        let ejects = |name: &&String| self.of(name).on_failure == OnFailure::Eject;
+        failed.iter().filter(ejects)
+    }
+
+    /// Whether an endpoint fails only for components that its pool shares, so that the failure may be everyone's.
+    pub fn may_be_shared(&self, outcome: &Outcome, failed: &[String]) -> bool {
+        let mut grave = self.grave(failed).peekable();
+        names_components(outcome) && grave.peek().is_some() && grave.all(|name| self.of(name).shared)
     }
 
     /// Whether a shared component that fails on `count` of `all` endpoints is one failure of one dependency: on two at least, and on half.
     pub fn is_shared_failure(&self, component: &str, count: usize, all: usize) -> bool {
         self.of(component).shared && count >= 2 && count * 2 >= all
     }
+}
+
+/// Whether a failure is an answer that can name components.
+pub fn names_components(outcome: &Outcome) -> bool {
+    let answered = matches!(outcome.class(), Some(FailureClass::Status | FailureClass::Body));
+    answered && matches!(outcome, Outcome::Fail { .. })
 }
 
 /// Whether to serve when nothing is fit to.
@@ -151,10 +160,9 @@ mod tests {
             class: FailureClass::Status,
             detail: "status 503".into(),
         };
-        let mut components: BTreeMap<String, bool> = [("web".to_owned(), true)].into();
-        components.extend(failed.iter().map(|name| ((*name).to_owned(), false)));
+        let failed: Vec<String> = failed.iter().map(|name| (*name).to_owned()).collect();
         let failing = failing.iter().map(|name| (*name).to_owned()).collect();
-        rules().weigh(&refusal, &components, &failing)
+        rules().weigh(&refusal, &failed, &failing)
     }
 
     #[test]
@@ -183,8 +191,8 @@ mod tests {
             class: FailureClass::Timeout,
             detail: String::new(),
         };
-        let components = [("metrics".to_owned(), false)].into();
-        assert_eq!(rules().weigh(&silence, &components, &BTreeSet::new()), Worth::Face);
+        let failed = ["metrics".to_owned()];
+        assert_eq!(rules().weigh(&silence, &failed, &BTreeSet::new()), Worth::Face);
     }
 
     #[test]

@@ -52,6 +52,12 @@ impl Flapping {
         self.until.is_some()
     }
 
+    /// The last change was not its own.
+    pub fn forgive(&mut self) {
+        self.changes.pop_back();
+        self.until = None;
+    }
+
     /// The changes that count still, and until when it is held down.
     pub fn told(&self) -> (Vec<Instant>, Option<Instant>) {
         (self.changes.iter().copied().collect(), self.until)

@@ -66,6 +66,11 @@ impl fmt::Display for FailureClass {
 pub enum Outcome {
     /// Everything expected was there.
     Pass,
+    /// Nobody answers an optional probe, and nobody ever did: there is no such service beside this endpoint. It counts as a pass.
+    Absent {
+        /// What came of the question.
+        detail: String,
+    },
     /// Something was not; `detail` is one line for people.
     Fail {
         /// The kind of failure.
@@ -99,7 +104,7 @@ pub enum Outcome {
 impl Outcome {
     /// Whether the endpoint passed.
     pub fn is_pass(&self) -> bool {
-        matches!(self, Self::Pass)
+        matches!(self, Self::Pass | Self::Absent { .. })
     }
 
     /// Whether it says anything about the endpoint.
@@ -112,14 +117,15 @@ impl Outcome {
         match self {
             Self::Fail { class, .. } => Some(*class),
             Self::Misconfigured { .. } | Self::Leaving { .. } | Self::Sheds { .. } => Some(FailureClass::Status),
-            Self::Pass | Self::Unknown { .. } => None,
+            Self::Pass | Self::Absent { .. } | Self::Unknown { .. } => None,
         }
     }
 
-    /// The stable word: `pass`, `fail` or `unknown`.
+    /// The stable word: `pass`, `absent`, `fail` or `unknown`.
     pub fn as_str(&self) -> &'static str {
         match self {
             Self::Pass => "pass",
+            Self::Absent { .. } => "absent",
             Self::Fail { .. } | Self::Misconfigured { .. } | Self::Leaving { .. } | Self::Sheds { .. } => "fail",
             Self::Unknown { .. } => "unknown",
         }
@@ -159,6 +165,8 @@ pub struct ProbePlan {
     pub fall: Fall,
     /// How long after an endpoint appears its first probe is sent.
     pub initial_delay: Duration,
+    /// Whether it asks a service that need not be there.
+    pub optional: bool,
 }
 
 /// The plan of a probe of which nothing else is said: two answers in a row, two seconds apart, within a second each.
@@ -175,6 +183,7 @@ impl Default for ProbePlan {
                 by_class: BTreeMap::new(),
             },
             initial_delay: Duration::ZERO,
+            optional: false,
         }
     }
 }
@@ -210,7 +219,7 @@ impl Health {
     #[must_use]
     pub fn observe(self, outcome: &Outcome, plan: &ProbePlan) -> Self {
         match (outcome, outcome.class()) {
-            (Outcome::Pass, _) => self.passed(plan.rise.get()),
+            (Outcome::Pass | Outcome::Absent { .. }, _) => self.passed(plan.rise.get()),
             (Outcome::Leaving { .. }, _) => Self::Down { passes: 0 },
             (Outcome::Sheds { .. }, _) => self,
             (_, Some(class)) => self.failed(plan.fall.of(class).get()),

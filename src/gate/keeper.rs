@@ -21,6 +21,7 @@ use slotmap::{SecondaryMap, SlotMap};
 
 use super::capacity::{Capacity, UnderWay};
 use super::components::Worth;
+use super::dependencies::Dependencies;
 use super::flapping::Flapping;
 use super::haste::Haste;
 use super::health::{Health, Outcome, ProbePlan};
@@ -44,6 +45,7 @@ mod dependency;
 mod fullness;
 mod memory;
 mod operator;
+mod optional;
 mod roster;
 mod traffic;
 
@@ -88,6 +90,9 @@ struct Track {
     under_way: UnderWay,
     /// Passes in a row, also those that do not count while the endpoint is held down for flapping.
     passes: u32,
+    /// Where it is optional: whether the service has ever answered, and since when nobody listens there any more.
+    found: bool,
+    refused: Option<Instant>,
 }
 
 /// The endpoints of one pool, which are held against each other.
@@ -250,19 +255,20 @@ impl Keeper {
             self.shed(ticket.slot, seconds, now);
             return self.schedule_next(ticket, now);
         }
-        self.correlate(ticket.slot, now);
-        let (worth, outcome) = self.worth(ticket.slot, &report);
-        if !blameless && worth != Worth::Frozen {
+        self.correlate(ticket, now);
+        let (worth, outcome) = self.worth(ticket, &report, now);
+        let waits = worth == Worth::Face && self.holds_back(ticket, &report, now);
+        if !blameless && !waits && worth != Worth::Frozen {
             self.learn(ticket, &outcome, now);
         }
         self.weigh_busy(ticket.slot, busy, &outcome);
         if let Some(known) = self.known.get_mut(ticket.slot) {
-            let is_decided = busy || outcome.class().is_none() || known.is_down();
+            let is_decided = busy || outcome.class().is_none() || known.is_down() || known.lacks_shared(now);
             known.late = known.late && !is_decided;
         }
         self.schedule_next(ticket, now);
         match (worth, full) {
-            (Worth::Degraded, _) => self.settle(ticket.slot, Cause::Degraded(report.failed()), now),
+            (Worth::Degraded, _) => self.settle(ticket.slot, Cause::Degraded(report.failed.clone()), now),
             (_, Some(cause)) => self.settle(ticket.slot, cause, now),
             (Worth::Face | Worth::Pass | Worth::Frozen, None) => self.judge(ticket, &outcome, now),
         }
@@ -293,6 +299,9 @@ impl Keeper {
             at: now,
             report: report.clone(),
         });
+        known
+            .dependencies
+            .note(ticket.probe, &report.outcome, &report.failed, now);
         for (component, up) in &report.components {
             if known.components.get(component) != Some(up) {
                 known.components.insert(component.clone(), *up);
@@ -384,6 +393,14 @@ impl Keeper {
             }
             return;
         }
+        self.change(slot, to, cause, now);
+    }
+
+    /// Changes a state, and tells of it.
+    fn change(&mut self, slot: Slot, to: State, cause: Cause, now: Instant) {
+        let Some(known) = self.known.get_mut(slot) else {
+            return;
+        };
         let from = std::mem::replace(&mut known.state, to);
         known.reserve = false;
         if to == State::Down {

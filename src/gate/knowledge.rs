@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::capacity::Capacity;
 use super::components::ComponentRules;
+use super::dependencies::Dependencies;
 use super::flapping::{FlapRules, Flapping};
 use super::health::{FailureClass, Health, Outcome, ProbePlan};
 use super::latency::{SLOW_SHARE, Slowness};
@@ -105,20 +106,14 @@ pub struct ProbeReport {
     pub status: Option<u16>,
     /// Components that the body names, and whether each is well.
     pub components: BTreeMap<String, bool>,
+    /// The components for which it fails: those that `failed` lists or, in an answer without that list, those that `details` calls false.
+    pub failed: Vec<String>,
     /// The version that the endpoint says it runs.
     pub version: Option<String>,
     /// The socket address that was asked, once the name was resolved.
     pub asked: Option<SocketAddr>,
     /// How long its parts took.
     pub phases: Phases,
-}
-
-impl ProbeReport {
-    /// The components that it calls failed.
-    pub fn failed(&self) -> Vec<String> {
-        let failed = self.components.iter().filter(|(_, up)| !**up);
-        failed.map(|(name, _)| name.clone()).collect()
-    }
 }
 
 /// How long the parts of a probe took, each from the start of the probe; `None` for what was not reached.
@@ -174,6 +169,8 @@ pub struct Known {
     pub terms: Arc<Terms>,
     /// Components that fail for its whole pool.
     pub shared: BTreeSet<String>,
+    /// The components that its probes call failed.
+    pub dependencies: Dependencies,
     /// Whether its last answer named only failed components that it can do without.
     pub degraded: bool,
     /// Whether it had no room or no time for its last probe.
@@ -255,6 +252,25 @@ impl Known {
     pub fn refuses(&self) -> bool {
         let silent = matches!(&self.cause, Cause::Failed { class, .. } if *class == FailureClass::Timeout);
         self.shared.is_empty() && !silent
+    }
+
+    /// Whether it lacks a dependency that fails for its whole pool.
+    pub fn lacks_shared(&self, now: Instant) -> bool {
+        let within = self.word_counts_for();
+        self.shared
+            .iter()
+            .any(|name| self.dependencies.lacks(name, within, now))
+    }
+
+    /// The components that it lacks, by its latest answers.
+    pub fn lacked(&self, now: Instant) -> impl Iterator<Item = &str> {
+        self.dependencies.recent(self.word_counts_for(), now)
+    }
+
+    /// How long what it says of its components counts: three intervals of its slowest probe.
+    pub(super) fn word_counts_for(&self) -> Duration {
+        let intervals = self.verdicts.iter().map(|(plan, _)| plan.interval);
+        intervals.max().unwrap_or_default() * 3
     }
 
     /// Whether it is to be tried with one request.

@@ -158,7 +158,7 @@ mod tests {
     const SOCKETS: usize = 3;
 
     fn dify() -> RouteTable {
-        let api = ["/console/api", "/api", "/v1", "/files", "/mcp", "/triggers"];
+        let api = ["/console/api", "/api", "/v1", "/openapi", "/files", "/mcp", "/triggers"];
         let web = ["/explore", "/"];
         let rows = api.map(|path| row(&[], path, API)).into_iter();
         let rows = rows.chain(web.map(|path| row(&[], path, WEB)));
@@ -178,6 +178,7 @@ mod tests {
             ("/v1beta", API),
             ("/apix", API),
             ("/API/x", WEB),
+            ("/openapi/v1/apps", API),
             ("/e", WEB),
             ("/e/hook", PLUGINS),
             ("/socket.io", WEB),

@@ -171,6 +171,8 @@ pub enum Cause {
     Degraded(Vec<String>),
     /// It was held down and well, and nobody else of its pool serves.
     Reserve,
+    /// Its failure turned out to be that of dependencies which its pool shares.
+    Shared(Vec<String>),
     /// It has its whole share again.
     Ramped,
     /// The operator's word.
@@ -200,7 +202,7 @@ impl Cause {
     /// What an outcome of the probe `probe` says.
     pub fn of(probe: &str, outcome: &Outcome) -> Self {
         match outcome {
-            Outcome::Pass => Self::Passed,
+            Outcome::Pass | Outcome::Absent { .. } => Self::Passed,
             Outcome::Fail { class, detail } => Self::Failed {
                 probe: probe.to_owned(),
                 class: *class,
@@ -235,6 +237,7 @@ impl Cause {
             Self::Full { .. } => "full",
             Self::Degraded(_) => "component_degraded",
             Self::Reserve => "reserve",
+            Self::Shared(_) => "shared_failure",
             Self::Ramped => "slow_start_over",
             Self::Operator { .. } => "operator",
             Self::Enabled => "enabled",
@@ -271,6 +274,7 @@ impl fmt::Display for Cause {
             Self::Full { under_way } => write!(f, "full: the probe found no room beside {under_way} under way"),
             Self::Degraded(components) => write!(f, "does without {}", components.join(", ")),
             Self::Reserve => f.write_str("held down while it was well, and nobody else of its pool serves"),
+            Self::Shared(components) => write!(f, "{} fails for the whole pool", components.join(", ")),
             Self::Ramped => f.write_str("slow start is over"),
             Self::Operator { reason } => write!(f, "by the operator: {reason}"),
             Self::Enabled => f.write_str("enabled by the operator"),

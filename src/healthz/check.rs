@@ -81,7 +81,7 @@ async fn http(address: &Address, spec: &ProbeSpec, tools: &Tools) -> Result<(), 
     let prober = Prober::new(tools.clock, tools.authorities.clone());
     let report = prober.probe(address, spec, &Kept::default()).await;
     match report.outcome {
-        Outcome::Pass => Ok(()),
+        Outcome::Pass | Outcome::Absent { .. } => Ok(()),
         Outcome::Fail { detail, .. } | Outcome::Misconfigured { detail } | Outcome::Leaving { detail } => Err(detail),
         Outcome::Sheds { .. } => Err("it answered 429: it has too much to do".to_owned()),
         Outcome::Unknown { detail } => Err(detail),

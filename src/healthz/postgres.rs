@@ -7,6 +7,7 @@ use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_postgres::config::SslMode;
+use tokio_postgres::error::SqlState;
 use tokio_postgres::tls::{ChannelBinding, MakeTlsConnect, TlsConnect};
 use tokio_postgres::{Config, NoTls, Socket};
 use tokio_rustls::TlsConnector;
@@ -14,6 +15,7 @@ use tokio_rustls::client::TlsStream;
 use tokio_rustls::rustls::pki_types::ServerName;
 
 use super::check::{Tools, told};
+use super::opportunistic;
 use crate::tls::TlsTerms;
 
 /// A database and how it is reached.
@@ -23,15 +25,38 @@ pub struct Postgres {
     pub login: Config,
     /// The host whose name is verified.
     pub host: String,
-    /// TLS; cleartext where absent.
-    pub tls: Option<TlsTerms>,
+    /// How the connection is secured.
+    pub security: Security,
+}
+
+/// How a connection is secured.
+#[derive(Clone, Debug)]
+pub enum Security {
+    /// Not at all.
+    Clear,
+    /// As libpq's `sslmode=prefer`: within TLS that nobody verifies where the server has it, and in the clear where it does not, or refuses the login
+    /// within TLS.
+    Prefer,
+    /// Within TLS, and verified.
+    Verified(TlsTerms),
+}
+
+impl Security {
+    /// Its terms, where the other side is verified.
+    pub fn verified(&self) -> Option<&TlsTerms> {
+        match self {
+            Self::Verified(terms) => Some(terms),
+            Self::Clear | Self::Prefer => None,
+        }
+    }
 }
 
 impl Postgres {
     pub(super) async fn ask(&self, tools: &Tools) -> Result<(), String> {
-        let asked = match &self.tls {
-            None => select(&self.login, NoTls).await,
-            Some(terms) => {
+        let asked = match &self.security {
+            Security::Clear => select(&self.login, NoTls).await,
+            Security::Prefer => self.prefer().await?,
+            Security::Verified(terms) => {
                 let connector = tools.authorities.connector(&self.host, terms);
                 let (connector, name) = connector.map_err(|e| told(&e))?;
                 let mut login = self.login.clone();
@@ -40,6 +65,29 @@ impl Postgres {
             }
         };
         asked.map_err(|e| told(&e))
+    }
+
+    async fn prefer(&self) -> Result<Result<(), tokio_postgres::Error>, String> {
+        let (connector, name) = opportunistic::connector(&self.host).map_err(|e| told(&e))?;
+        let mut login = self.login.clone();
+        login.ssl_mode(SslMode::Prefer);
+        let within = select(&login, Handshake { connector, name }).await;
+        let Err(e) = within else {
+            return Ok(Ok(()));
+        };
+        if !may_pass_in_the_clear(&e) {
+            return Ok(Err(e));
+        }
+        // Where that fails as well, the first error tells more.
+        Ok(select(&self.login, NoTls).await.map_err(|_| e))
+    }
+}
+
+/// Whether a login that failed within TLS may succeed without: the handshake failed, or the server wants nobody within TLS (`hostnossl` in pg_hba.conf).
+fn may_pass_in_the_clear(e: &tokio_postgres::Error) -> bool {
+    match e.code() {
+        Some(code) => *code == SqlState::INVALID_AUTHORIZATION_SPECIFICATION,
+        None => e.to_string().contains("TLS"),
     }
 }
 

@@ -23,6 +23,8 @@ pub struct Judgement {
     pub outcome: Outcome,
     /// Components that the body names, and whether each is well.
     pub components: BTreeMap<String, bool>,
+    /// Those for which it fails.
+    pub failed: Vec<String>,
     /// The version that the body or the header `X-Version` names.
     pub version: Option<String>,
 }
@@ -31,32 +33,28 @@ pub struct Judgement {
 pub fn judge(spec: &ProbeSpec, head: &Head, body: Option<&[u8]>) -> Judgement {
     let json: Option<Value> = body.and_then(|body| serde_json::from_slice(body).ok());
     let components = json.as_ref().map(components).unwrap_or_default();
+    let failed = json.as_ref().map(|json| failed(json, &components)).unwrap_or_default();
     let header = || head.all(HeaderName::from_static("x-version")).next()?.to_str().ok();
     let version = json
         .as_ref()
         .and_then(|json| json.get("version")?.as_str())
         .or_else(header);
     Judgement {
-        outcome: outcome(spec, head, body, json.as_ref(), &components),
+        outcome: outcome(spec, head, body, json.as_ref(), &failed),
         version: version.filter(|text| text.len() <= 64).map(str::to_owned),
         components,
+        failed,
     }
 }
 
-fn outcome(
-    spec: &ProbeSpec,
-    head: &Head,
-    body: Option<&[u8]>,
-    json: Option<&Value>,
-    components: &BTreeMap<String, bool>,
-) -> Outcome {
+fn outcome(spec: &ProbeSpec, head: &Head, body: Option<&[u8]>, json: Option<&Value>, failed: &[String]) -> Outcome {
     let status = head.status.as_u16();
     if let Some(sign) = leaving(head, json) {
         let detail = format!("{sign} in its answer");
         return Outcome::Leaving { detail };
     }
     if !spec.expect.status.iter().any(|range| range.contains(&status)) {
-        return wrong_status(spec, head, components);
+        return wrong_status(spec, head, failed);
     }
     let Some(body) = body else {
         return fail(format!("the body is larger than {} KiB", MAX_BODY / 1024));
@@ -64,7 +62,7 @@ fn outcome(
     if json.and_then(|json| json.get("status")?.as_str()) == Some("unhealthy") {
         return fail(format!(
             "status {status} with a body that says `unhealthy`{}",
-            named(components)
+            named(failed)
         ));
     }
     match mismatch(&spec.expect, head, body, json) {
@@ -109,7 +107,7 @@ fn retry_after(head: &Head) -> u32 {
     value.unwrap_or(SPARED).clamp(1, LONGEST_SPARED)
 }
 
-fn wrong_status(spec: &ProbeSpec, head: &Head, components: &BTreeMap<String, bool>) -> Outcome {
+fn wrong_status(spec: &ProbeSpec, head: &Head, failed: &[String]) -> Outcome {
     let status = head.status.as_u16();
     let asked = format!("{} {}", spec.method, spec.path);
     match status {
@@ -134,17 +132,12 @@ fn wrong_status(spec: &ProbeSpec, head: &Head, components: &BTreeMap<String, boo
         },
         _ => Outcome::Fail {
             class: FailureClass::Status,
-            detail: format!("status {status}{}", named(components)),
+            detail: format!("status {status}{}", named(failed)),
         },
     }
 }
 
-fn named(components: &BTreeMap<String, bool>) -> String {
-    let failed: Vec<&str> = components
-        .iter()
-        .filter(|(_, up)| !**up)
-        .map(|(name, _)| name.as_str())
-        .collect();
+fn named(failed: &[String]) -> String {
     if failed.is_empty() {
         return String::new();
     }
@@ -189,6 +182,14 @@ fn components(json: &Value) -> BTreeMap<String, bool> {
         .collect()
 }
 
+/// The components for which an answer fails. What `details` calls false and `failed` does not name is told and fails nothing: it is not critical.
+fn failed(json: &Value, components: &BTreeMap<String, bool>) -> Vec<String> {
+    let listed = json.get("failed").and_then(Value::as_array);
+    let is_listed = |name: &str| listed.is_none_or(|listed| listed.iter().any(|one| one.as_str() == Some(name)));
+    let failed = components.iter().filter(|(name, up)| !**up && is_listed(name));
+    failed.map(|(name, _)| name.clone()).collect()
+}
+
 fn is_name(name: &str) -> bool {
     (1..=40).contains(&name.len())
         && name
@@ -216,7 +217,7 @@ mod tests {
             Outcome::Leaving { .. } => "leaving",
             Outcome::Sheds { .. } => "sheds",
             Outcome::Fail { class, .. } => class.as_str(),
-            Outcome::Pass | Outcome::Unknown { .. } => outcome.as_str(),
+            Outcome::Pass | Outcome::Absent { .. } | Outcome::Unknown { .. } => outcome.as_str(),
         }
     }
 
@@ -261,6 +262,24 @@ mod tests {
             panic!("a 503 fails");
         };
         assert_eq!(detail, "status 503, failed: database");
+    }
+
+    #[test]
+    fn what_is_not_critical_is_told_and_blamed_for_nothing() {
+        let body = r#"{"status":"unhealthy","failed":["database"],"details":{"database":false,"search":false}}"#;
+        let judgement = judged(&ProbeSpec::default(), 503, body);
+        assert_eq!(judgement.components.get("search"), Some(&false));
+        assert_eq!(judgement.failed, ["database"]);
+        let Outcome::Fail { detail, .. } = judgement.outcome else {
+            panic!("a 503 fails");
+        };
+        assert_eq!(detail, "status 503, failed: database");
+        let without = judged(
+            &ProbeSpec::default(),
+            503,
+            r#"{"details":{"database":false,"cache":true}}"#,
+        );
+        assert_eq!(without.failed, ["database"], "no list says which are critical");
     }
 
     #[test]

@@ -75,6 +75,7 @@ impl Prober {
             outcome: judgement.outcome,
             status: course.status,
             components: judgement.components,
+            failed: judgement.failed,
             version: judgement.version,
             asked: course.asked,
             phases: course.phases,
@@ -176,6 +177,7 @@ impl Judgement {
         Self {
             outcome,
             components: Default::default(),
+            failed: Vec::new(),
             version: None,
         }
     }

@@ -69,6 +69,20 @@ impl Answer {
         }
     }
 
+    /// Every endpoint lacks what it depends on.
+    pub(crate) fn dependency_failed(upstream: &str, components: &str) -> Self {
+        Self {
+            retry_after: Some(RETRY_AFTER),
+            ..Self::new(
+                503,
+                "dependency_failed",
+                format!(
+                    "{upstream} cannot serve at the moment, for a service that all of its instances use fails: {components}. Try again shortly."
+                ),
+            )
+        }
+    }
+
     /// Every endpoint has its hands full.
     pub(crate) fn overloaded(upstream: &str) -> Self {
         Self {

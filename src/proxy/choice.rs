@@ -10,6 +10,7 @@ use pingora::{Error, ErrorType};
 use tokio::time::{Instant, timeout_at};
 
 use crate::gate::client::Client;
+use crate::gate::outage::Lane;
 use crate::gate::retry::{self, AttemptFailure, RetryClass};
 use crate::gate::ring;
 use crate::gate::selection::{Balance, HashKey};
@@ -22,6 +23,7 @@ use crate::proxy::stream::Streaming;
 use crate::proxy::tunnel;
 use crate::proxy::witness;
 use crate::upstream::snapshot::{Draw, Picked};
+use crate::upstream::tries::Pass;
 use crate::upstream::{Held, Retrying};
 
 /// The key of a request where keys decide who serves it; `None` where it has none.
@@ -56,6 +58,14 @@ fn is_replayable(session: &Session, exchange: &Exchange) -> bool {
     has_body && (!session.is_upgrade_req() || tunnel::is_asked_for(session.req_header()))
 }
 
+/// Among which requests it tries endpoints that lack a dependency.
+fn lane(class: RetryClass) -> Lane {
+    match class {
+        RetryClass::Idempotent => Lane::Repeatable,
+        RetryClass::Effects | RetryClass::Unsafe => Lane::Once,
+    }
+}
+
 /// A request that was sent nowhere when the gate ends.
 pub(super) fn shutting_down(exchange: &mut Exchange) -> Box<Error> {
     let answer = Answer::shutting_down();
@@ -68,6 +78,8 @@ pub(super) fn shutting_down(exchange: &mut Exchange) -> Box<Error> {
 enum Choice {
     Made(SocketAddr),
     Full,
+    /// Every endpoint lacks a dependency, and enough requests try already.
+    Outage(Arc<str>),
     Nobody,
 }
 
@@ -78,8 +90,10 @@ impl Gateway {
             Choice::Made(socket) => Ok(socket),
             Choice::Nobody if exchange.course.as_mut().is_some_and(Course::stand_by) => match self.look(exchange)? {
                 Choice::Made(socket) => Ok(socket),
+                Choice::Outage(components) => Err(self.dependency_failed(exchange, &components)),
                 Choice::Nobody | Choice::Full => Err(self.nobody(exchange)),
             },
+            Choice::Outage(components) => Err(self.dependency_failed(exchange, &components)),
             Choice::Nobody => Err(self.nobody(exchange)),
             Choice::Full => while_there(session, self.queue(exchange)).await?,
         }
@@ -104,6 +118,7 @@ impl Gateway {
             match self.look(exchange)? {
                 Choice::Made(socket) => return Ok(socket),
                 Choice::Nobody => return Err(self.nobody(exchange)),
+                Choice::Outage(components) => return Err(self.dependency_failed(exchange, &components)),
                 Choice::Full => {}
             }
             let room = tokio::select! {
@@ -157,12 +172,20 @@ impl Gateway {
             return Ok(Choice::Full);
         };
         let socket = candidate.socket;
+        let pass = match &routable.outage {
+            None => None,
+            Some(components) => match Pass::claim(&upstream.flow, lane(course.class), self.clock.now()) {
+                None => return Ok(Choice::Outage(components.clone())),
+                pass => pass,
+            },
+        };
         course.made += 1;
         course.attempt = Some(Attempt {
             cuts: endpoint.owner().recall.cuts(),
             endpoint,
             line: None,
             trial,
+            pass,
         });
         // After the claim, so that a request is either refused here or among those that are ended.
         if course.upstream.owner().flow.is_closed() {
@@ -181,6 +204,23 @@ impl Gateway {
             Some(course) if !exchange.sent => failure::unreached(course),
             Some(_) | None => Answer::upstream_failed(),
         });
+        Error::new_up(ErrorType::HTTPStatus(503))
+    }
+
+    /// What all endpoints depend on fails. Where some of the request was sent, its client is told that it may have been processed.
+    fn dependency_failed(&self, exchange: &mut Exchange, components: &str) -> Box<Error> {
+        let Some(course) = &exchange.course else {
+            return self.nobody(exchange);
+        };
+        if exchange.sent && course.class != RetryClass::Idempotent {
+            return self.nobody(exchange);
+        }
+        let name = course.upstream.owner().settings.name.as_str();
+        self.metrics
+            .overflows
+            .with_label_values(&[name, "dependency_failed"])
+            .inc();
+        exchange.answer = Some(Answer::dependency_failed(name, components));
         Error::new_up(ErrorType::HTTPStatus(503))
     }
 

@@ -8,6 +8,7 @@ use http::HeaderValue;
 use crate::config::RouteSettings;
 use crate::gate::client::Client;
 use crate::gate::names::PoolName;
+use crate::gate::outage::PATIENCE;
 use crate::gate::pace::Pace;
 use crate::gate::retry::RetryClass;
 use crate::proxy::answer::Answer;
@@ -19,6 +20,7 @@ use crate::upstream::line::Line;
 use crate::upstream::settings::Timeouts;
 use crate::upstream::snapshot::{Routable, Side, World};
 use crate::upstream::streams::Why;
+use crate::upstream::tries::Pass;
 use crate::upstream::{Endpoint, Held, OnTrial, Retrying, Upstream};
 
 /// One request and its answer.
@@ -93,6 +95,20 @@ impl Course {
         &self.world.side(self.pool.as_ref()).routable
     }
 
+    /// How long the attempt under way may wait for its first byte.
+    pub(crate) fn patience(&self) -> Duration {
+        let pass = self.attempt.as_ref().and_then(|attempt| attempt.pass.as_ref());
+        let usual = self.timeouts.first_byte;
+        pass.filter(|pass| pass.is_repeatable())
+            .map_or(usual, |_| usual.min(PATIENCE))
+    }
+
+    /// The dependencies that every endpoint of its pool lacks by now, where that is why it may not wait there.
+    pub(crate) fn outage(&self) -> Option<Arc<str>> {
+        let world = self.upstream.owner().flow.world.load();
+        world.side(self.pool.as_ref()).routable.outage.clone()
+    }
+
     /// Goes to the pool that stands by for its own, if one does and somebody may serve there.
     pub(crate) fn stand_by(&mut self) -> bool {
         let spare = self.world.direction.stands_by(self.pool.as_ref());
@@ -129,6 +145,8 @@ pub(crate) struct Attempt {
     pub(crate) line: Option<Arc<Line>>,
     /// Whether it is the one that tries an endpoint which was held back.
     pub(crate) trial: Option<OnTrial>,
+    /// Whether it is one of the few that are sent while all endpoints lack a dependency.
+    pub(crate) pass: Option<Pass>,
     /// How often all was ended that the endpoint served, before this.
     pub(crate) cuts: u64,
 }

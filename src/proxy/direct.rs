@@ -20,7 +20,7 @@ use crate::gate::retry::{AttemptFailure, RetryClass};
 use crate::http1::{Connection, Head, WireError};
 use crate::probe::is_own_fault;
 use crate::proxy::Gateway;
-use crate::proxy::context::Exchange;
+use crate::proxy::context::{Attempt, Course, Exchange};
 use crate::proxy::request::conn;
 use crate::proxy::tunnel;
 use crate::tls::Unsecured;
@@ -203,8 +203,10 @@ impl Gateway {
         let Some(course) = &exchange.course else {
             return Err(Error::explain(ErrorType::InternalError, "a request without a route").into());
         };
-        let recallable =
-            course.class == RetryClass::Idempotent && course.made <= course.upstream.owner().settings.retry.attempts;
+        // One that tries endpoints which lack a dependency has a deadline of its own.
+        let tries = course.attempt.as_ref().is_some_and(|attempt| attempt.pass.is_some());
+        let may_go = course.made <= course.upstream.owner().settings.retry.attempts;
+        let recallable = course.class == RetryClass::Idempotent && may_go && !tries;
         let called = self.called(exchange, endpoint, recallable);
         let to_head = session.req_header().method == Method::HEAD;
         let upgrades = tunnel::is_asked_for(session.req_header());
@@ -216,7 +218,7 @@ impl Gateway {
                 Called::Down => lost(AttemptFailure::Rescued, WireError::Closed),
                 Called::Severed(why) => Lost::Severed(why),
             }),
-            head = timeout(course.timeouts.first_byte, final_head(connection, to_head, upgrades)) => head,
+            head = timeout(course.patience(), final_head(connection, to_head, upgrades)) => head,
             gone = gone(session) => return Err(gone.into()),
         };
         drop(wait);
@@ -241,7 +243,7 @@ impl Gateway {
             if let Some(why) = exchange.severed() {
                 return Called::Severed(why);
             }
-            if std::mem::take(&mut knows) && !self.still_serves(exchange, endpoint) {
+            if std::mem::take(&mut knows) && (!self.still_serves(exchange, endpoint) || waits_in_vain(exchange)) {
                 return Called::Down;
             }
             if recallable && endpoint.recall.calls() != calls {
@@ -262,6 +264,12 @@ impl Gateway {
         let mut all = world.sides().flat_map(|side| side.routable.all());
         Arc::ptr_eq(&world, &course.world) || all.any(|candidate| Arc::ptr_eq(&candidate.endpoint, endpoint))
     }
+}
+
+/// Whether a request that may be sent again waits on an endpoint that lacks a dependency, and is none of those that try.
+fn waits_in_vain(exchange: &Exchange) -> bool {
+    let waits = |(course, attempt): (&Course, &Attempt)| attempt.pass.is_none() && course.outage().is_some();
+    exchange.attempt().is_some_and(waits)
 }
 
 /// What a connection that did not come about says.

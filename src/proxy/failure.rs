@@ -6,7 +6,7 @@
 use pingora::proxy::Session;
 use pingora::{Error, ErrorSource, ErrorType};
 
-use crate::gate::retry::AttemptFailure;
+use crate::gate::retry::{AttemptFailure, RetryClass};
 use crate::proxy::Gateway;
 use crate::proxy::answer::Answer;
 use crate::proxy::context::{Course, Exchange};
@@ -124,6 +124,12 @@ pub(super) fn has_answered(session: &Session) -> bool {
 
 /// What a client is told whose request no endpoint answered.
 pub(super) fn answer(e: &Error, exchange: &Exchange) -> Answer {
+    let course = exchange.course.as_ref();
+    // What may be sent again loses nothing by a plain word.
+    let repeatable = course.filter(|course| course.class == RetryClass::Idempotent);
+    if let Some((course, outage)) = repeatable.and_then(|course| Some((course, course.outage()?))) {
+        return Answer::dependency_failed(course.upstream.owner().settings.name.as_str(), &outage);
+    }
     let timed_out = matches!(e.etype(), ErrorType::ReadTimedout | ErrorType::WriteTimedout);
     if let Some(course) = exchange.course.as_ref().filter(|_| !exchange.sent) {
         unreached(course)

@@ -178,7 +178,7 @@ impl ProxyHttp for Gateway {
         let within = if exchange.stream.is_some() {
             course.timeouts.idle
         } else {
-            let first_byte = course.timeouts.first_byte;
+            let first_byte = course.patience();
             self.received(exchange, length, end_of_stream, first_byte)?
         };
         if let Some(line) = exchange.line().filter(|_| length > 0 || end_of_stream) {
@@ -214,11 +214,12 @@ impl ProxyHttp for Gateway {
         };
         // Requests that share a connection cannot end each other's wait: HTTP/2 has the framework's clocks.
         let alone = !course.upstream.owner().settings.http2;
+        let patience = course.patience();
         if let Some(attempt) = course.attempt.as_mut().filter(|_| alone) {
             attempt.line = attempt.endpoint.owner().lines.find(fd);
             if let Some(line) = &attempt.line {
                 let body = exchange.receiving.and_then(|(_, pace)| pace.left());
-                let first_byte = course.timeouts.first_byte;
+                let first_byte = course.timeouts.first_byte.min(patience);
                 line.expect_byte(body.map_or(first_byte, |left| left.min(first_byte)));
             }
         }

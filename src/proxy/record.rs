@@ -42,6 +42,13 @@ impl Gateway {
                 self.metrics.streams_cut.with_label_values(&labels).inc();
             }
         }
+        let attempt = exchange.course.as_mut().and_then(|course| course.attempt.as_mut());
+        if let Some(pass) = attempt
+            .filter(|_| end == "complete")
+            .and_then(|attempt| attempt.pass.as_mut())
+        {
+            pass.end(self.clock.now());
+        }
         self.stream_ended(exchange, end);
         let gave_up = matches!(end, "client" | "cut" | "timeout");
         if let Some((_, attempt)) = exchange.attempt().filter(|_| gave_up) {

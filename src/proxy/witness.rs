@@ -52,6 +52,9 @@ impl Gateway {
         let (Some(attempt), Some(failure)) = (attempt, failure) else {
             return;
         };
+        if let Some(pass) = &mut attempt.pass {
+            pass.failed(self.clock.now());
+        }
         let streak = attempt.endpoint.owner().pulse.fail();
         let slot = attempt.endpoint.owner().slot;
         if attempt.trial.take().is_some() {
@@ -65,8 +68,12 @@ impl Gateway {
 
     /// Weighs the status of an answer, whether or not it goes to the client.
     pub(super) fn hear(&self, exchange: &mut Exchange, status: u16) {
-        if let Some((_, attempt)) = exchange.attempt() {
+        let attempt = exchange.course.as_mut().and_then(|course| course.attempt.as_mut());
+        if let Some(attempt) = attempt {
             attempt.endpoint.owner().sums.answered(status);
+            if let Some(pass) = &mut attempt.pass {
+                pass.answered(status, self.clock.now());
+            }
         }
         let course = exchange.course.as_ref();
         let failure = course.and_then(|course| course.upstream.owner().settings.terms.outlier.failure(status));

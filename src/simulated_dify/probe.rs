@@ -29,16 +29,16 @@ pub(crate) async fn answer(app: &App, path: &str) -> Result<Response<Body>, Cut>
             (Health::Broken(_), _) => return Err(Cut),
             (Health::Passing | Health::Failing(_) | Health::Unhealthy | Health::Real, "/health") => process(switches),
             (Health::Real, _) => page(StatusCode::NOT_FOUND, "404 Not Found"),
-            (Health::Passing, _) => verdict(StatusCode::OK, &[]),
-            (Health::Failing(failed), _) => verdict(StatusCode::SERVICE_UNAVAILABLE, failed),
-            (Health::Unhealthy, _) => verdict(StatusCode::OK, &["core".to_owned()]),
+            (Health::Passing, _) => verdict(StatusCode::OK, &[], &switches.minor),
+            (Health::Failing(failed), _) => verdict(StatusCode::SERVICE_UNAVAILABLE, failed, &switches.minor),
+            (Health::Unhealthy, _) => verdict(StatusCode::OK, &["core".to_owned()], &switches.minor),
         })
     })
 }
 
-fn verdict(status: StatusCode, failed: &[String]) -> Response<Body> {
+fn verdict(status: StatusCode, failed: &[String], minor: &[String]) -> Response<Body> {
     let mut details: BTreeMap<&str, bool> = COMPONENTS.into_iter().map(|name| (name, true)).collect();
-    details.extend(failed.iter().map(|name| (name.as_str(), false)));
+    details.extend(failed.iter().chain(minor).map(|name| (name.as_str(), false)));
     if failed.is_empty() {
         return object(status, &json!({"status": "healthy", "details": details}));
     }

@@ -63,6 +63,8 @@ pub struct Switches {
     pub health: Health,
     /// Whether `/health` says that the process lives; what else it answers is unaffected.
     pub alive: bool,
+    /// Components that `details` of `/healthz` calls false and `failed` never names: they are not critical.
+    pub minor: Vec<String>,
     /// The answers to everything else.
     pub traffic: Traffic,
     /// Added before each answer to traffic.
@@ -105,6 +107,7 @@ impl Default for Switches {
             version: "1.14.2".to_owned(),
             health: Health::Passing,
             alive: true,
+            minor: Vec::new(),
             traffic: Traffic::Normal,
             latency: Duration::ZERO,
             probe_latency: Duration::ZERO,

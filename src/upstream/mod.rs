@@ -10,6 +10,7 @@ pub mod settings;
 pub mod snapshot;
 pub mod streams;
 pub mod tally;
+pub mod tries;
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
@@ -32,6 +33,7 @@ use crate::upstream::settings::UpstreamSettings;
 use crate::upstream::snapshot::World;
 use crate::upstream::streams::{Streams, Why};
 use crate::upstream::tally::Sums;
+use crate::upstream::tries::Attempts;
 
 /// Who is watched, by the configuration that is in force.
 #[derive(Clone, Debug, Default)]
@@ -159,6 +161,8 @@ pub struct Flow {
     pub world: ArcSwap<World>,
     /// Told when traffic is let go on, or is not to wait any more.
     pub resumed: Notify,
+    /// Requests that try endpoints which all lack a dependency.
+    pub attempts: Attempts,
     /// Endpoints that go down, by their pools.
     pub distress: Distress,
     /// Whether requests that wait, and new ones, are refused, since the gate is about to end.
@@ -201,6 +205,7 @@ impl Flow {
             streams: Arc::default(),
             world: ArcSwap::from_pointee(World::empty(active)),
             resumed: Notify::new(),
+            attempts: Attempts::default(),
             distress: Distress::default(),
             closed: watch::Sender::new(false),
             turn: AtomicU64::new(0),

@@ -106,6 +106,8 @@ pub struct Routable {
     pub ring: Option<Arc<Ring>>,
     /// One line of what is wrong where nobody may serve.
     pub failing: Arc<str>,
+    /// The dependencies that all of them lack, so that few requests are sent there.
+    pub outage: Option<Arc<str>>,
 }
 
 /// What a choice is made by.

@@ -125,6 +125,26 @@ impl Server {
         Self::prepare(kind, demand, options).await
     }
 
+    /// A PostgreSQL that takes `dify` within TLS alone, or in the clear alone, by a certificate that nobody knows.
+    pub(crate) async fn choosing(authority: &Authority, word: &str) -> Self {
+        let shown = |ending: &str| authority.path(&format!("server.{ending}")).display().to_string();
+        authority.sign(authority.folder.path(), "server", &["db.internal"]);
+        let key = shown("key");
+        if let Some(user) = Kind::Postgres.user() {
+            give(authority.folder.path(), &user);
+            give(Path::new(&key), &user);
+        }
+        restrict(Path::new(&key));
+        let demand =
+            format!("{word} all dify 127.0.0.1/32 scram-sha-256\nhost all postgres 127.0.0.1/32 scram-sha-256\n");
+        let options = vec![
+            "-cssl=on".to_owned(),
+            format!("-cssl_cert_file={}", shown("crt")),
+            format!("-cssl_key_file={key}"),
+        ];
+        Self::prepare(Kind::Postgres, &demand, options).await
+    }
+
     /// A Redis that copies another one.
     pub(crate) async fn replica_of(master: &Self) -> Self {
         let port = master.address.port().to_string();

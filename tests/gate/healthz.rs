@@ -233,6 +233,7 @@ async fn reasons_are_for_the_internal_network_alone() {
 async fn difys_own_environment_is_enough_and_sigterm_announces_the_end() {
     let database = Server::start(Kind::Postgres).await;
     let cache = Server::start(Kind::Redis).await;
+    let [dify] = instances::<1>().await;
     let environment = [
         ("DB_HOST", "127.0.0.1".to_owned()),
         ("DB_PORT", database.address.port().to_string()),
@@ -242,6 +243,7 @@ async fn difys_own_environment_is_enough_and_sigterm_announces_the_end() {
         ("REDIS_HOST", "127.0.0.1".to_owned()),
         ("REDIS_PORT", cache.address.port().to_string()),
         ("REDIS_PASSWORD", PASSWORD.to_owned()),
+        ("DIFY_PORT", dify.address().port().to_string()),
     ];
     let printed = difygate(&["healthz", "--from-env", "--print"])
         .envs(environment.clone())
@@ -266,7 +268,7 @@ async fn difys_own_environment_is_enough_and_sigterm_announces_the_end() {
     let answer = ask(address, "GET /healthz").await;
     assert_eq!(
         answer.text(),
-        r#"{"status":"healthy","details":{"database":true,"cache":true}}"#
+        r#"{"status":"healthy","details":{"database":true,"cache":true,"process":true}}"#
     );
     kill(Pid::from_raw(child.id().unwrap().try_into().unwrap()), Signal::SIGTERM).unwrap();
     until("it to announce its end", async || {

@@ -201,6 +201,33 @@ async fn a_postgres_within_tls_is_verified_before_it_hears_a_password() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_postgres_is_reached_as_its_own_clients_reach_it() {
+    for (word, refused) in [("hostssl", "open"), ("hostnossl", "verified")] {
+        let authority = Authority::new();
+        let server = Server::choosing(&authority, word).await;
+        let check = |name, keys: String| (name, server.kind.check(server.address, PASSWORD, &keys));
+        let verified = format!(", tls: {{ca: {}, server_name: db.internal}}", authority.ca());
+        let mut watched = Watched::start(&[
+            check("preferring", ", tls: prefer".to_owned()),
+            check("verified", verified),
+            check("open", String::new()),
+        ])
+        .await;
+        let answer = watched.until_failing(&[refused]).await;
+        assert_eq!(answer["details"]["preferring"], true, "{word}: {answer}");
+        watched.kept_secrets().await;
+    }
+    let server = Server::start(Kind::Postgres).await;
+    let check = |name, password| (name, server.kind.check(server.address, password, ", tls: prefer"));
+    let mut watched = Watched::start(&[check("preferring", PASSWORD), check("wrong", WRONG)]).await;
+    let answer = watched.until_failing(&["wrong"]).await;
+    assert!(
+        answer["reasons"]["wrong"].as_str().unwrap().contains("password"),
+        "{answer}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_mariadb_within_tls_is_verified_before_it_hears_a_password() {
     only_who_is_verified_is_spoken_to(Kind::Mariadb).await;
 }

@@ -222,6 +222,20 @@ const WHOLE: &str = r#"checks:
       preset: sandbox
       url: "${CODE_EXECUTION_ENDPOINT}"
     critical: false
+  local_sandbox:
+    http:
+      preset: local-sandbox
+      url: "${DIFY_AGENT_LOCAL_SANDBOX_ENDPOINT}"
+    critical: false
+  agent_backend:
+    tcp: "agent_backend:5050"
+    critical: false
+  process:
+    http:
+      preset: dify-api
+      url: "http://127.0.0.1:5001"
+    timeout: 500ms
+    critical: false
 live:
   http:
     preset: dify-api
@@ -245,6 +259,8 @@ fn everything_that_difys_environment_names_is_asked() {
         ("QDRANT_API_KEY", "hush-hush"),
         ("PLUGIN_DAEMON_URL", "http://plugin_daemon:5002"),
         ("CODE_EXECUTION_ENDPOINT", "http://sandbox:8194"),
+        ("DIFY_AGENT_LOCAL_SANDBOX_ENDPOINT", "http://local_sandbox:5004"),
+        ("AGENT_BACKEND_BASE_URL", "http://agent_backend:5050"),
     ]);
     assert_eq!(whole.unwrap().text, WHOLE);
     let sentinels = of(&[
@@ -306,7 +322,15 @@ fn every_vector_store_is_asked_or_told() {
         );
         assert_eq!(found.text.contains("live:"), !expected.contains("MODE"), "{found:?}");
     }
-    assert!(!with(&[("DB_EXTRAS", "sslmode=prefer")]).text.contains("tls"));
+    for (extras, expected) in [
+        ("sslmode=prefer", true),
+        ("keepalives=1", true),
+        ("", true),
+        ("sslmode=disable", false),
+    ] {
+        let text = with(&[("DB_EXTRAS", extras)]).text;
+        assert_eq!(text.contains("tls: prefer"), expected, "{extras}: {text}");
+    }
 }
 
 #[test]

@@ -136,7 +136,12 @@ async fn a_database_that_all_share_takes_nobody_out() {
     let keys = format!("{QUICK}, components: {{database: {{shared: true}}}}");
     let gate = gate_before(&addresses(&difys), &keys).await;
     for dify in &difys {
-        dify.set(|switches| switches.health = Health::failing(["database"]));
+        dify.set(|switches| {
+            switches.health = Health::failing(["database"]);
+            switches.minor = vec!["model_loaded".to_owned()];
+        });
+        // Half a dozen probes come between the first failure and the last.
+        tokio::time::sleep(std::time::Duration::from_millis(130)).await;
     }
     let shared = async || {
         let status = admin(&gate, "/api/v1/status").await;
@@ -150,6 +155,12 @@ async fn a_database_that_all_share_takes_nobody_out() {
     }
     let well = async || admin(&gate, "/api/v1/status").await["upstreams"][0]["shared_failure"].is_null();
     until("the end of the shared failure", well).await;
+    let metrics = admin::admin(&gate, "/metrics").await.text();
+    let falls: Vec<&str> = metrics
+        .lines()
+        .filter(|line| line.starts_with("difygate_state_changes_total") && !line.contains("to=\"up\""))
+        .collect();
+    assert!(falls.is_empty(), "nobody was taken out: {falls:?}");
 }
 
 async fn admin(gate: &Gate, path: &str) -> serde_json::Value {

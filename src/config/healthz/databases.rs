@@ -8,7 +8,7 @@ use crate::config::parse::Findings;
 use crate::config::probes;
 use crate::config::raw::healthz as raw;
 use crate::gate::names::Address;
-use crate::healthz::{Login, Mysql, Postgres, Redis, Sentinels, Whereabouts};
+use crate::healthz::{Login, Mysql, Postgres, Redis, Security, Sentinels, Whereabouts};
 
 /// What a server that shows its sessions calls this one.
 const NAME: &str = "difygate healthz";
@@ -27,14 +27,31 @@ pub(super) fn postgres(key: &str, raw: raw::Database, timeout: Duration, finding
     if let Some(database) = &raw.database {
         login.dbname(database);
     }
+    let security = match raw.tls {
+        Some(raw::DatabaseTls::Word(raw::Prefer::Prefer)) => Security::Prefer,
+        tls => {
+            let terms = tls.and_then(raw::DatabaseTls::verified);
+            probes::tls(&format!("{key}.tls"), terms, findings).map_or(Security::Clear, Security::Verified)
+        }
+    };
     Postgres {
         login,
         host: raw.host,
-        tls: probes::tls(&format!("{key}.tls"), raw.tls, findings),
+        security,
     }
 }
 
 pub(super) fn mysql(key: &str, raw: raw::Database, findings: &mut Findings<'_>) -> Mysql {
+    let tls = match raw.tls {
+        Some(raw::DatabaseTls::Word(raw::Prefer::Prefer)) => {
+            findings.error(
+                &format!("{key}.tls"),
+                "`prefer` is what PostgreSQL's own clients do; for MySQL it is true, false or the terms",
+            );
+            None
+        }
+        tls => tls.and_then(raw::DatabaseTls::verified),
+    };
     let login = mysql_async::OptsBuilder::default()
         .ip_or_hostname(raw.host)
         .tcp_port(raw.port.unwrap_or(3306))
@@ -48,7 +65,7 @@ pub(super) fn mysql(key: &str, raw: raw::Database, findings: &mut Findings<'_>) 
         .wait_timeout(Some(60));
     Mysql {
         login: login.into(),
-        tls: probes::tls(&format!("{key}.tls"), raw.tls, findings),
+        tls: probes::tls(&format!("{key}.tls"), tls, findings),
         secured: Arc::default(),
     }
 }

@@ -58,10 +58,22 @@ impl Dify<'_> {
         self.vector_store();
         self.service("plugin_daemon", "plugin-daemon", "PLUGIN_DAEMON_URL", None);
         self.service("sandbox", "sandbox", "CODE_EXECUTION_ENDPOINT", None);
+        self.service(
+            "local_sandbox",
+            "local-sandbox",
+            "DIFY_AGENT_LOCAL_SANDBOX_ENDPOINT",
+            None,
+        );
+        self.agent_backend();
         match self.of("MODE").as_deref() {
             None | Some("api") => {
                 let port = self.number("DIFY_PORT", "5001");
                 let url = format!("\"http://127.0.0.1:{port}\"");
+                // A process that is full does not answer and is not sick, so that this only tells. Half a second, so that the others are not held up.
+                let _ = write!(
+                    self.text,
+                    "  process:\n    http:\n      preset: dify-api\n      url: {url}\n    timeout: 500ms\n    critical: false\n"
+                );
                 let _ = write!(
                     self.text,
                     "live:\n  http:\n    preset: dify-api\n    url: {url}\n  timeout: 3s\n"
@@ -144,9 +156,9 @@ impl Dify<'_> {
         Ok(true)
     }
 
-    /// What `DB_EXTRAS` says of TLS, as libpq and PyMySQL name it.
+    /// What `DB_EXTRAS` says of TLS, as libpq and PyMySQL name it. Where it says nothing, libpq's default is in force, which is `prefer`.
     fn database_tls(&self, is_postgres: bool) -> Option<String> {
-        let extras = self.of("DB_EXTRAS")?;
+        let extras = self.of("DB_EXTRAS").unwrap_or_default();
         let of = |name: &str| {
             let pairs = extras.split('&').filter_map(|pair| pair.split_once('='));
             let value = pairs
@@ -156,11 +168,12 @@ impl Dify<'_> {
             Some(format!("{:?}", value.replace("%2F", "/").replace("%2f", "/")))
         };
         let names = if is_postgres {
-            let mode = of("sslmode")?;
-            if !["\"require\"", "\"verify-ca\"", "\"verify-full\""].contains(&mode.as_str()) {
-                return None;
+            match of("sslmode").as_deref() {
+                Some("\"disable\"") => return None,
+                Some("\"require\"" | "\"verify-ca\"" | "\"verify-full\"") => ["sslrootcert", "sslcert", "sslkey"],
+                // `allow` ends where `prefer` does wherever a login is possible at all.
+                _ => return Some("prefer".to_owned()),
             }
-            ["sslrootcert", "sslcert", "sslkey"]
         } else {
             of("ssl_ca")?;
             ["ssl_ca", "ssl_cert", "ssl_key"]
@@ -252,6 +265,7 @@ impl Dify<'_> {
                         ("user", self.or("PGVECTOR_USER", "postgres")),
                         ("password", self.given("PGVECTOR_PASSWORD")),
                         ("database", self.or("PGVECTOR_DATABASE", "dify")),
+                        ("tls", Some("prefer".to_owned())),
                     ];
                     self.check(NAME, "postgres", &pairs, false);
                 }
@@ -263,6 +277,18 @@ impl Dify<'_> {
                 "VECTOR_STORE is `{store}`, of which the environment does not tell how to ask; write a check for it in a file"
             );
             self.unasked.push(message);
+        }
+    }
+
+    /// The backend of agents has no path that tells how it is, so that a connection must do.
+    fn agent_backend(&mut self) {
+        let url = self.of("AGENT_BACKEND_BASE_URL");
+        if let Some(url) = url.and_then(|url| HttpUrl::parse(&url)) {
+            let _ = writeln!(
+                self.text,
+                "  agent_backend:\n    tcp: \"{}\"\n    critical: false",
+                url.address
+            );
         }
     }
 

@@ -47,7 +47,7 @@ fn secured(settings: &Settings) -> Vec<(String, &TlsTerms)> {
     for (key, check) in checks(settings) {
         let mut note = |key: String, terms| all.extend(Option::map(terms, |terms| (key, terms)));
         match &check.kind {
-            Kind::Postgres(postgres) => note(format!("{key}.tls"), postgres.tls.as_ref()),
+            Kind::Postgres(postgres) => note(format!("{key}.tls"), postgres.security.verified()),
             Kind::Mysql(mysql) => note(format!("{key}.tls"), mysql.tls.as_ref()),
             Kind::Redis(redis) => {
                 note(format!("{key}.tls"), redis.tls.as_ref());

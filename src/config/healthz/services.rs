@@ -60,6 +60,7 @@ fn known(preset: Preset) -> Known {
             json: Some(("", "ok")),
             ..at("/health")
         },
+        Preset::LocalSandbox => at("/healthz"),
         Preset::Weaviate => Known {
             key: BEARER,
             ..at("/v1/.well-known/ready")

@@ -5,6 +5,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::super::scalars::{Cidr, Method, Size, Socket, Time, UrlPath};
+use super::tls::ClientTlsTerms;
 use super::{ClientTls, Expect};
 
 /// The configuration of `difygate healthz`.
@@ -67,8 +68,34 @@ pub(in crate::config) struct Database {
     pub(in crate::config) password: Option<String>,
     /// Default: the user's name for PostgreSQL, none for MySQL.
     pub(in crate::config) database: Option<String>,
-    /// TLS, always verified. Default: false.
-    pub(in crate::config) tls: Option<ClientTls>,
+    /// TLS, verified: true, or its terms. For PostgreSQL also `prefer`, as its own clients do: within TLS where the server has it, and not verified.
+    /// Default: false.
+    pub(in crate::config) tls: Option<DatabaseTls>,
+}
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub(in crate::config) enum DatabaseTls {
+    Word(Prefer),
+    Flag(bool),
+    Terms(ClientTlsTerms),
+}
+
+impl DatabaseTls {
+    /// The terms of TLS that is verified; none for `prefer`.
+    pub(in crate::config) fn verified(self) -> Option<ClientTls> {
+        match self {
+            Self::Word(Prefer::Prefer) => None,
+            Self::Flag(flag) => Some(ClientTls::Flag(flag)),
+            Self::Terms(terms) => Some(ClientTls::Terms(terms)),
+        }
+    }
+}
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(in crate::config) enum Prefer {
+    Prefer,
 }
 
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -132,6 +159,7 @@ pub(in crate::config) enum Preset {
     DifyWeb,
     PluginDaemon,
     Sandbox,
+    LocalSandbox,
     Weaviate,
     Qdrant,
     Milvus,

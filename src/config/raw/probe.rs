@@ -12,7 +12,8 @@ use super::tls::ClientTls;
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(in crate::config) struct Probe {
-    /// A service whose probe is known; other keys override it. Default: dify-healthz.
+    /// A service whose probe is known; other keys override it. `dify` is two probes: the api's /health, and the /healthz beside it where there is one;
+    /// `port` and `path` are the latter's. Default: dify-healthz.
     pub(in crate::config) preset: Option<Preset>,
     /// The path to ask. Default: /healthz.
     pub(in crate::config) path: Option<UrlPath>,
@@ -20,7 +21,7 @@ pub(in crate::config) struct Probe {
     pub(in crate::config) method: Option<Method>,
     /// The Host header. Default: the endpoint's address.
     pub(in crate::config) host: Option<String>,
-    /// The port to ask. Default: the endpoint's.
+    /// The port to ask. Default: the endpoint's; 9901 for the service beside it that preset dify asks.
     pub(in crate::config) port: Option<NonZeroU16>,
     /// TLS to that port: true, or its terms. Default: as `tls` of the upstream.
     pub(in crate::config) tls: Option<ClientTls>,
@@ -64,9 +65,10 @@ pub(in crate::config) struct Restart {
     pub(in crate::config) apart: Option<Time>,
 }
 
-#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub(in crate::config) enum Preset {
+    Dify,
     DifyHealthz,
     DifyApi,
     DifyWeb,

@@ -95,7 +95,8 @@ impl Keeper {
             .is_some_and(|record| record.report.outcome.is_pass() && record.report.phases.total * QUICK <= overdue);
         // Who is forgiven many timeouts is forgiven a late answer.
         let is_strict = plan.fall.of(FailureClass::Timeout).get() <= STRICT;
-        let is_full = known.capacity.is_too_much(Sign::Late, under_way, false);
+        // Requests that wait for a dependency of the whole pool fill a process as well.
+        let is_full = known.capacity.is_too_much(Sign::Late, under_way, false) || known.lacks_shared(now);
         if may_doubt && was_quick && is_strict && !is_full {
             known.late = true;
             self.settle(slot, Cause::Late, now);
@@ -123,7 +124,10 @@ impl Keeper {
         };
         let started = track.started.unwrap_or(now);
         let is_down = health == Health::Down { passes: 0 };
-        let hasty = (is_down || health.is_unsure()) && self.haste.take(self.known.len(), now);
+        // Of a dependency that fails for all, the first pass is worth the most.
+        let waits = |known: &Known| known.dependencies.is_held() || !known.shared.is_empty();
+        let waits = !is_down && self.known.get(slot).is_some_and(waits);
+        let hasty = (is_down || waits || health.is_unsure()) && self.haste.take(self.known.len(), now);
         let wait = if is_down {
             schedule::again(track.wait, terms.interval, random)
         } else {
@@ -137,6 +141,8 @@ impl Keeper {
             started + schedule::next(&terms, Health::Up { fails: 0 }, random)
         } else if hasty && is_down {
             now + wait
+        } else if hasty && waits {
+            now + schedule::CONFIRM.min(terms.interval)
         } else if hasty {
             now + schedule::next(&terms, health, random)
         } else if track.answered <= 2 && track.cycle == 1 {

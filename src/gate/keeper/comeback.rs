@@ -104,12 +104,20 @@ impl Keeper {
 
     /// Notes a change of state where it is one between serving and down.
     pub(super) fn note_flap(&mut self, slot: Slot, from: State, now: Instant) {
+        let Some(to) = self.known.get(slot).map(|known| known.state) else {
+            return;
+        };
+        let falls = from.tier().is_some() && to == State::Down;
+        let rises = from == State::Down && to.tier().is_some();
+        let excused = falls && self.falls_with_others(slot, now);
         let Some(known) = self.known.get_mut(slot) else {
             return;
         };
-        let to = known.state;
-        let falls = from.tier().is_some() && to == State::Down;
-        let rises = from == State::Down && to.tier().is_some();
+        let rises = rises && !known.dependencies.is_excused();
+        if falls || rises || to.tier().is_some() {
+            known.dependencies.excuse(excused);
+        }
+        let falls = falls && !excused;
         let rules = known.terms.flapping;
         if (falls || rises) && known.flapping.note(falls, &rules, now) {
             self.effects.push_back(Effect::Flaps(known.id.clone()));

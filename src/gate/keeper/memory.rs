@@ -116,6 +116,11 @@ impl Keeper {
         known.since = memory.since;
         known.cause = Cause::HandedOver { cause: memory.cause };
         known.socket = memory.socket.or(known.socket);
+        let lacked = memory
+            .shared
+            .iter()
+            .filter(|name| memory.components.get(*name) == Some(&false));
+        known.dependencies.resume(lacked.cloned().collect(), now);
         known.components = memory.components;
         known.shared = memory.shared;
         known.version = memory.version;

@@ -8,8 +8,8 @@ use std::time::Instant;
 use slotmap::SlotMap;
 
 use super::{
-    BTreeMap, BTreeSet, Capacity, Cause, EndpointPlan, Flapping, Health, Keeper, Known, Passive, Pool, Slot, Slowness,
-    State, Timer, Track, Window,
+    BTreeMap, BTreeSet, Capacity, Cause, Dependencies, EndpointPlan, Flapping, Health, Keeper, Known, Passive, Pool,
+    Slot, Slowness, State, Timer, Track, Window,
 };
 use crate::gate::names::EndpointId;
 use crate::gate::schedule;
@@ -91,6 +91,7 @@ impl Keeper {
             verdicts: plan.probes.into_iter().map(|terms| (terms, Health::START)).collect(),
             terms: plan.terms,
             shared: BTreeSet::new(),
+            dependencies: Dependencies::default(),
             degraded: false,
             passive: Passive::default(),
             busy: false,
@@ -145,6 +146,7 @@ impl Keeper {
             .into_iter()
             .map(|terms| (terms.clone(), kept(&terms.name).unwrap_or(health)))
             .collect();
+        known.dependencies.forget();
         // What was wound and asked for the old probes is void.
         let newest = |count: fn(&Track) -> u64| tracks.iter().map(count).max().unwrap_or(0);
         let asked = newest(|track| track.asked);

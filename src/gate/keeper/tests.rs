@@ -13,6 +13,7 @@ mod fullness;
 mod invariants;
 mod memory;
 mod operator;
+mod optional;
 mod reference;
 mod roster;
 mod traffic;
@@ -45,13 +46,17 @@ enum Answer {
     Unresolvable,
     /// 429, for so many seconds.
     Sheds(u32),
-    /// 503, and the body names this component.
+    /// 503, and the body names this component; of several probes the first one, which asks the process, passes.
     Lacks(&'static str),
     /// It has so many places; who finds none waits, or gets 503 where it `refuses`.
     Places {
         places: u32,
         refuses: bool,
     },
+    /// Of several probes the first one is silent, and the others pass.
+    Frozen,
+    /// Of several probes the first one is silent, and the others name this component.
+    Clogged(&'static str),
 }
 
 fn report(outcome: Outcome) -> Arc<ProbeReport> {
@@ -59,6 +64,7 @@ fn report(outcome: Outcome) -> Arc<ProbeReport> {
         outcome,
         status: None,
         components: BTreeMap::new(),
+        failed: Vec::new(),
         version: None,
         asked: None,
         phases: Phases::default(),
@@ -84,7 +90,19 @@ fn plans(count: usize, probes: usize, terms: &Arc<Terms>) -> Vec<EndpointPlan> {
             pool: PoolName::new("main"),
             address: Address::parse(&format!("10.0.0.{}:80", n + 1)).unwrap(),
         },
-        probes: (0..probes).map(|_| Arc::default()).collect(),
+        probes: (0..probes)
+            .map(|probe| {
+                let name = if probe == 0 {
+                    "default".to_owned()
+                } else {
+                    format!("probe-{probe}")
+                };
+                Arc::new(ProbePlan {
+                    name: name.into(),
+                    ..ProbePlan::default()
+                })
+            })
+            .collect(),
         terms: terms.clone(),
     });
     plans.collect()
@@ -118,14 +136,23 @@ impl World {
             class,
             detail: "as told".into(),
         };
+        let asks_process = ticket.probe == 0
+            && self
+                .keeper
+                .get(ticket.slot)
+                .is_some_and(|known| known.verdicts.len() > 1);
         let (after, outcome) = match self.answers[place(ticket.slot)] {
             Answer::Healthy => (2, Outcome::Pass),
             Answer::Refuses => (2, fail(FailureClass::Status)),
             Answer::Silent => (1_000, fail(FailureClass::Timeout)),
+            Answer::Lacks(_) if asks_process => (2, Outcome::Pass),
             Answer::Lacks(_) => (2, fail(FailureClass::Status)),
             Answer::Places { places, .. } if self.streams[place(ticket.slot)] < places => (2, Outcome::Pass),
             Answer::Places { refuses: true, .. } => (2, fail(FailureClass::Status)),
             Answer::Places { refuses: false, .. } => (1_000, fail(FailureClass::Timeout)),
+            Answer::Clogged(_) if !asks_process => (2, fail(FailureClass::Status)),
+            Answer::Frozen | Answer::Clogged(_) if asks_process => (1_000, fail(FailureClass::Timeout)),
+            Answer::Frozen | Answer::Clogged(_) => (2, Outcome::Pass),
             Answer::NotFound => (2, Outcome::Misconfigured { detail: "404".into() }),
             Answer::Sheds(seconds) => (2, Outcome::Sheds { seconds }),
             Answer::Unresolvable => (
@@ -140,8 +167,13 @@ impl World {
         if told.outcome.class() == Some(FailureClass::Status) {
             told.status = Some(503);
         }
-        if let Answer::Lacks(component) = self.answers[place(ticket.slot)] {
+        told.phases.total = after * MS;
+        if asks_process {
+            return (self.now + after * MS, ticket, report);
+        }
+        if let Answer::Lacks(component) | Answer::Clogged(component) = self.answers[place(ticket.slot)] {
             told.components = [(component.to_owned(), false)].into();
+            told.failed = vec![component.to_owned()];
         } else if told.outcome.is_pass() {
             told.components = ["database", "cache", "model"]
                 .map(|name| (name.to_owned(), true))

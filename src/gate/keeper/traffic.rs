@@ -38,6 +38,12 @@ impl Keeper {
         if matches!(failure, TrafficFailure::Status(_)) {
             known.capacity.forget_limit();
         }
+        if self.is_explained(slot, failure, now) {
+            return;
+        }
+        let Some(known) = self.known.get_mut(slot) else {
+            return;
+        };
         if !known.terms.outlier.eject || known.state.tier().is_none_or(|tier| tier == Tier::Accused) {
             return;
         }
@@ -117,6 +123,7 @@ impl Keeper {
         };
         if known.state.tier().is_some() && known.passive.note_silence(now) {
             self.ask_now(slot, now);
+            self.ask_others_of(slot, now);
         }
     }
 

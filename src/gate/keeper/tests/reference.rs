@@ -31,7 +31,9 @@ impl Heard {
             | Answer::Unresolvable
             | Answer::Sheds(_)
             | Answer::Lacks(_)
-            | Answer::Places { .. } => {}
+            | Answer::Places { .. }
+            | Answer::Frozen
+            | Answer::Clogged(_) => {}
         }
     }
 
