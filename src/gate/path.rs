@@ -229,7 +229,8 @@ pub fn as_url(target: &[u8]) -> Cow<'_, str> {
 /// resolved, a final `/` kept. Borrowed where the path is so already.
 pub fn canonical(path: &str) -> Cow<'_, str> {
     let decoded = decode(path);
-    if !decoded.contains("//") && !decoded.contains("/.") {
+    let is_open = |pair: &[u8]| matches!(pair, [b'/', b'/' | b'.']);
+    if !decoded.as_bytes().windows(2).any(is_open) {
         return decoded;
     }
     let mut resolved = String::with_capacity(decoded.len());

@@ -156,3 +156,31 @@ fn a_shorter_interval_counts_at_once() {
     world.run(10_000);
     assert!((8..=13).contains(&world.probes.len()), "{:?}", world.probes);
 }
+
+#[test]
+fn ten_thousand_endpoints_are_asked_evenly() {
+    let mut world = World::of(1, 1);
+    let now = world.now;
+    let plans = (0..10_000)
+        .map(|n| EndpointPlan {
+            id: EndpointId {
+                upstream: UpstreamName::new("dify"),
+                pool: PoolName::new("main"),
+                address: Address::parse(&format!("10.0.{}.{}:80", n / 250, n % 250 + 1)).unwrap(),
+            },
+            probes: vec![Arc::default()],
+            terms: Arc::default(),
+        })
+        .collect();
+    world.keeper = Keeper::new(7);
+    world.keeper.reconcile(plans, now);
+    world.answers = vec![Answer::Healthy; 10_000];
+    world.run(6_000);
+    world.probes.clear();
+    world.run(4_000);
+    let mut per_window = [0u32; 40];
+    for (at, _) in &world.probes {
+        per_window[((at - 6_000) / 100).min(39) as usize] += 1;
+    }
+    assert!(per_window.iter().all(|n| (350..=650).contains(n)), "{per_window:?}");
+}
