@@ -43,7 +43,7 @@ impl Watched {
         let waiting = u32::try_from(self.endpoint.pulse.feel().waiting).unwrap_or(u32::MAX);
         UnderWay {
             before: self.endpoint.connections(),
-            begun: self.endpoint.in_flight.get().saturating_sub(waiting),
+            begun: self.endpoint.connections().saturating_sub(waiting),
             left: self.given_up(),
             settled: self.beats.into_iter().min().unwrap_or_default(),
             ..UnderWay::default()
@@ -88,8 +88,7 @@ impl Driver {
 
     /// Whether a 503 was given for want of room alone. Connections that are only kept take places there, so they are closed.
     pub(super) fn is_refusal(&mut self, slot: Slot, connections: u32, now: Instant) -> bool {
-        let left = self.endpoints.get(slot).map_or(0, Watched::given_up);
-        let is_refusal = self.keeper.handle_refusal(slot, connections.saturating_add(left), now);
+        let is_refusal = self.keeper.handle_refusal(slot, connections, now);
         if let Some(watched) = self.endpoints.get(slot).filter(|_| is_refusal) {
             watched.endpoint.trim_idle(0);
         }

@@ -25,7 +25,7 @@ const DECREASE_PERCENT: u32 = 70;
 pub struct UnderWay {
     /// Connections when the probe was sent.
     pub before: u32,
-    /// Requests whose answer had begun by then: they hold their places until they end.
+    /// Requests whose answer had begun by then, and kept connections: they hold their places until they end.
     pub begun: u32,
     /// Requests that were given up shortly before: a server notices that only when it writes, and holds their places until then.
     pub left: u32,
@@ -111,7 +111,8 @@ impl Capacity {
         let connections = under_way.settled.min(under_way.before).min(under_way.now);
         if took > timeout / 2 {
             // It is close to being late. That says something of its load only where it was quick with less.
-            if self.is_too_much(Sign::Late, under_way, false) {
+            let (held, probed) = (under_way.held(), self.probed.get());
+            if probed > 0 && held >= probed {
                 self.reduce(Sign::Late, under_way, now);
             }
         } else {
@@ -134,12 +135,20 @@ impl Capacity {
             return false;
         }
         match sign {
+            // Who refuses sees at once which clients have left.
             Sign::Refused => {
-                let held = held.max(under_way.now.saturating_add(under_way.left));
+                let held = under_way
+                    .before
+                    .saturating_add(u32::from(under_way.came))
+                    .max(under_way.now);
                 held >= probed.max(self.answered.get())
             }
-            // Who holds a place and is being answered is no sign of a process that hangs; who merely waits may be one.
-            Sign::Late => held >= probed && (!stalled || under_way.begun.saturating_add(under_way.left) >= probed),
+            // Who holds a place and is being answered is no sign of a process that hangs. Who merely waits is one: requests gather before each process
+            // that hangs.
+            Sign::Late => {
+                let left = if stalled { 0 } else { under_way.left };
+                under_way.begun > 0 && under_way.begun.saturating_add(left) >= probed
+            }
         }
     }
 
@@ -224,15 +233,17 @@ mod tests {
         );
         let left = UnderWay { left: 3, ..streams(7) };
         assert!(
-            capacity.is_too_much(Sign::Late, left, true),
+            capacity.is_too_much(Sign::Late, left, false),
             "three places are not free yet"
         );
+        assert!(!capacity.is_too_much(Sign::Late, left, true), "they had waited in vain");
         let waiting = UnderWay {
             begun: 2,
             ..streams(12)
         };
-        assert!(capacity.is_too_much(Sign::Late, waiting, false));
-        assert!(!capacity.is_too_much(Sign::Late, waiting, true), "it hangs");
+        for stalled in [false, true] {
+            assert!(!capacity.is_too_much(Sign::Late, waiting, stalled), "it hangs");
+        }
     }
 
     #[test]
