@@ -17,6 +17,8 @@ const SPAN: Duration = Duration::from_secs(300);
 const GROWS_AFTER: Duration = Duration::from_secs(30);
 /// A limit that nothing has confirmed for so long is forgotten.
 const FORGETS: Duration = Duration::from_secs(600);
+/// Fewer connections than this fill nobody: an endpoint that has little to do was never probed with more than none or one.
+const LEAST: u32 = 4;
 /// Where nothing tells how many places there are, the limit falls to so many percent of what was under way.
 const DECREASE_PERCENT: u32 = 70;
 
@@ -131,7 +133,7 @@ impl Capacity {
     /// Whether a probe that failed in the way of `sign` may have failed for want of room alone. `stalled`: requests wait there although it answered often.
     pub fn is_too_much(&self, sign: Sign, under_way: UnderWay, stalled: bool) -> bool {
         let (held, probed) = (under_way.held(), self.probed.get());
-        if probed == 0 || held == 0 {
+        if probed == 0 || held < LEAST {
             return false;
         }
         match sign {
@@ -141,13 +143,13 @@ impl Capacity {
                     .before
                     .saturating_add(u32::from(under_way.came))
                     .max(under_way.now);
-                held >= probed.max(self.answered.get())
+                held >= probed.max(self.answered.get()).max(LEAST)
             }
             // Who holds a place and is being answered is no sign of a process that hangs. Who merely waits is one: requests gather before each process
             // that hangs.
             Sign::Late => {
                 let left = if stalled { 0 } else { under_way.left };
-                under_way.begun > 0 && under_way.begun.saturating_add(left) >= probed
+                under_way.begun > 0 && under_way.begun.saturating_add(left) >= probed.max(LEAST)
             }
         }
     }
@@ -155,7 +157,7 @@ impl Capacity {
     /// Whether a request that was answered 503 with so many connections, its own included, was refused for want of room alone.
     pub fn is_refusal(&self, connections: u32) -> bool {
         let answered = self.answered.get();
-        answered > 0 && connections > answered.max(self.probed.get())
+        answered > 0 && connections > answered.max(self.probed.get()).max(LEAST)
     }
 
     /// Lowers the limit after a probe that was too much.
@@ -166,11 +168,6 @@ impl Capacity {
             Sign::Late => under_way.held().saturating_mul(DECREASE_PERCENT) / 100,
         };
         self.lower(places, now);
-    }
-
-    /// Lowers the limit after a request that was refused with so many connections, its own included.
-    pub fn refuse(&mut self, connections: u32, now: Instant) {
-        self.lower(connections.saturating_sub(1), now);
     }
 
     /// Forgets the limit: what failed there failed for another reason.
@@ -253,10 +250,10 @@ mod tests {
         assert_eq!(capacity.limit(), None);
         capacity.reduce(Sign::Late, streams(10), start);
         assert_eq!(capacity.limit(), Some(9));
-        capacity.refuse(3, start);
+        capacity.reduce(Sign::Refused, streams(3), start);
         assert_eq!(capacity.limit(), Some(9), "it was probed with nine");
         let mut unknown = Capacity::default();
-        unknown.refuse(1, start);
+        unknown.reduce(Sign::Refused, streams(1), start);
         assert_eq!(unknown.limit(), Some(1));
     }
 
@@ -268,12 +265,10 @@ mod tests {
         capacity.note_answered(5, start);
         assert!(!capacity.is_refusal(5));
         assert!(capacity.is_refusal(6));
-        capacity.refuse(6, start);
-        assert_eq!(capacity.limit(), Some(4));
         for minutes in [6, 11] {
             capacity.note_answered(1, start + Duration::from_secs(minutes * 60));
         }
-        assert!(capacity.is_refusal(2), "what was answered ten minutes ago is forgotten");
+        assert!(capacity.is_refusal(5), "what was answered ten minutes ago is forgotten");
     }
 
     #[test]

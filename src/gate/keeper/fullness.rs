@@ -64,18 +64,14 @@ impl Keeper {
             .tracks
             .get(slot)
             .is_some_and(|tracks| tracks.iter().any(Track::is_asking));
-        let Some(known) = self.known.get_mut(slot) else {
+        let Some(known) = self.known.get(slot) else {
             return false;
         };
         let recent = |record: &ProbeRecord| now.saturating_duration_since(record.at) <= MOMENT;
         let is_probed = asks || known.history.back().is_some_and(recent);
         let connections = connections.saturating_add(u32::from(is_probed));
-        let is_refusal = known.state.tier().is_some() && known.capacity.is_refusal(connections);
-        if is_refusal {
-            known.capacity.refuse(connections, now);
-            self.effects.push_back(Effect::Publish(slot));
-        }
-        is_refusal
+        // The limit is the probes' alone: an application has 503s of its own.
+        known.state.tier().is_some() && known.capacity.is_refusal(connections)
     }
 
     /// Notes whether an endpoint had no time for its probe.
