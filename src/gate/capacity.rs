@@ -137,12 +137,8 @@ impl Capacity {
             return false;
         }
         match sign {
-            // Who refuses sees at once which clients have left.
             Sign::Refused => {
-                let held = under_way
-                    .before
-                    .saturating_add(u32::from(under_way.came))
-                    .max(under_way.now);
+                let held = held.max(under_way.now.saturating_add(under_way.left));
                 held >= probed.max(self.answered.get()).max(LEAST)
             }
             // Who holds a place and is being answered is no sign of a process that hangs. Who merely waits is one: requests gather before each process
