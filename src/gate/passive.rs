@@ -187,13 +187,13 @@ impl Passive {
         self.failure
     }
 
-    /// Notes a failed request at `now`. Returns whether it is the first within [`AGREE_WITHIN`].
+    /// Notes a failed request at `now`. Returns whether it is the first within `AGREE_WITHIN`.
     pub fn witness(&mut self, now: Instant) -> bool {
         let before = self.witnessed.replace(now);
         before.is_none_or(|before| now.saturating_duration_since(before) > AGREE_WITHIN)
     }
 
-    /// Notes that its requests or streams are silent at `now`. Returns whether it is to be probed for that, once within [`AGREE_WITHIN`].
+    /// Notes that its requests or streams are silent at `now`. Returns whether it is to be probed for that, once within `AGREE_WITHIN`.
     pub fn note_silence(&mut self, now: Instant) -> bool {
         self.silent = Some(now);
         let recent = |at: Instant| now.saturating_duration_since(at) <= AGREE_WITHIN;
@@ -204,7 +204,7 @@ impl Passive {
         asks
     }
 
-    /// Whether its requests or streams were noticed to be silent within [`AGREE_WITHIN`] of `now`.
+    /// Whether its requests or streams were noticed to be silent within `AGREE_WITHIN` of `now`.
     pub fn is_silent(&self, now: Instant) -> bool {
         self.silent
             .is_some_and(|at| now.saturating_duration_since(at) <= AGREE_WITHIN)

@@ -74,7 +74,7 @@ impl Gate {
     }
 
     /// Accepts nothing more, since another process does, and waits for what is under way. Answers ask their clients for another connection. A connection
-    /// on which nothing is asked for [`RESTING`] is closed: that may lose a request that is on its way, which clients send again, as they do wherever
+    /// on which nothing is asked for `RESTING` is closed: that may lose a request that is on its way, which clients send again, as they do wherever
     /// a kept connection ends (nginx and HAProxy close them at once).
     pub async fn make_way(&self) -> Stopped {
         let patience = self.applied.borrow().server.drain_timeout;
