@@ -41,9 +41,10 @@ impl Watched {
     /// What is under way on the endpoint as it is about to be probed.
     pub(super) fn under_way(&self) -> UnderWay {
         let waiting = u32::try_from(self.endpoint.pulse.feel().waiting).unwrap_or(u32::MAX);
+        let before = self.endpoint.connections();
         UnderWay {
-            before: self.endpoint.connections(),
-            begun: self.endpoint.connections().saturating_sub(waiting),
+            before,
+            begun: before.saturating_sub(waiting),
             left: self.given_up(),
             settled: self.beats.into_iter().min().unwrap_or_default(),
             ..UnderWay::default()

@@ -5,7 +5,7 @@
 //! under way when it was sent: where more was under way than with any probe or request that was answered, the endpoint may be full; where less was, it is
 //! sick.
 //!
-//! What is too much becomes a limit on requests in flight that keeps one place for the probe. It falls with each refusal and each late probe, and grows by one
+//! What is too much becomes a limit on requests in flight that keeps one place for the probe. It falls with each probe that is refused or late, and grows by one
 //! where probes pass while it is reached (AIMD; Chiu and Jain, "Analysis of the Increase and Decrease Algorithms for Congestion Avoidance", 1989). It does
 //! not follow the latency of requests, as Envoy's gradient controller does: prompts last from a tenth of a second to minutes.
 
@@ -139,7 +139,7 @@ impl Capacity {
         match sign {
             Sign::Refused => {
                 let held = held.max(under_way.now.saturating_add(under_way.left));
-                held >= probed.max(self.answered.get()).max(LEAST)
+                held >= probed.max(self.answered.get())
             }
             // Who holds a place and is being answered is no sign of a process that hangs. Who merely waits is one: requests gather before each process
             // that hangs.
