@@ -20,7 +20,7 @@
 //!
 //! **A request**: [`edge`] accepts → `proxy` reads it strictly, `gate::client` tells who asks, `gate::guard` whether they may, `gate::route` where it
 //! goes → `upstream::snapshot` holds who may serve, `gate::selection` picks one → `proxy::direct` sends what is whole and relays the answer,
-//! `proxy::tunnel` carries WebSockets, the framework streams large uploads → on a failure `gate::retry` decides → one access line, one count.
+//! `proxy::upload` what comes later, `proxy::tunnel` carries WebSockets, the framework asks endpoints of HTTP/2 → on a failure `gate::retry` decides → one access line, one count.
 //!
 //! **A probe**: `gate::keeper` says that one is due → [`driver`] sends it through [`probe`] → the answer comes back by [`mailbox`] → `gate::keeper` weighs it →
 //! a change is announced, counted and published as a new snapshot; what waits on an endpoint that went down goes elsewhere.

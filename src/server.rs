@@ -23,7 +23,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use axum::Router;
 use pingora::protocols::http::v2::server::{H2Options, default_h2_options};
-use pingora::proxy::{HttpProxy, http_proxy};
+use pingora::proxy::http_proxy;
 use pingora::server::configuration::ServerConf;
 use tokio::sync::watch;
 use tokio::time::timeout;
@@ -43,7 +43,7 @@ use crate::driver::{Driver, Handle};
 use crate::edge::{Door, Ending, Listener};
 use crate::gate::alarm::Alarm;
 use crate::metrics::Metrics;
-use crate::proxy::{Gateway, Rates, Site, SplitKey};
+use crate::proxy::{Gateway, Rates, Server, Site, SplitKey};
 use crate::reload::{Applied, Loader};
 use crate::server::binding::Bound;
 use crate::server::handover::{Handover, Signs};
@@ -138,7 +138,7 @@ impl Parts {
     }
 
     /// What serves the connections of each listener.
-    fn proxies(&self, listeners: &[Listener], threads: usize) -> Vec<Arc<HttpProxy<Gateway>>> {
+    fn proxies(&self, listeners: &[Listener], threads: usize) -> Vec<Arc<Server>> {
         let conf = Arc::new(framework(threads));
         let proxies = listeners.iter().map(|listener| {
             let gateway = Gateway {
@@ -158,9 +158,9 @@ impl Parts {
                 metrics: self.metrics.clone(),
                 clock: self.clock,
             };
-            let mut proxy = http_proxy(&conf, gateway);
-            proxy.h2_options = Some(http2());
-            Arc::new(proxy)
+            let mut framework = http_proxy(&conf, gateway.clone());
+            framework.h2_options = Some(http2());
+            Arc::new(Server::new(gateway, framework))
         });
         proxies.collect()
     }
@@ -170,7 +170,7 @@ impl Parts {
         &self,
         edge: &Threads,
         listeners: Vec<Listener>,
-        proxies: Vec<Arc<HttpProxy<Gateway>>>,
+        proxies: Vec<Arc<Server>>,
         mut found: watch::Receiver<bool>,
         ending: Ending,
     ) -> watch::Receiver<bool> {
@@ -200,7 +200,7 @@ pub struct Gate {
     handed_over: watch::Receiver<bool>,
     signals: Signals,
     doors: Vec<Arc<Door>>,
-    proxies: Vec<Arc<HttpProxy<Gateway>>>,
+    proxies: Vec<Arc<Server>>,
     parts: Parts,
     _threads: [Threads; 2],
 }

@@ -124,7 +124,11 @@ impl Framer {
         self.grows = None;
         loop {
             let goes_on = match self.stage {
-                Stage::Head => self.head(),
+                // A head is given alone: the framework may be given it once more, and must not lose what comes behind it.
+                Stage::Head => {
+                    self.head();
+                    false
+                }
                 Stage::Length(left) => self.length(left),
                 Stage::Chunk(left) => self.chunk(left),
                 Stage::ChunkSize | Stage::ChunkEnd | Stage::Trailers => self.line()?,

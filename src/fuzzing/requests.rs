@@ -71,9 +71,13 @@ fn step(framer: &mut Framer, given: &mut Vec<u8>, all: &mut Read) -> bool {
             all.malformed = true;
             return false;
         }
-        given.extend_from_slice(&framer.output().split());
+        let output = framer.output().split();
+        given.extend_from_slice(&output);
         if !framer.is_over() {
-            return true;
+            if output.is_empty() {
+                return true;
+            }
+            continue;
         }
         if let Some(refused) = framer.refused() {
             all.refused = Some(refused.refusal);

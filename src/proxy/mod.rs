@@ -20,6 +20,7 @@ mod record;
 mod relay;
 mod request;
 mod response;
+mod server;
 mod side;
 mod site;
 mod split;
@@ -55,6 +56,7 @@ use crate::proxy::answer::Answer;
 use crate::proxy::context::Exchange;
 pub(crate) use crate::proxy::rate::Rates;
 use crate::proxy::request::conn;
+pub(crate) use crate::proxy::server::Server;
 pub(crate) use crate::proxy::site::Site;
 pub(crate) use crate::proxy::split::SplitKey;
 use crate::proxy::stream::Streaming;
@@ -95,61 +97,25 @@ impl ProxyHttp for Gateway {
 
     fn init_downstream_modules(&self, _modules: &mut pingora::modules::http::HttpModules) {}
 
+    fn on_connection_reuse(
+        &self,
+        _session: &mut Session,
+        exchange: &mut Exchange,
+        admitted: Box<dyn std::any::Any + Send + Sync>,
+    ) {
+        Self::take_over(exchange, admitted);
+    }
+
     async fn early_request_filter(&self, session: &mut Session, exchange: &mut Exchange) -> pingora::Result<()> {
-        exchange.start = self.clock.now();
-        exchange.taking = self.pace();
-        session.set_write_timeout(Some(self.door.settings.idle_timeout));
-        if let Some(conn) = conn(session) {
-            conn.headers_done();
-        }
-        if let Some(target) = conn(session).and_then(|conn| conn.target().map(<[u8]>::to_vec)) {
-            headers::set_target(session.req_header_mut(), &target);
-        }
-        request::restore_refused(session)?;
-        name_host(session.req_header_mut(), &self.door.name)?;
-        forget_expectation(session);
-        headers::join_cookies(session.req_header_mut())?;
-        if headers::asks_to_close(session.req_header()) {
-            session.set_keepalive(None);
-        }
-        self.announce_end(session);
-        // HTTP/1.0 has no interim answers (RFC 9110 section 15.2).
-        let knows_interim_answers = session.req_header().version != Version::HTTP_10;
-        session.set_ignore_info_resp(!knows_interim_answers);
-        Ok(())
+        self.begin(session, exchange)
     }
 
     async fn request_filter(&self, session: &mut Session, exchange: &mut Exchange) -> pingora::Result<bool> {
-        match self.admit(session, exchange) {
-            request::Admitted::Forward if direct::is_for(session, exchange) => {
-                self.exchange(session, exchange).await?;
-                Ok(true)
-            }
-            request::Admitted::Forward => {
-                self.hold(session, exchange).await?;
-                if !session.is_body_empty() {
-                    // The framework passes no interim answer on before the body has come.
-                    upload::go_ahead(session).await?;
-                    session.req_header_mut().remove_header(&EXPECT);
-                    exchange.receiving = Some((self.clock.now(), self.pace()));
-                }
-                Ok(false)
-            }
-            request::Admitted::Answer(answer) => {
-                let cors = exchange.route().and_then(|route| route.cors.as_ref());
-                answer.send(session, &exchange.request_id, cors).await?;
-                Ok(true)
-            }
-            request::Admitted::Fixed(fixed) => {
-                fixed.send(session, &exchange.request_id).await?;
-                Ok(true)
-            }
-            request::Admitted::Health => {
-                let (status, body) = exchange.site.summary();
-                answer::respond(session, status, body, &exchange.request_id).await?;
-                Ok(true)
-            }
+        let is_answered = self.answer(session, exchange).await?;
+        if !is_answered {
+            self.release(session, exchange).await?;
         }
+        Ok(is_answered)
     }
 
     async fn request_body_filter(
@@ -371,10 +337,7 @@ impl ProxyHttp for Gateway {
     }
 
     async fn logging(&self, session: &mut Session, e: Option<&Error>, exchange: &mut Exchange) {
-        let is_whole = self.tell(session, e, exchange);
-        if let Some(conn) = conn(session) {
-            conn.rest(is_whole);
-        }
+        self.end(session, e, exchange);
     }
 
     /// The access line tells of every failure; the framework's own line would repeat it with the query, which may hold a signature.

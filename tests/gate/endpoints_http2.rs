@@ -230,6 +230,31 @@ async fn clients_of_http1_reach_endpoints_that_speak_http2() {
     }
 }
 
+/// Such a request is admitted before the framework reads it once more, which must neither count it twice nor lose what came with its head.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_that_the_framework_sends_on_is_admitted_once() {
+    let (echo, health) = (Echo::start().await, Upstream::echo().await);
+    let keys = format!("http2: true, probe: {{port: {}}}", health.address.port());
+    let limited =
+        "listeners: [{address: \"127.0.0.1:8080\", limits: {client_rate: {requests: 1, per: 1h, burst: 3}}}]\n";
+    let gate = gate(&format!("{limited}{}", dify_upstream(&[echo.address], &keys))).await;
+    let mut wire = Wire::to(edge(&gate)).await;
+    let post = |body: &str| {
+        format!(
+            "POST /v1/x HTTP/1.1\r\nHost: h\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        )
+    };
+    // The second and the third come with the first, whole.
+    wire.send([post("one"), post("two"), post("three"), post("four")].concat())
+        .await;
+    for expected in ["one", "two", "three"] {
+        let answer = wire.answer().await;
+        assert_eq!((answer.status, answer.text().as_str()), (200, expected));
+    }
+    assert_eq!(wire.answer().await.status, 429);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_harmless_goes_elsewhere_when_a_shared_connection_dies() {
     let (mut dying, staying, health) = (Echo::start().await, Echo::start().await, Upstream::echo().await);

@@ -123,15 +123,23 @@ impl Wire {
         answer
     }
 
-    /// Reads one chunk: `Some(None)` is the last one, `None` a connection that broke off.
+    /// Reads one chunk: `Some(None)` is the last one, with the trailers behind it; `None` a connection that broke off.
     pub(crate) async fn chunk(&mut self) -> Option<Option<Vec<u8>>> {
         let mut line = String::new();
         soon("a chunk", self.0.read_line(&mut line)).await.ok()?;
         let size = usize::from_str_radix(line.trim(), 16).ok()?;
+        while size == 0 && line != "\r\n" {
+            line.clear();
+            let read = soon("trailers", self.0.read_line(&mut line)).await.ok()?;
+            (read > 0).then_some(())?;
+        }
+        if size == 0 {
+            return Some(None);
+        }
         let mut data = vec![0; size + 2];
         soon("the rest of a chunk", self.0.read_exact(&mut data)).await.ok()?;
         data.truncate(size);
-        Some((size > 0).then_some(data))
+        Some(Some(data))
     }
 
     /// The next `data:` line of an event stream, through its chunks; nothing at the stream's end.

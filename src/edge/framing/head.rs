@@ -38,8 +38,8 @@ struct Head {
 }
 
 impl Framer {
-    /// Reads a head; tells whether it was there.
-    pub(super) fn head(&mut self) -> bool {
+    /// Reads a head, if it is there.
+    pub(super) fn head(&mut self) {
         // Empty lines before a request are skipped (RFC 9112 section 2.2).
         let empty = self
             .input
@@ -51,7 +51,7 @@ impl Framer {
         let is_first = self.scanned == 0;
         if is_new.is_empty() || !(is_first || is_new.contains(&b'\n') || self.input.len() > self.head_limit) {
             self.scanned = self.input.len();
-            return false;
+            return;
         }
         let (read, target) = read_target(&mut self.input);
         self.target = target.or(self.target.take());
@@ -70,12 +70,8 @@ impl Framer {
                     Refusal::UriTooLong
                 });
             }
-            Read::Partial => {
-                self.scanned = self.input.len();
-                return false;
-            }
+            Read::Partial => self.scanned = self.input.len(),
         }
-        true
     }
 
     /// Reads a head that came into the framework's own buffer, without a copy. Tells how many bytes of `came` are the framework's: all, or those of

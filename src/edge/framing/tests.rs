@@ -26,7 +26,8 @@ fn read(wire: &[u8], cuts: &[usize]) -> (Vec<Given>, Option<Refused>, Option<&'s
         if let Err(malformed) = framer.advance() {
             return (requests, None, Some(malformed.0));
         }
-        given.extend_from_slice(&framer.output().split());
+        let output = framer.output().split();
+        given.extend_from_slice(&output);
         if framer.is_over() {
             if let Some(refused) = framer.refused() {
                 return (requests, Some(refused.clone()), None);
@@ -34,6 +35,9 @@ fn read(wire: &[u8], cuts: &[usize]) -> (Vec<Given>, Option<Refused>, Option<&'s
             requests.push(parse(&given, framer.trailers()));
             given.clear();
             framer.next();
+            continue;
+        }
+        if !output.is_empty() {
             continue;
         }
         if rest.is_empty() {
