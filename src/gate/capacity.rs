@@ -5,9 +5,11 @@
 //! under way when it was sent: where more was under way than with any probe or request that was answered, the endpoint may be full; where less was, it is
 //! sick.
 //!
-//! What is too much becomes a limit on requests in flight that keeps one place for the probe. It falls with each probe that is refused or late, and grows by one
-//! where probes pass while it is reached (AIMD; Chiu and Jain, "Analysis of the Increase and Decrease Algorithms for Congestion Avoidance", 1989). It does
-//! not follow the latency of requests, as Envoy's gradient controller does: prompts last from a tenth of a second to minutes.
+//! What is too much becomes a limit on requests in flight that keeps one place for the probe. It falls with each probe that is refused, and with each late one
+//! behind another: a single one may have met a pause of its process, or of the gate. It grows where probes pass while it is reached, by one and then
+//! by twice as much each time, until a probe fails again (additive increase, multiplicative decrease: Chiu and Jain, "Analysis of the Increase and Decrease
+//! Algorithms for Congestion Avoidance", 1989; the doubling lets go of a limit that was an error). It does not follow the latency of requests, as Envoy's
+//! gradient controller does: prompts last from a tenth of a second to minutes.
 
 use std::time::{Duration, Instant};
 
@@ -89,6 +91,10 @@ pub struct Capacity {
     /// Connections with which a request was answered well, its own included.
     answered: Peak,
     limit: Option<(u32, Instant)>,
+    /// By how much the limit grew last, since a probe was too much.
+    step: u32,
+    /// Whether the last probe was late, or nearly, with as much under way as ever.
+    was_late: bool,
 }
 
 impl Capacity {
@@ -115,14 +121,16 @@ impl Capacity {
             // It is close to being late. That says something of its load only where it was quick with less.
             let (held, probed) = (under_way.held(), self.probed.get());
             if probed > 0 && held >= probed {
-                self.reduce(Sign::Late, under_way, now);
+                self.note_too_much(Sign::Late, under_way, now);
             }
         } else {
+            self.was_late = false;
             self.probed.note(connections.saturating_add(1), now);
             match self.limit {
                 Some((_, since)) if now.saturating_duration_since(since) >= FORGETS => self.limit = None,
                 Some((limit, since)) if connections >= limit && now.saturating_duration_since(since) >= GROWS_AFTER => {
-                    self.limit = Some((limit.saturating_add(1), now));
+                    self.step = self.step.saturating_mul(2).max(1);
+                    self.limit = Some((limit.saturating_add(self.step), now));
                 }
                 _ => {}
             }
@@ -156,8 +164,13 @@ impl Capacity {
         answered > 0 && connections > answered.max(self.probed.get()).max(LEAST)
     }
 
-    /// Lowers the limit after a probe that was too much.
-    pub fn reduce(&mut self, sign: Sign, under_way: UnderWay, now: Instant) {
+    /// Lowers the limit after a probe that was too much; after a late one, where the last one was late as well.
+    pub fn note_too_much(&mut self, sign: Sign, under_way: UnderWay, now: Instant) {
+        let was_late = std::mem::replace(&mut self.was_late, true);
+        if sign == Sign::Late && !was_late {
+            return;
+        }
+        self.step = 0;
         let places = match sign {
             Sign::Refused => under_way.held(),
             Sign::Late if under_way.begun + under_way.left >= self.probed.get() => under_way.begun + under_way.left,
@@ -244,12 +257,14 @@ mod tests {
         let start = Instant::now();
         let mut capacity = ten_places(start);
         assert_eq!(capacity.limit(), None);
-        capacity.reduce(Sign::Late, streams(10), start);
+        capacity.note_too_much(Sign::Late, streams(10), start);
+        assert_eq!(capacity.limit(), None, "once is an accident");
+        capacity.note_too_much(Sign::Late, streams(10), start);
         assert_eq!(capacity.limit(), Some(9));
-        capacity.reduce(Sign::Refused, streams(3), start);
+        capacity.note_too_much(Sign::Refused, streams(3), start);
         assert_eq!(capacity.limit(), Some(9), "it was probed with nine");
         let mut unknown = Capacity::default();
-        unknown.reduce(Sign::Refused, streams(1), start);
+        unknown.note_too_much(Sign::Refused, streams(1), start);
         assert_eq!(unknown.limit(), Some(1));
     }
 
@@ -268,11 +283,13 @@ mod tests {
     }
 
     #[test]
-    fn the_limit_grows_by_one_where_it_is_reached_and_is_forgotten_where_it_is_not() {
+    fn the_limit_grows_where_it_is_reached_and_is_forgotten_where_it_is_not() {
         let start = Instant::now();
         let at = |seconds: u64| start + Duration::from_secs(seconds);
         let mut capacity = ten_places(start);
-        capacity.reduce(Sign::Late, streams(10), start);
+        capacity.note_too_much(Sign::Late, streams(10), start);
+        assert_eq!(capacity.limit(), None, "once is an accident");
+        capacity.note_too_much(Sign::Late, streams(10), start);
         let mut pass = |count, seconds| {
             capacity.note_pass(streams(count), QUICK, TIMEOUT, at(seconds));
             capacity.limit()
@@ -281,7 +298,9 @@ mod tests {
         assert_eq!(pass(8, 31), Some(9), "it is not reached");
         assert_eq!(pass(9, 31), Some(10));
         assert_eq!(pass(10, 60), Some(10));
-        assert_eq!(pass(0, 632), None);
+        assert_eq!(pass(10, 61), Some(12), "each step is twice the last one");
+        assert_eq!(pass(12, 91), Some(16));
+        assert_eq!(pass(0, 692), None);
     }
 
     #[test]
@@ -296,7 +315,14 @@ mod tests {
             begun: 0,
             ..streams(20)
         };
+        assert!(
+            !capacity.note_pass(waiting, slow, TIMEOUT, start),
+            "once is an accident"
+        );
+        capacity.note_pass(waiting, QUICK, TIMEOUT, start);
+        let waiting = UnderWay { before: 30, ..waiting };
+        assert!(!capacity.note_pass(waiting, slow, TIMEOUT, start), "not in a row");
         assert!(capacity.note_pass(waiting, slow, TIMEOUT, start));
-        assert_eq!(capacity.limit(), Some(13));
+        assert_eq!(capacity.limit(), Some(20), "the probe has a place");
     }
 }

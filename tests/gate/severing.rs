@@ -475,9 +475,9 @@ async fn who_never_pauses_and_who_never_reads_are_broken_off_in_time() {
         // One reads all that comes, the other nothing.
         let (mut reads, mut idles) = (Wire::to(edge(&gate)).await, Wire::to(edge(&gate)).await);
         reads.send(request).await;
+        assert!(reads.head().await.status < 300);
         idles.send(request).await;
         until("both to stream", async || streams(&gate).list().len() == 2).await;
-        assert!(reads.head().await.status < 300);
         cut(&gate, 2, 0);
         reads.ended().await;
         until_cut(&gate, 2).await;

@@ -39,7 +39,7 @@ impl Keeper {
         let stalled = known.passive.is_silent(now);
         let is_full = known.capacity.is_too_much(sign, under_way, stalled);
         if is_full {
-            known.capacity.reduce(sign, under_way, now);
+            known.capacity.note_too_much(sign, under_way, now);
             if known.capacity.limit() != before {
                 self.effects.push_back(Effect::Publish(ticket.slot));
             }
