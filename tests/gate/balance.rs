@@ -146,8 +146,16 @@ async fn ten_streams_on_every_instance_turn_the_rest_away_and_nothing_collapses(
     while difys.iter().any(|dify| dify.tally().streams() < 10) {
         streams.push(stream(edge(&gate)).await);
     }
+    // Two probes in a row that find no place tell how many there are.
     for dify in &difys {
-        until_state(&gate, dify.address(), State::Busy).await;
+        let path = format!("/api/v1/endpoints/{}", dify.address());
+        until("its room to be known", async || {
+            admin(&gate, &path)
+                .await
+                .text()
+                .contains("it is given 9 requests at a time")
+        })
+        .await;
     }
     for _ in 0..5 {
         let refused = ask(edge(&gate), "GET /v1/info").await;

@@ -333,7 +333,7 @@ async fn the_gate_names_a_database_that_instances_share_and_goes_on_when_it_is_b
     let gate = gate(&format!(
         "upstreams: {{dify: {{{QUICK}, all_down: closed, components: {{database: {{shared: true}}}}, pools: {{main: {{endpoints: [{}]}}}}}}}}\n",
         endpoints.join(", ")
-    ).replace("timeout: 100ms", "timeout: 100ms, path: /healthz"))
+    ).replace("timeout: 250ms", "timeout: 250ms, path: /healthz"))
     .await;
     let serves = async || ask(edge(&gate), "GET /v1/info").await.status == 200;
     until("the gate to serve", serves).await;

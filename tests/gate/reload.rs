@@ -18,8 +18,8 @@ use crate::admin::admin;
 use crate::cli::{difygate, file, run};
 use crate::overrides::send;
 use crate::support::{
-    QUICK, addresses, dify_upstream, edge, gate_before, instances, known, nobody, ready, settings, soon, until,
-    until_idle, until_state, whole,
+    PATIENT, QUICK, addresses, dify_upstream, edge, gate_before, instances, known, nobody, ready, settings, soon,
+    until, until_idle, until_state, whole,
 };
 use crate::wire::{Wire, ask, chat_request};
 
@@ -248,7 +248,7 @@ async fn a_file_with_errors_changes_nothing_and_says_all_of_them() {
     let [dify] = instances().await;
     let good = dify_upstream(&[dify.address()], QUICK);
     let filed = Filed::start(&good).await;
-    let bad = good.replace("main", "").replace("interval: 100ms", "intervall: 100ms");
+    let bad = good.replace("main", "").replace("interval: 250ms", "intervall: 250ms");
     let errors = filed.reload(&bad).await.unwrap_err();
     assert!(errors.contains("intervall"), "{errors}");
     assert!(errors.contains(&filed.path.display().to_string()), "{errors}");
@@ -352,7 +352,7 @@ async fn a_hundred_reloads_cut_no_stream_fail_no_request_and_leak_no_descriptor(
             "admin: {{address: \"{admin}\"}}\n{}",
             whole(&format!(
                 "listeners: [{{address: \"{edge}\"}}]\n{}",
-                dify_upstream(&addresses(&difys)[from..], &format!("{QUICK}, balance: {balance}"))
+                dify_upstream(&addresses(&difys)[from..], &format!("{PATIENT}, balance: {balance}"))
             ))
         )
     };

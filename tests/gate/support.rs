@@ -9,7 +9,8 @@ use std::time::Duration;
 use difygate::config::{self, Config};
 use difygate::gate::cutover::triggers::Tally;
 use difygate::gate::direction::Direction;
-use difygate::gate::keeper::Known;
+use difygate::gate::health::FailureClass;
+use difygate::gate::keeper::{Known, ProbeRecord};
 use difygate::gate::names::{PoolName, UpstreamName};
 use difygate::gate::state::State;
 use difygate::server::Gate;
@@ -23,7 +24,10 @@ use tokio::net::{TcpListener, TcpStream};
 const DEADLINE: Duration = Duration::from_secs(60);
 
 /// Probes often, and forgives silence, so that a busy machine makes nobody look sick.
-pub(crate) const QUICK: &str = "probe: {interval: 100ms, timeout: 100ms, rise: 1, fall: {default: 2, timeout: 50}}";
+pub(crate) const QUICK: &str = "probe: {interval: 250ms, timeout: 250ms, rise: 1, fall: {default: 2, timeout: 20}}";
+
+/// As patient as a machine is busy on which hundreds of streams and further processes are under way.
+pub(crate) const PATIENT: &str = "probe: {interval: 1s, timeout: 1s, rise: 1, fall: {default: 2, timeout: 20}}";
 
 /// Waits for something that must come.
 pub(crate) async fn soon<T>(what: &str, event: impl Future<Output = T>) -> T {
@@ -99,11 +103,14 @@ pub(crate) async fn ready(gate: Gate) -> Gate {
     )
     .await
     .unwrap();
-    // Where the machine kept the gate from running meanwhile, it asks again.
+    // Where the machine was too busy for the gate to run, or for an answer to come in time, it asks again.
+    let is_late = |known: &Known| {
+        let late = |record: &ProbeRecord| record.report.outcome.class() == Some(FailureClass::Timeout);
+        known.cause.to_string().contains("did not run") || known.history.len() < 5 && known.history.iter().all(late)
+    };
     until("answers that are evidence", async || {
         let all = gate.handle().mailbox.known().await.unwrap();
-        let mut causes = all.iter().map(|one| one.known.cause.to_string());
-        !causes.any(|cause| cause.contains("did not run"))
+        !all.iter().any(|one| is_late(&one.known))
     })
     .await;
     gate

@@ -23,7 +23,7 @@ use crate::cli::{difygate, file, run};
 use crate::overrides::send;
 use crate::reload::{Asking, descriptors};
 use crate::support::{
-    QUICK, addresses, dify_upstream, edge, instances, known, nobody, ready, settings, soon, until, until_idle,
+    PATIENT, QUICK, addresses, dify_upstream, edge, instances, known, nobody, ready, settings, soon, until, until_idle,
     until_state, whole,
 };
 use crate::wire::{Wire, ask, chat_request};
@@ -383,7 +383,7 @@ async fn ten_upgrades_cut_no_stream_fail_no_request_and_leak_no_descriptor() {
     let text = format!(
         "server: {{upgrade_socket: {0}/upgrade.sock, state_dir: {0}/state}}\nadmin: {{address: \"{admin}\"}}\nlog: {{access: \"off\"}}\nlisteners: [{{address: \"{edge}\", idle_timeout: 2s}}]\n{1}",
         folder.path().display(),
-        dify_upstream(&addresses(&difys), QUICK)
+        dify_upstream(&addresses(&difys), PATIENT)
     );
     let path = file(&folder, &text);
     let at_manager = folder.path().join("manager.sock");

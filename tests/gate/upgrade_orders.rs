@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use difygate::gate::direction::Traffic;
 use difygate::gate::state::State;
@@ -45,6 +46,17 @@ async fn answered(kept: &mut Wire) -> (u16, String) {
     (answer.status, instance)
 }
 
+/// Waits for something, and keeps a connection from resting meanwhile: one of the old process that rests is closed.
+async fn beside<T>(kept: &mut Wire, what: impl Future<Output = T>) -> T {
+    let mut what = std::pin::pin!(what);
+    loop {
+        tokio::select! {
+            done = &mut what => return done,
+            () = tokio::time::sleep(Duration::from_millis(500)) => drop(answered(kept).await),
+        }
+    }
+}
+
 /// Whether traffic of a gate is paused.
 fn is_paused(gate: &Gate) -> bool {
     let roster = gate.handle().roster.borrow().clone();
@@ -59,13 +71,9 @@ async fn kept_connections_of_the_old_process_follow_every_order() {
     let (old, text, socket) = first(folder.path(), [&blue, &green], &keys).await;
     let mut kept = Wire::to(edge(&old)).await;
     assert_eq!(answered(&mut kept).await.0, 200);
-    let new = next(&old, &text, &socket).await;
-    say(
-        &new,
-        "dify:traffic",
-        json!({"state": "stop", "message": "Back at noon"}),
-    )
-    .await;
+    let new = beside(&mut kept, next(&old, &text, &socket)).await;
+    let stop = json!({"state": "stop", "message": "Back at noon"});
+    beside(&mut kept, say(&new, "dify:traffic", stop)).await;
     until("maintenance to be told", async || answered(&mut kept).await.0 == 503).await;
     say(&new, "dify:traffic", json!({"state": "run"})).await;
     until("requests to go on", async || answered(&mut kept).await.0 == 200).await;
@@ -79,19 +87,21 @@ async fn kept_connections_of_the_old_process_follow_every_order() {
     // Maintenance, by the operator's word on an endpoint.
     let path = format!("/api/v1/overrides/{}", blue.address());
     let word = json!({"state": "maintenance", "reason": "a new disk"}).to_string();
-    assert_eq!(send(&new, "PUT", &path, &word).await.status, 200);
-    until_state(&old, blue.address(), State::Maintenance).await;
-    assert_eq!(send(&new, "DELETE", &path, "").await.status, 200);
-    until_state(&old, blue.address(), State::Up).await;
+    let maintained = beside(&mut kept, send(&new, "PUT", &path, &word)).await;
+    assert_eq!(maintained.status, 200);
+    beside(&mut kept, until_state(&old, blue.address(), State::Maintenance)).await;
+    let enabled = beside(&mut kept, send(&new, "DELETE", &path, "")).await;
+    assert_eq!(enabled.status, 200);
+    beside(&mut kept, until_state(&old, blue.address(), State::Up)).await;
     // And a switch.
     until("blue to serve", async || {
         answered(&mut kept).await == (200, "dify-0".to_owned())
     })
     .await;
-    say(&new, "dify", json!({"to": "green", "auto": true})).await;
-    until_phase(&new, "baking").await;
+    beside(&mut kept, say(&new, "dify", json!({"to": "green", "auto": true}))).await;
+    beside(&mut kept, until_phase(&new, "baking")).await;
     until("green to serve", async || answered(&mut kept).await.1 == "dify-1").await;
-    say(&new, "dify:rollback", json!({})).await;
+    beside(&mut kept, say(&new, "dify:rollback", json!({}))).await;
     until("blue to serve again", async || answered(&mut kept).await.1 == "dify-0").await;
 }
 

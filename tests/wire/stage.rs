@@ -26,6 +26,9 @@ use crate::streams::{Sliced, Tcp};
 use crate::table::Case;
 use crate::ways::{Carried, Client, Way};
 
+/// No machine is so busy that a client of the table takes longer.
+const PATIENT: &str = "header_timeout: 60s, limits: {grace: 60s}";
+
 /// Where a proxy listens: in the clear, and within TLS.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Door {
@@ -79,7 +82,7 @@ pub(crate) async fn gate(origins: &Origins, http2: bool) -> (Gate, Door) {
     };
     let text = format!(
         "log: {{access: \"off\"}}\nserver: {{lame_duck: 0s, drain_timeout: 10s}}\n\
-         listeners: [{{address: \"127.0.0.1:8080\", http2: cleartext}}, {{address: \"127.0.0.1:8443\", tls: {{certificates: [{certificate}]}}}}]\n\
+         listeners: [{{address: \"127.0.0.1:8080\", http2: cleartext, {PATIENT}}}, {{address: \"127.0.0.1:8443\", {PATIENT}, tls: {{certificates: [{certificate}]}}}}]\n\
          upstreams: {{one: {{{more}, outlier: {{eject: false}}, all_down: open, pools: {{main: {{endpoints: [\"{endpoint}\"]}}}}}}}}\n"
     );
     let mut config =
