@@ -23,7 +23,8 @@ def run(*command):
 
 SHOW = "console.log(JSON.stringify([process.env.PASSWORD, process.env.TOKEN]))"
 DOTENV = "const e = require('dotenv').parse(require('fs').readFileSync('.env')); console.log(JSON.stringify([e.PASSWORD, e.TOKEN]))"
-print(f"python-dotenv {importlib.metadata.version('python-dotenv')}, dotenv {run('node', '-p', 'require(`dotenv/package.json`).version')}, Node {run('node', '--version')}")
+dotenv = run("node", "-p", "require('dotenv/package.json').version")
+print(f"python-dotenv {importlib.metadata.version('python-dotenv')}, dotenv {dotenv}, Node {run('node', '--version')}")
 EXPECTED = ["top#secret", "a${PASSWORD}b"]
 print("guess:", EXPECTED, "in every line")
 values = dotenv_values(".env")

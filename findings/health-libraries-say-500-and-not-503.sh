@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # What: a check fails. django-health-check answers 500, to HEAD too, and so does lightship for "not ready yet", "not ready" and "shutting down", the states of
-#   every start and stop; lightship's /live is 500 as well while it shuts down. Only @godaddy/terminus says 503.
+#   every start and stop; lightship's /live is 500 as well while it shuts down. @godaddy/terminus says 503.
 # Versions: django-health-check 4.8.0 with django 5.2.19, lightship 9.0.3 and @godaddy/terminus 4.12.1 on Node 20.20.2.
 # Guess that missed: 503 in every case; 500 is for a fault within the health check itself.
 # For a proxy: take any 5xx of a health endpoint for "no", and do not take 500 for a broken endpoint that may be passed over.

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # What: a GET whose target has 17,000 characters. Twisted's web server, and so daphne, closes the connection without one byte of an answer.
-#   gunicorn, aiohttp and Node say 414, 400 or 431; waitress, cheroot, hypercorn and uvicorn serve it.
+#   At 20,000 gunicorn, aiohttp and Node say 414, 400 or 431; waitress, cheroot, hypercorn and uvicorn serve it.
 # Versions: Twisted 26.10.0; beside it waitress 3.0.2 (daphne 4.2.3 was seen by hand).
 # Guess that missed: 414 (RFC 9110 section 15.5.15), or the answer.
 # For a proxy: a close without an answer is the sign of a dying server. One user's long search link, sent again to the next endpoint like any GET, makes

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # What: a ketama ring of six nodes with weights 1 to 6. One node is removed, and keys move that belonged to none but the others: from a node that stays to
-#   another that stays. uhashring (hash_fn "ketama") and npm's hashring do the same, key for key: a node's points follow its share of the total weight, so all
-#   shares change. With equal weights no such key moves, nor with uhashring's own "sha" ring.
+#   another that stays. uhashring (hash_fn "ketama") and npm's hashring do the same, in the same number: a node's points follow its share of the total
+#   weight, so all shares change. With equal weights no such key moves, nor with uhashring's default ring.
 # Versions: uhashring 2.5 (PyPI), hashring 3.2.0 (npm, Node 20.20.2).
 # Guess that missed: removing a node moves its own keys and no others; that is what consistent hashing is chosen for.
 # For a proxy: with weights by share a drain of one server takes caches and sessions from servers that nothing happened to. Count a node's points by its own
