@@ -231,6 +231,31 @@ impl Stage {
 #[tokio::main]
 #[allow(clippy::print_stdout)]
 async fn main() {
+    if is_chosen("database") {
+        without_database().await;
+    }
+    if is_chosen("redis") {
+        println!("\nRedis away for 30 s, by all_down");
+        println!(
+            "          asked failed  >5 s  left  runs  most  back | named  >5 s of those before, and of those after"
+        );
+        for rule in ["open", "closed", "auto", "auto", "auto"] {
+            without_redis(rule).await;
+        }
+    }
+}
+
+/// Words after `--` choose what is measured: `database`, `redis`.
+fn is_chosen(what: &str) -> bool {
+    let mut words = std::env::args()
+        .skip(1)
+        .filter(|word| !word.starts_with("--"))
+        .peekable();
+    words.peek().is_none() || words.any(|word| word == what)
+}
+
+#[allow(clippy::print_stdout)]
+async fn without_database() {
     let mut database = Database::new();
     database.start().await;
     let stage = Stage::before(&database).await;
@@ -261,11 +286,6 @@ async fn main() {
     tell("starts: until a user is served again", served);
     tell("  users who asked in vain until then", vain);
     tell("starts: until all three serve, none is named", whole);
-    drop(stage);
-    println!("\nRedis away for 30 s, by all_down          asked failed  >5 s  left  runs  most  back");
-    for rule in ["open", "closed", "auto"] {
-        without_redis(rule).await;
-    }
 }
 
 /// How long Redis is away, and after how many seconds a user leaves, as the client of this crate does.
@@ -335,7 +355,12 @@ async fn without_redis(rule: &str) {
     let away = Instant::now();
     server.take();
     stage.give(Traffic::RedisDown(HANGS));
-    sleep(AWAY).await;
+    let named = tokio::time::timeout(
+        AWAY,
+        until(&stage.admin, |upstream| upstream["shared_failure"] == "cache"),
+    );
+    let named = named.await.expect("the gate to name the cache");
+    tokio::time::sleep_until((away + AWAY).into()).await;
     server.replace(redis(at));
     stage.give(Traffic::Normal);
     let back = Instant::now();
@@ -353,8 +378,14 @@ async fn without_redis(rule: &str) {
         .filter(|(_, _, served, is_prompt)| *served && *is_prompt)
         .count() as u64;
     let served = log.iter().find(|(asked, _, served, _)| *asked >= back && *served);
+    let late = |from: Instant, to: Instant| {
+        let asked = || log.iter().filter(move |(asked, ..)| (from..to).contains(asked));
+        let late = asked().filter(|(_, took, ..)| took.as_secs() >= 5);
+        let prompts = late.clone().filter(|(.., is_prompt)| *is_prompt).count();
+        format!("{} of {} ({prompts} prompts)", late.count(), asked().count())
+    };
     println!(
-        "{rule:<40} {:>6} {:>6} {:>5} {:>5} {:>5} {:>5} {:>5.2}",
+        "{rule:<8} {:>6} {:>6} {:>5} {:>5} {:>5} {:>5} {:>5.2} | {:>5.2}  {}, {}",
         during().count(),
         during().filter(|(_, _, served, _)| !served).count(),
         slower(5),
@@ -362,5 +393,8 @@ async fn without_redis(rule: &str) {
         stage.cluster.started() - answered,
         most.lock().unwrap(),
         served.map_or(f64::NAN, |(asked, ..)| (*asked - back).as_secs_f64()),
+        (named - away).as_secs_f64(),
+        late(away, named),
+        late(named, back),
     );
 }

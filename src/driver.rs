@@ -13,7 +13,7 @@ use crate::gate::health::{FailureClass, Outcome};
 use crate::gate::keeper::{Effect, Keeper, ProbeReport, Slot, Ticket};
 use crate::gate::lapse::Lapses;
 use crate::gate::overrides::Override;
-use crate::gate::rhythm::{BEAT, Rhythm};
+use crate::gate::rhythm::{BEAT, Rhythm, Silence};
 use crate::gate::state::{Cause, State};
 use crate::mailbox::{Acquaintance, Mailbox, Message, Pictures, Word};
 use crate::metrics::{Metrics, ProbeCounts};
@@ -365,8 +365,10 @@ impl Driver {
             if let Some(limit) = self.keeper.get(slot).and_then(|known| known.capacity.limit()) {
                 watched.endpoint.trim_idle(limit);
             }
-            if watched.rhythm.feel(beat.answered, beat.waiting) {
-                self.keeper.handle_silence(slot, now);
+            match watched.rhythm.feel(beat.answered, beat.waiting) {
+                Silence::None => {}
+                Silence::Overdue => self.keeper.handle_overdue(slot, now),
+                Silence::Missed => self.keeper.handle_silence(slot, now),
             }
         }
     }

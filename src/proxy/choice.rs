@@ -208,7 +208,7 @@ impl Gateway {
     }
 
     /// What all endpoints depend on fails. Where some of the request was sent, its client is told that it may have been processed.
-    fn dependency_failed(&self, exchange: &mut Exchange, components: &str) -> Box<Error> {
+    pub(super) fn dependency_failed(&self, exchange: &mut Exchange, components: &str) -> Box<Error> {
         let Some(course) = &exchange.course else {
             return self.nobody(exchange);
         };

@@ -23,10 +23,12 @@ use crate::proxy::Gateway;
 use crate::proxy::context::{Attempt, Course, Exchange};
 use crate::proxy::request::conn;
 use crate::proxy::tunnel;
+use crate::proxy::witness;
 use crate::tls::Unsecured;
 use crate::upstream::Endpoint;
 use crate::upstream::idle::Kept;
 use crate::upstream::settings::Timeouts;
+use crate::upstream::snapshot::Routable;
 use crate::upstream::streams::Why;
 use crate::wire::Wire;
 
@@ -48,6 +50,8 @@ pub(super) enum Lost {
     Request(Box<Error>),
     /// All is to end that the endpoint serves.
     Severed(Why),
+    /// The endpoint lacks these components, as its whole pool does.
+    Lacking(Arc<str>),
 }
 
 impl From<Box<Error>> for Lost {
@@ -70,6 +74,19 @@ pub(super) enum Called {
     Down,
     /// All is to end that its endpoint serves.
     Severed(Why),
+    /// Its endpoint lacks these components, as its whole pool does, and it may go nowhere else.
+    Lacking(Arc<str>),
+}
+
+/// What may become of a request that waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Waits {
+    /// It may be running: it waits until its endpoint ends it.
+    Bound,
+    /// It may be sent again, but has been sent as often as it may.
+    Spent,
+    /// It may go elsewhere.
+    Free,
 }
 
 impl Gateway {
@@ -104,6 +121,10 @@ impl Gateway {
                 Err(Lost::Endpoint(failure, e)) => (failure, e),
                 Err(Lost::Request(e)) => return Err(e),
                 Err(Lost::Severed(why)) => return Err(self.cut(exchange, why)),
+                Err(Lost::Lacking(components)) => {
+                    witness::note(exchange, AttemptFailure::Rescued);
+                    return Err(self.dependency_failed(exchange, &components));
+                }
             };
             if !self.retry(session, exchange, failure) {
                 exchange.overdue = failure == AttemptFailure::Timeout;
@@ -206,8 +227,13 @@ impl Gateway {
         // One that tries endpoints which lack a dependency has a deadline of its own.
         let tries = course.attempt.as_ref().is_some_and(|attempt| attempt.pass.is_some());
         let may_go = course.made <= course.upstream.owner().settings.retry.attempts;
-        let recallable = course.class == RetryClass::Idempotent && may_go && !tries;
-        let called = self.called(exchange, endpoint, recallable);
+        let waits = match course.class {
+            RetryClass::Idempotent if tries => Waits::Bound,
+            RetryClass::Idempotent if may_go => Waits::Free,
+            RetryClass::Idempotent => Waits::Spent,
+            RetryClass::Effects | RetryClass::Unsafe => Waits::Bound,
+        };
+        let called = self.called(exchange, endpoint, waits);
         let to_head = session.req_header().method == Method::HEAD;
         let upgrades = tunnel::is_asked_for(session.req_header());
         let wait = endpoint.pulse.ask(self.clock.millis(self.clock.now()));
@@ -217,6 +243,7 @@ impl Gateway {
             called = called => return Err(match called {
                 Called::Down => lost(AttemptFailure::Rescued, WireError::Closed),
                 Called::Severed(why) => Lost::Severed(why),
+                Called::Lacking(components) => Lost::Lacking(components),
             }),
             head = timeout(course.patience(), final_head(connection, to_head, upgrades)) => head,
             gone = gone(session) => return Err(gone.into()),
@@ -233,7 +260,8 @@ impl Gateway {
     }
 
     /// Ready once there is nothing to wait for: the endpoint is known to be down and the request may go elsewhere, or is to end.
-    pub(super) async fn called(&self, exchange: &Exchange, endpoint: &Arc<Endpoint>, recallable: bool) -> Called {
+    pub(super) async fn called(&self, exchange: &Exchange, endpoint: &Arc<Endpoint>, waits: Waits) -> Called {
+        let recallable = waits == Waits::Free;
         let _waiting = recallable.then(|| endpoint.recall.wait());
         let mut knows = recallable;
         let calls = endpoint.recall.calls();
@@ -242,6 +270,11 @@ impl Gateway {
             called.as_mut().enable();
             if let Some(why) = exchange.severed() {
                 return Called::Severed(why);
+            }
+            if waits == Waits::Spent
+                && let Some(components) = lacks(exchange, endpoint)
+            {
+                return Called::Lacking(components);
             }
             if std::mem::take(&mut knows) && (!self.still_serves(exchange, endpoint) || waits_in_vain(exchange)) {
                 return Called::Down;
@@ -270,6 +303,14 @@ impl Gateway {
 fn waits_in_vain(exchange: &Exchange) -> bool {
     let waits = |(course, attempt): (&Course, &Attempt)| attempt.pass.is_none() && course.outage().is_some();
     exchange.attempt().is_some_and(waits)
+}
+
+/// What every endpoint of this one's pool lacks, where few are to be sent there for that.
+fn lacks(exchange: &Exchange, endpoint: &Arc<Endpoint>) -> Option<Arc<str>> {
+    let world = exchange.course.as_ref()?.upstream.owner().flow.world.load();
+    let is_here = |routable: &Routable| routable.all().any(|one| Arc::ptr_eq(&one.endpoint, endpoint));
+    let mut sides = world.sides().map(|side| &side.routable);
+    sides.find(|routable| is_here(routable))?.outage.clone()
 }
 
 /// What a connection that did not come about says.

@@ -20,7 +20,7 @@ use crate::http1::{self, Connection, Head, Outgoing, Step, WireError};
 use crate::proxy::Gateway;
 use crate::proxy::answer::Answer;
 use crate::proxy::context::Exchange;
-use crate::proxy::direct::{Called, Lost, gone, hold, lost};
+use crate::proxy::direct::{Called, Lost, Waits, gone, hold, lost};
 use crate::proxy::request::{conn, content_length};
 use crate::upstream::Endpoint;
 
@@ -170,6 +170,7 @@ impl Event {
             Self::Late | Self::Endpoint(Ok(_)) => lost(AttemptFailure::Timeout, timed_out()),
             Self::Endpoint(Err(e)) => lost(AttemptFailure::Reset, e),
             Self::Called(Called::Severed(why)) => Lost::Severed(why),
+            Self::Called(Called::Lacking(components)) => Lost::Lacking(components),
             Self::Called(Called::Down) => lost(AttemptFailure::Rescued, WireError::Closed),
             Self::Client(Err(e)) => e.into_down().into(),
             Self::Client(Ok(_)) => Error::new_down(ErrorType::ConnectionClosed).into(),
@@ -208,7 +209,7 @@ impl Gateway {
         upload.begin();
         let mut waiting = None;
         let sent = {
-            let mut called = pin!(self.called(exchange, endpoint, false));
+            let mut called = pin!(self.called(exchange, endpoint, Waits::Bound));
             loop {
                 upload.go_on(session);
                 if upload.is_sent() && waiting.is_none() {

@@ -210,3 +210,28 @@ async fn what_waits_on_an_endpoint_that_is_found_to_lack_it_later_is_told_as_wel
         assert_told(&wire.answer().await, "cache");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_sent_elsewhere_for_it_is_told_when_that_endpoint_lacks_it_too() {
+    let difys = instances::<3>().await;
+    let gate = gate_before(&addresses(&difys), &shared("cache")).await;
+    for dify in &difys {
+        dify.set(|switches| switches.traffic = HANGS);
+    }
+    let mut waiting = Vec::new();
+    for _ in 0..9 {
+        let mut wire = Wire::to(edge(&gate)).await;
+        wire.send("GET /v1/info HTTP/1.1\r\nHost: h\r\n\r\n").await;
+        waiting.push(wire);
+    }
+    // The service beside the last one repeats an older answer, so what waits on the others goes there.
+    lack(&difys[..2], "cache", HANGS);
+    until("all of them to wait on the last one", async || {
+        difys[2].tally().traffic() == 9
+    })
+    .await;
+    lack(&difys[2..], "cache", HANGS);
+    for wire in &mut waiting {
+        assert_told(&wire.answer().await, "cache");
+    }
+}

@@ -127,6 +127,15 @@ impl Keeper {
         }
     }
 
+    /// Answers of an endpoint are overdue that answers now and then. That agrees with nothing, but a dependency which the pool shares may have gone: it is
+    /// probed at once, so that requests wait in vain for as short as can be.
+    pub fn handle_overdue(&mut self, slot: Slot, now: Instant) {
+        if self.known.get(slot).is_some_and(|known| known.state.tier().is_some()) {
+            self.ask_now(slot, now);
+            self.ask_others_of(slot, now);
+        }
+    }
+
     /// The request that tried an ejected endpoint has ended.
     pub fn handle_trial(&mut self, slot: Slot, trial: Trial, now: Instant) {
         let Some(known) = self.known.get_mut(slot) else {
