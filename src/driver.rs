@@ -10,7 +10,7 @@ use tracing::{info, warn};
 
 use crate::clock::Clock;
 use crate::gate::health::{FailureClass, Outcome};
-use crate::gate::keeper::{Effect, Keeper, ProbeReport, Slot, Ticket};
+use crate::gate::keeper::{Effect, Keeper, Known, ProbeReport, Slot, Ticket};
 use crate::gate::lapse::Lapses;
 use crate::gate::overrides::Override;
 use crate::gate::rhythm::{BEAT, Rhythm, Silence};
@@ -314,8 +314,9 @@ impl Driver {
                 }
                 Effect::Announce(slot, event) => {
                     self.mark(slot, Due::Now);
-                    // Where traffic alone accuses, what waits may yet be answered; where the operator speaks, it is let go on.
-                    if matches!(event.to, State::Down | State::Busy | State::Degraded) {
+                    // Where traffic alone accuses, or a full server refuses more, what waits may yet be answered; where the operator speaks, it is let go on.
+                    let refuses_more = self.keeper.get(slot).is_some_and(Known::refuses_more);
+                    if matches!(event.to, State::Down | State::Busy | State::Degraded) && !refuses_more {
                         self.lose(slot);
                     }
                     self.announce(&event);
@@ -362,8 +363,11 @@ impl Driver {
             if watched.endpoint.pulse.take_answered_well() {
                 self.keeper.handle_answered_with(slot, settled, now);
             }
-            if let Some(limit) = self.keeper.get(slot).and_then(|known| known.capacity.limit()) {
-                watched.endpoint.trim_idle(limit);
+            if let Some(known) = self.keeper.get(slot) {
+                watched.endpoint.idle.crowd(known.keeps_waiting());
+                if let Some(limit) = known.capacity.limit() {
+                    watched.endpoint.trim_idle(limit);
+                }
             }
             match watched.rhythm.feel(beat.answered, beat.waiting) {
                 Silence::None => {}

@@ -254,6 +254,21 @@ impl Known {
         self.shared.is_empty() && !silent
     }
 
+    /// Whether connections wait for room in its queue, the last probe's among them. A server that refuses what is beyond its limit has no queue.
+    pub fn keeps_waiting(&self) -> bool {
+        self.busy && self.last_class() == Some(FailureClass::Timeout)
+    }
+
+    /// Whether it is full and refuses what is beyond its limit, as its last probe was. What it has taken in it answers.
+    pub fn refuses_more(&self) -> bool {
+        self.busy && self.last_class() == Some(FailureClass::Status)
+    }
+
+    /// How its last probe failed, if it did.
+    fn last_class(&self) -> Option<FailureClass> {
+        self.history.back()?.report.outcome.class()
+    }
+
     /// Whether it lacks a dependency that fails for its whole pool.
     pub fn lacks_shared(&self, now: Instant) -> bool {
         let within = self.word_counts_for();

@@ -1,7 +1,7 @@
 //! Connections to an endpoint that wait for the next request.
 
 use std::ops::{Deref, DerefMut};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -20,6 +20,8 @@ pub struct Idle {
     waiting: Mutex<Vec<Waiting>>,
     /// How many wait, to be read without the lock; right but for those who hold it.
     count: AtomicU32,
+    /// Whether the endpoint has no room: there a kept connection holds a place that another one waits for.
+    is_crowded: AtomicBool,
 }
 
 /// A connection, and since when and until when it waits, in milliseconds of the coarse clock.
@@ -62,7 +64,7 @@ impl Idle {
     pub fn keep(&self, connection: Connection, at_most: Duration) {
         let at_most = u64::try_from(at_most.as_millis()).unwrap_or(u64::MAX);
         let mut waiting = self.lock();
-        if connection.is_reusable() && waiting.len() < MOST {
+        if connection.is_reusable() && waiting.len() < MOST && !self.is_crowded.load(Ordering::Relaxed) {
             let since = Coarse::get().millis();
             let until = since.saturating_add(at_most);
             waiting.push(Waiting {
@@ -82,6 +84,14 @@ impl Idle {
     /// How many wait.
     pub fn count(&self) -> u32 {
         self.count.load(Ordering::Relaxed)
+    }
+
+    /// Keeps no connection while the endpoint is `crowded`, and closes those that wait. Requests on kept connections would be served one after the other
+    /// there, while a new connection stays in the queue of the kernel.
+    pub fn crowd(&self, crowded: bool) {
+        if self.is_crowded.swap(crowded, Ordering::Relaxed) != crowded && crowded {
+            self.lock().clear();
+        }
     }
 
     /// Closes those that have waited longest until `most` are left.
@@ -125,5 +135,28 @@ impl Drop for Counting<'_> {
     fn drop(&mut self) {
         let count = u32::try_from(self.waiting.len()).unwrap_or(u32::MAX);
         self.count.store(count, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::Wire;
+    use tokio::net::{TcpListener, TcpStream};
+
+    #[tokio::test]
+    async fn nothing_is_kept_where_there_is_no_room() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let at = listener.local_addr().unwrap();
+        let connect = async || Connection::over(Wire::Clear(TcpStream::connect(at).await.unwrap()));
+        let (idle, long) = (Idle::default(), Duration::from_secs(600));
+        idle.keep(connect().await, long);
+        assert_eq!(idle.count(), 1);
+        idle.crowd(true);
+        idle.keep(connect().await, long);
+        assert_eq!(idle.count(), 0, "each of them would hold a place");
+        idle.crowd(false);
+        idle.keep(connect().await, long);
+        assert!(idle.take().is_some());
     }
 }

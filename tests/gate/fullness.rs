@@ -146,6 +146,39 @@ async fn who_answers_503_beyond_its_limit_is_given_what_it_takes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_a_full_server_has_taken_in_is_not_sent_elsewhere() {
+    let difys = instances::<2>().await;
+    let keys = format!("{KEYS}, balance: {{hash: {{header: x-key}}}}");
+    let gate = gate_before(&addresses(&difys), &keys).await;
+    for dify in &difys {
+        dify.set(|switches| {
+            switches.limit_concurrency = 7;
+            switches.latency = std::time::Duration::from_secs(600);
+        });
+    }
+    // Six with the same key go to the same instance, and the probe is the one too many.
+    let mut waiting = Vec::new();
+    for _ in 0..6 {
+        let mut wire = Wire::to(edge(&gate)).await;
+        wire.send("GET /v1/info HTTP/1.1\r\nHost: h\r\nX-Key: a\r\n\r\n").await;
+        waiting.push(wire);
+    }
+    let taken = || difys.each_ref().map(|dify| dify.tally().traffic());
+    until("all of them to be taken in", async || taken().iter().sum::<u64>() == 6).await;
+    let full = usize::from(taken()[0] == 0);
+    assert_eq!(taken()[full], 6);
+    difys[1 - full].set(|switches| switches.latency = std::time::Duration::ZERO);
+    until_state(&gate, difys[full].address(), State::Busy).await;
+    failing_probes(&gate, &difys[full], 3).await;
+    assert_eq!(taken()[1 - full], 0, "they are being answered where they are");
+    difys[full].set(|switches| switches.latency = std::time::Duration::ZERO);
+    for wire in &mut waiting {
+        assert_eq!(wire.answer().await.status, 200);
+    }
+    assert_eq!(blamed(&gate).await, Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_draining_instance_that_still_accepts_gets_nothing_new() {
     let difys = instances::<2>().await;
     let keys = "probe: {interval: 1s, timeout: 1s}, balance: round_robin, timeouts: {first_byte: 600s}";
