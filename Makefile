@@ -25,8 +25,8 @@ bench: deps ## Decisions in nanoseconds, proxy CPU beside a bare Pingora proxy, 
 	$(CARGO) bench --locked --bench guard --bench selection --bench proxy --bench roundtrip --bench scale
 	$(CARGO) bench --locked --bench proxy -- uploads
 
-lab: deps tools ## Faults under load: 3 instances, 200 requests a second; half an hour with its peers, which `make peers` installs
-	$(CARGO) bench --locked --bench faults --bench catalogue --bench outage --bench peers
+lab: deps tools ## Faults under load: 3 instances, 200 requests a second; three quarters of an hour with its peers, which `make peers` installs
+	$(CARGO) bench --locked --bench faults --bench catalogue --bench outage --bench peers --bench verdicts
 
 wire: deps tools ## The table of requests and answers on every way, from every client to every endpoint
 	$(CARGO) test --locked --test wire

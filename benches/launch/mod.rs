@@ -94,7 +94,7 @@ pub(crate) fn nginx(folder: &Path, http: &str) -> Option<Child> {
         ""
     };
     let text = format!(
-        "{user}daemon off;\nworker_processes 1;\npid {0}/nginx.pid;\nerror_log {0}/nginx.log;\nevents {{ worker_connections 1024; }}\n\
+        "{user}daemon off;\nworker_processes 1;\npid {0}/nginx.pid;\nerror_log {0}/nginx.log warn;\nevents {{ worker_connections 1024; }}\n\
          http {{ access_log off; client_body_temp_path {0}/a; proxy_temp_path {0}/b; fastcgi_temp_path {0}/c; uwsgi_temp_path {0}/d; scgi_temp_path {0}/e;\n\
          {http} }}\n",
         folder.display()
@@ -133,27 +133,41 @@ pub(crate) fn envoy(
     route: &str,
     cluster: &str,
 ) -> Option<Child> {
-    let address = |at: &SocketAddr| {
-        format!(
-            "{{socket_address: {{address: \"{}\", port_value: {}}}}}",
-            at.ip(),
-            at.port()
-        )
-    };
-    let endpoints = each(origins, |_, origin| {
-        format!("        - endpoint: {{address: {}}}\n", address(origin))
-    });
+    let endpoints = each(origins, |_, origin| envoy_endpoint(origin, "", ""));
+    envoy_before(folder, listener, &endpoints, "", route, cluster)
+}
+
+fn envoy_address(at: &SocketAddr) -> String {
+    let (host, port) = (at.ip(), at.port());
+    format!("{{socket_address: {{address: \"{host}\", port_value: {port}}}}}")
+}
+
+/// An endpoint of Envoy's, with further keys of it (`, health_check_config: ...`) and of its place among the others (`, load_balancing_weight: ...`).
+pub(crate) fn envoy_endpoint(origin: &SocketAddr, keys: &str, place: &str) -> String {
+    let address = envoy_address(origin);
+    format!("        - {{endpoint: {{address: {address}{keys}}}{place}}}\n")
+}
+
+/// Envoy before endpoints that are written already, with keys of its own (`admin: ...`).
+pub(crate) fn envoy_before(
+    folder: &Path,
+    listener: SocketAddr,
+    endpoints: &str,
+    keys: &str,
+    route: &str,
+    cluster: &str,
+) -> Option<Child> {
     let router = "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router";
     let manager =
         "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager";
     let path = folder.join("envoy.yaml");
     let text = format!(
-        "static_resources:\n  listeners:\n  - address: {}\n    filter_chains:\n    - filters:\n      - name: http\n        typed_config:\n          \"@type\": {manager}\n\
+        "{keys}static_resources:\n  listeners:\n  - address: {}\n    filter_chains:\n    - filters:\n      - name: http\n        typed_config:\n          \"@type\": {manager}\n\
          \x20         stat_prefix: f\n          route_config: {{virtual_hosts: [{{name: v, domains: [\"*\"], routes: [{{match: {{prefix: \"/\"}}, route: {{{route}}}}}]}}]}}\n\
          \x20         http_filters: [{{name: router, typed_config: {{\"@type\": {router}}}}}]\n\
          \x20 clusters:\n  - name: dify\n    type: STATIC\n    lb_policy: LEAST_REQUEST\n    connect_timeout: 2s\n    {cluster}\n\
          \x20   load_assignment:\n      cluster_name: dify\n      endpoints:\n      - lb_endpoints:\n{endpoints}",
-        address(&listener)
+        envoy_address(&listener)
     );
     std::fs::write(&path, text).ok()?;
     let base = listener.port().to_string();
@@ -166,11 +180,22 @@ pub(crate) fn envoy(
 
 /// Caddy with one processor and the lines of its `reverse_proxy` block.
 pub(crate) fn caddy(folder: &Path, listener: SocketAddr, origins: &[SocketAddr], reverse_proxy: &str) -> Option<Child> {
+    caddy_with(folder, listener, origins, "  admin off\n", reverse_proxy)
+}
+
+/// The same with options of the whole server.
+pub(crate) fn caddy_with(
+    folder: &Path,
+    listener: SocketAddr,
+    origins: &[SocketAddr],
+    options: &str,
+    reverse_proxy: &str,
+) -> Option<Child> {
     let (host, port) = (listener.ip(), listener.port());
     let origins = each(origins, |_, origin| format!(" {origin}"));
     let path = folder.join("Caddyfile");
     let text = format!(
-        "{{\n  admin off\n  auto_https off\n}}\nhttp://:{port} {{\n  bind {host}\n  reverse_proxy{origins} {{\n{reverse_proxy}  }}\n}}\n"
+        "{{\n{options}  auto_https off\n}}\nhttp://:{port} {{\n  bind {host}\n  reverse_proxy{origins} {{\n{reverse_proxy}  }}\n}}\n"
     );
     std::fs::write(&path, text).ok()?;
     let home = folder.join("caddy");

@@ -16,9 +16,17 @@ use difygate::demo::fault::Fault;
 use difygate::demo::load::{Load, Outcome, exchange};
 use difygate::simulated_dify::{Cluster, SimulatedDify};
 use launch::{Process, free_port};
-use proxies::{PROXIES, Proxy};
+use proxies::{CADDY, ENVOY, GATE, HAPROXY, NGINX, Proxy, Site};
 use tokio::time::{Instant, sleep};
 
+const PROXIES: [Proxy; 6] = [
+    GATE,
+    ("HAProxy, defaults", proxies::haproxy),
+    HAPROXY,
+    ENVOY,
+    NGINX,
+    CADDY,
+];
 const FAULTS: [(Fault, &str); 5] = [
     (Fault::DatabaseFails, "503 on /healthz and in traffic"),
     (Fault::TrafficFails, "503 in traffic, /healthz well"),
@@ -61,7 +69,14 @@ async fn run((_, launch): Proxy, fault: Fault) -> Option<Shown> {
     let origins: Vec<SocketAddr> = instances.iter().map(SimulatedDify::address).collect();
     let folder = tempfile::tempdir().expect("a folder");
     let listener = free_port();
-    let _process = Process(launch(folder.path(), listener, &origins)?);
+    let _process = Process(launch(&Site {
+        folder: folder.path(),
+        listener,
+        admin: free_port(),
+        origins: &origins,
+        weights: &[],
+        beside: None,
+    })?);
     if !serves(listener).await {
         return None;
     }
