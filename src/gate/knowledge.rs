@@ -228,6 +228,16 @@ impl Known {
         verdicts.any(|(_, health)| matches!(health, Health::Down { .. }))
     }
 
+    /// Whether a probe asked the endpoint itself and not a service at another port: only such a probe takes one of its places.
+    pub(super) fn is_asked_itself(&self, report: &ProbeReport) -> bool {
+        report.asked.is_none_or(|asked| asked.port() == self.id.address.port())
+    }
+
+    /// The latest answer to the probe of this name.
+    pub(super) fn last_of(&self, probe: &str) -> Option<&ProbeRecord> {
+        self.history.iter().rev().find(|record| &*record.probe == probe)
+    }
+
     /// Whether the operator works on it, so that it is not asked.
     pub(super) fn is_maintained(&self) -> bool {
         self.overridden.as_ref().is_some_and(|word| word.wish == Wish::Maintain)

@@ -4,10 +4,10 @@ use std::net::SocketAddr;
 
 use difygate::gate::state::State;
 use difygate::server::Gate;
-use difygate::simulated_dify::SimulatedDify;
+use difygate::simulated_dify::{Health, SimulatedDify};
 
 use crate::admin::admin;
-use crate::support::{addresses, edge, gate_before, instances, known, until, until_state};
+use crate::support::{addresses, edge, gate_before, instances, known, nobody, until, until_state};
 use crate::wire::{Wire, ask, chat_request};
 
 const KEYS: &str = "probe: {interval: 300ms, timeout: 300ms}, limits: {queue_timeout: 50ms}";
@@ -73,6 +73,32 @@ async fn ten_quiet_streams_fill_an_instance_and_take_nobody_out() {
     assert_eq!(full.tally().traffic(), before, "the others take what comes");
     drop(streams);
     until_state(&gate, full.address(), State::Up).await;
+    assert_eq!(blamed(&gate).await, Vec::<String>::new());
+}
+
+/// The sidecar's answers come from another port, and tell nothing of the room of the instance.
+#[tokio::test(flavor = "multi_thread")]
+async fn probes_of_a_sidecar_tell_nothing_of_the_room_of_an_instance() {
+    let difys = instances::<2>().await;
+    for dify in &difys {
+        dify.set(|switches| switches.health = Health::Real);
+    }
+    let keys = format!(
+        "probe: {{preset: dify, port: {}, interval: 300ms, timeout: 300ms}}",
+        nobody().port()
+    );
+    let gate = gate_before(&addresses(&difys), &keys).await;
+    let full = &difys[0];
+    full.set(|switches| switches.slots = 10);
+    let mut streams = Vec::new();
+    while full.tally().streams() < 10 {
+        streams.extend(quiet(edge(&gate)).await);
+    }
+    until_state(&gate, full.address(), State::Busy).await;
+    failing_probes(&gate, full, 8).await;
+    let now = known(&gate, full.address()).await;
+    assert_eq!(now.state, State::Busy, "{}", now.cause);
+    assert_eq!(now.capacity.limit(), Some(9), "one place is the probe's");
     assert_eq!(blamed(&gate).await, Vec::<String>::new());
 }
 

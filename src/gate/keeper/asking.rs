@@ -89,14 +89,15 @@ impl Keeper {
             return;
         };
         let overdue = schedule::overlap(plan);
-        let mut answers = known.history.iter().rev().filter(|record| record.probe == plan.name);
-        let was_quick = answers
-            .next()
-            .is_some_and(|record| record.report.outcome.is_pass() && record.report.phases.total * QUICK <= overdue);
+        let last = known.last_of(&plan.name);
+        let was_quick =
+            last.is_some_and(|record| record.report.outcome.is_pass() && record.report.phases.total * QUICK <= overdue);
+        let takes_a_place = last.is_none_or(|record| known.is_asked_itself(&record.report));
         // Who is forgiven many timeouts is forgiven a late answer.
         let is_strict = plan.fall.of(FailureClass::Timeout).get() <= STRICT;
         // Requests that wait for a dependency of the whole pool fill a process as well.
-        let is_full = known.capacity.is_too_much(Sign::Late, under_way, false) || known.lacks_shared(now);
+        let is_full = takes_a_place && known.capacity.is_too_much(Sign::Late, under_way, false);
+        let is_full = is_full || known.lacks_shared(now);
         if may_doubt && was_quick && is_strict && !is_full {
             known.late = true;
             self.settle(slot, Cause::Late, now);

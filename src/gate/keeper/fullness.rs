@@ -17,7 +17,8 @@ impl Track {
 }
 
 impl Keeper {
-    /// Holds a probe against what was under way meanwhile. Returns the cause where it failed for want of room alone.
+    /// Holds a probe against what was under way meanwhile. Returns the cause where it failed for want of room alone. A probe of a service at another port,
+    /// such as a sidecar's `/healthz`, takes no place on the endpoint and says nothing of its room.
     pub(super) fn fills(
         &mut self,
         ticket: Ticket,
@@ -27,6 +28,9 @@ impl Keeper {
     ) -> Option<Cause> {
         let (plan, _) = self.verdict(ticket.slot, ticket.probe)?;
         let known = self.known.get_mut(ticket.slot)?;
+        if !known.is_asked_itself(report) {
+            return None;
+        }
         let before = known.capacity.limit();
         if report.outcome.is_pass() {
             let took = report.phases.total;
@@ -60,15 +64,16 @@ impl Keeper {
     /// A request was answered 503 with so many connections to an endpoint, its own included. Returns whether it was refused for want of room alone, so that
     /// it says nothing against the endpoint.
     pub fn handle_refusal(&mut self, slot: Slot, connections: u32, now: Instant) -> bool {
-        let asks = self
-            .tracks
-            .get(slot)
-            .is_some_and(|tracks| tracks.iter().any(Track::is_asking));
-        let Some(known) = self.known.get(slot) else {
+        let (Some(known), Some(tracks)) = (self.known.get(slot), self.tracks.get(slot)) else {
             return false;
         };
+        let itself = |record: &&ProbeRecord| known.is_asked_itself(&record.report);
+        let asks = known.verdicts.iter().zip(tracks).any(|((plan, _), track)| {
+            let last = known.last_of(&plan.name);
+            track.is_asking() && last.as_ref().is_none_or(itself)
+        });
         let recent = |record: &ProbeRecord| now.saturating_duration_since(record.at) <= MOMENT;
-        let is_probed = asks || known.history.back().is_some_and(recent);
+        let is_probed = asks || known.history.iter().rev().find(itself).is_some_and(recent);
         let connections = connections.saturating_add(u32::from(is_probed));
         // The limit is the probes' alone: an application has 503s of its own.
         known.state.tier().is_some() && known.capacity.is_refusal(connections)
