@@ -310,7 +310,7 @@ fn load(known: &Known) -> [Option<String>; 3] {
         .then(|| "busy: the next probe that passes ends `busy`".to_owned());
     let late = known
         .late
-        .then(|| "late: an answer that passes takes the endpoint back at once, and no answer takes it out".to_owned());
+        .map(|_| "late: an answer that passes takes the endpoint back at once, and no answer takes it out".to_owned());
     let capacity = known.capacity.limit().map(|limit| {
         format!(
             "capacity: it is given {limit} requests at a time; with more it refused or was late, and probes passed with up to {} connections, their own included",

@@ -261,11 +261,8 @@ impl Keeper {
         if !blameless && !waits && worth != Worth::Frozen {
             self.learn(ticket, &outcome, now);
         }
-        self.weigh_busy(ticket.slot, busy, &outcome);
-        if let Some(known) = self.known.get_mut(ticket.slot) {
-            let is_decided = busy || outcome.class().is_none() || known.is_down() || known.lacks_shared(now);
-            known.late = known.late && !is_decided;
-        }
+        self.weigh_busy(ticket.slot, busy, &report, &outcome);
+        self.weigh_doubt(ticket, busy || outcome.class().is_none(), now);
         self.schedule_next(ticket, now);
         match (worth, full) {
             (Worth::Degraded, _) => self.settle(ticket.slot, Cause::Degraded(report.failed.clone()), now),

@@ -175,8 +175,8 @@ pub struct Known {
     pub degraded: bool,
     /// Whether it had no room or no time for its last probe.
     pub busy: bool,
-    /// Whether a probe is overdue that is usually answered at once, and none has decided yet what that means.
-    pub late: bool,
+    /// The position of a probe that is overdue and usually answered at once, while no answer to it has decided yet what that means.
+    pub late: Option<usize>,
     /// How much it takes on.
     pub capacity: Capacity,
     /// Whether it answers much later than the others.
@@ -214,7 +214,7 @@ impl Known {
         match (worst.unwrap_or(State::Unknown), self.passive.standing()) {
             (State::Up, Standing::Suspect { .. }) => State::Suspect,
             (State::Up, Standing::Ejected { .. } | Standing::OnTrial { .. }) => State::Ejected,
-            (State::Up, Standing::Clear) if self.late => State::Suspect,
+            (State::Up, Standing::Clear) if self.late.is_some() => State::Suspect,
             (State::Up, Standing::Clear) if self.busy || self.sheds.is_some() => State::Busy,
             (State::Up, Standing::Clear) if self.degraded => State::Degraded,
             (State::Up, Standing::Clear) if self.ramp.is_some() => State::Ramping,

@@ -99,8 +99,20 @@ impl Keeper {
         let is_full = takes_a_place && known.capacity.is_too_much(Sign::Late, under_way, false);
         let is_full = is_full || known.lacks_shared(now);
         if may_doubt && was_quick && is_strict && !is_full {
-            known.late = true;
+            known.late = Some(ticket.probe);
             self.settle(slot, Cause::Late, now);
+        }
+    }
+
+    /// Ends the doubt about an endpoint whose probe was overdue, where that probe has an answer which `decides`, or the endpoint is out for another reason.
+    /// The answer to another probe decides nothing: a service beside a process that hangs goes on answering.
+    pub(super) fn weigh_doubt(&mut self, ticket: Ticket, decides: bool, now: Instant) {
+        let Some(known) = self.known.get_mut(ticket.slot) else {
+            return;
+        };
+        let is_answered = decides && known.late == Some(ticket.probe);
+        if is_answered || known.is_down() || known.lacks_shared(now) {
+            known.late = None;
         }
     }
 

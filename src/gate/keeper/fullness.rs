@@ -79,10 +79,10 @@ impl Keeper {
         known.state.tier().is_some() && known.capacity.is_refusal(connections)
     }
 
-    /// Notes whether an endpoint had no time for its probe.
-    pub(super) fn weigh_busy(&mut self, slot: Slot, busy: bool, outcome: &Outcome) {
+    /// Notes whether an endpoint had no room or no time for its probe. The answer of a service at another port shows no room here.
+    pub(super) fn weigh_busy(&mut self, slot: Slot, busy: bool, report: &ProbeReport, outcome: &Outcome) {
         if let Some(known) = self.known.get_mut(slot)
-            && (busy || outcome.is_evidence())
+            && (busy || outcome.is_evidence() && known.is_asked_itself(report))
         {
             known.busy = busy;
         }

@@ -113,7 +113,7 @@ impl Keeper {
             *health = Health::START;
         }
         known.passive.clear(now);
-        (known.busy, known.late) = (false, false);
+        (known.busy, known.late) = (false, None);
         (known.degraded, known.newcomer) = (false, true);
         let probes = known.verdicts.len();
         for probe in 0..probes {

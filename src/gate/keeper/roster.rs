@@ -95,7 +95,7 @@ impl Keeper {
             degraded: false,
             passive: Passive::default(),
             busy: false,
-            late: false,
+            late: None,
             capacity: Capacity::default(),
             ramp: None,
             sheds: None,
@@ -147,6 +147,7 @@ impl Keeper {
             .map(|terms| (terms.clone(), kept(&terms.name).unwrap_or(health)))
             .collect();
         known.dependencies.forget();
+        known.late = None;
         // What was wound and asked for the old probes is void.
         let newest = |count: fn(&Track) -> u64| tracks.iter().map(count).max().unwrap_or(0);
         let asked = newest(|track| track.asked);

@@ -53,7 +53,7 @@ enum Answer {
         places: u32,
         refuses: bool,
     },
-    /// Of several probes the first one is silent, and the others pass.
+    /// Of several probes the first one is silent, and the others, which ask a service at another port, pass.
     Frozen,
     /// Of several probes the first one is silent, and the others name this component.
     Clogged(&'static str),
@@ -141,7 +141,9 @@ impl World {
                 .keeper
                 .get(ticket.slot)
                 .is_some_and(|known| known.verdicts.len() > 1);
+        let is_beside = ticket.probe > 0;
         let (after, outcome) = match self.answers[place(ticket.slot)] {
+            Answer::Places { .. } if is_beside => (2, Outcome::Pass),
             Answer::Healthy => (2, Outcome::Pass),
             Answer::Refuses => (2, fail(FailureClass::Status)),
             Answer::Silent => (1_000, fail(FailureClass::Timeout)),
@@ -168,6 +170,9 @@ impl World {
             told.status = Some(503);
         }
         told.phases.total = after * MS;
+        if let Some(known) = self.keeper.get(ticket.slot).filter(|_| is_beside) {
+            told.asked = known.id.address.literal().map(|at| SocketAddr::new(at.ip(), 9901));
+        }
         if asks_process {
             return (self.now + after * MS, ticket, report);
         }

@@ -44,6 +44,37 @@ fn quiet_streams_that_fill_an_endpoint_make_it_busy_for_as_long_as_they_last() {
     }
 }
 
+/// A service beside the process, at another port, tells neither of its room nor whether it answers.
+#[test]
+fn the_answers_of_a_sidecar_end_neither_fullness_nor_a_doubt() {
+    let mut world = World::of(2, 2);
+    world.answers = vec![
+        Answer::Places {
+            places: 10,
+            refuses: false
+        };
+        2
+    ];
+    world.run(5_000);
+    fill(&mut world, 0, 10);
+    world.until(0, State::Busy);
+    world.events.clear();
+    world.run(60_000);
+    assert_eq!(world.states(), [State::Busy, State::Up]);
+    assert_eq!(world.events, [], "it stays busy without a break");
+    assert_eq!(world.known()[0].capacity.limit(), Some(9));
+    let mut world = World::of(2, 2);
+    world.run(30_000);
+    world.answers[0] = Answer::Frozen;
+    world.until(0, State::Suspect);
+    world.events.clear();
+    // Requests that wait have the other probes asked as well.
+    world.keeper.handle_silence(slot(0), world.now);
+    world.until(0, State::Down);
+    let changes: Vec<&str> = world.events.iter().map(|(_, event)| event.as_str()).collect();
+    assert_eq!(changes, ["10.0.0.1:80 down"], "nothing new is sent there meanwhile");
+}
+
 #[test]
 fn who_is_full_and_silent_is_not_dead() {
     let mut world = places(2, 10, false);
