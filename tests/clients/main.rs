@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod acceptance;
 mod browser;
 mod browser_endings;
 mod cookies;
@@ -10,5 +11,6 @@ mod endings;
 mod grpc;
 #[path = "../origins/mod.rs"]
 mod origins;
+mod servers;
 mod socket_io;
 mod talking;
