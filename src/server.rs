@@ -4,6 +4,7 @@
 //! Two runtimes share nothing but snapshots and counters: one proxies, the other probes and serves the admin API, so that traffic delays
 //! no probe.
 
+mod api_listener;
 mod binding;
 mod handover;
 mod loading;
@@ -45,6 +46,7 @@ use crate::gate::alarm::Alarm;
 use crate::metrics::Metrics;
 use crate::proxy::{Gateway, Rates, Server, Site, SplitKey};
 use crate::reload::{Applied, Loader};
+use crate::server::api_listener::Open;
 use crate::server::binding::Bound;
 use crate::server::handover::{Handover, Signs};
 use crate::server::loading::Loading;
@@ -201,6 +203,8 @@ pub struct Gate {
     signals: Signals,
     doors: Vec<Arc<Door>>,
     proxies: Vec<Arc<Server>>,
+    /// Connections of the admin API.
+    asking: Open,
     parts: Parts,
     _threads: [Threads; 2],
 }
@@ -261,7 +265,9 @@ impl Gate {
         let opened = parts.open(&edge, bound.listeners, proxies.clone(), found, signals.ending());
         let before = predecessor.is_some().then(|| opened.clone());
         control.spawn(moving::carry_out(conductor, settled, handed_over.clone()));
-        control.spawn(handover::admin(bound.admin, api, before, handed_over.clone()));
+        let open = Open::new();
+        let api = api_listener::serve(bound.admin, api, before, handed_over.clone(), open.clone());
+        control.spawn(api);
         control.spawn(handover.run(predecessor, opened.clone()));
         Ok(Self {
             listeners: addresses,
@@ -273,6 +279,7 @@ impl Gate {
             signals,
             doors,
             proxies,
+            asking: open,
             parts,
             _threads: [edge, control],
         })

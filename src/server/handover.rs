@@ -6,8 +6,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use axum::Router;
-use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
 use tracing::{error, info, warn};
@@ -221,23 +219,5 @@ async fn count(mut predecessor: Hearer, handle: &Handle, metrics: &Metrics, hear
 pub(super) async fn happened(mut what: watch::Receiver<bool>) {
     if what.wait_for(|happened| *happened).await.is_err() {
         std::future::pending().await
-    }
-}
-
-/// Serves the admin API from the time that this process serves, where another one does so before, and until the next one does.
-pub(super) async fn admin(
-    listener: TcpListener,
-    api: Router,
-    after: Option<watch::Receiver<bool>>,
-    handed_over: watch::Receiver<bool>,
-) {
-    if let Some(opened) = after {
-        happened(opened).await;
-    }
-    let served = axum::serve(listener, api)
-        .with_graceful_shutdown(happened(handed_over))
-        .await;
-    if let Err(e) = served {
-        error!(error = %e, "the admin API has ended");
     }
 }

@@ -75,7 +75,7 @@ impl Gate {
 
     /// Accepts nothing more, since another process does, and waits for what is under way. Answers ask their clients for another connection. A connection
     /// on which nothing is asked for `RESTING` is closed: that may lose a request that is on its way, which clients send again, as they do wherever
-    /// a kept connection ends (nginx and HAProxy close them at once).
+    /// a kept connection ends (nginx and HAProxy close them at once). Those of the admin API have their time as well.
     pub async fn make_way(&self) -> Stopped {
         let patience = self.applied.borrow().server.drain_timeout;
         self.leave();
@@ -88,7 +88,8 @@ impl Gate {
         self.end_waiting().await;
         let spent = self.parts.clock.now().saturating_duration_since(began);
         let left = patience.saturating_sub(spent);
-        self.drain(left, late.min(left)).await
+        let (stopped, ()) = tokio::join!(self.drain(left, late.min(left)), self.asking.ended());
+        stopped
     }
 
     /// Ready once nothing is under way, and connections are closed or have rested for their time.

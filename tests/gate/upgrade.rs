@@ -171,6 +171,26 @@ async fn a_stream_goes_on_in_the_old_process_and_counts_in_the_new_one() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_connection_to_the_admin_api_that_was_accepted_before_is_answered() {
+    let difys = instances::<1>().await;
+    let first = First::before(&difys).await;
+    let mut early = Wire::to(first.gate.admin()).await;
+    // Connections are accepted in their order, so this answer tells that the one before was.
+    assert_eq!(admin(&first.gate, "/livez").await.status, 200);
+    let next = first.successor().await;
+    let leaves = async { first.gate.make_way().await };
+    let asks = async {
+        early
+            .send("GET /api/v1/status HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+            .await;
+        early.answer().await.status
+    };
+    let (stopped, status) = tokio::join!(leaves, asks);
+    assert_eq!((stopped, status), (Stopped::Drained, 200));
+    assert_eq!(admin(&next, "/readyz").await.status, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn where_the_successor_does_not_come_to_serve_nothing_has_happened() {
     let difys = instances::<1>().await;
     let first = First::before(&difys).await;
