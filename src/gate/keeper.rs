@@ -258,7 +258,10 @@ impl Keeper {
         self.correlate(ticket, now);
         let (worth, outcome) = self.worth(ticket, &report, now);
         let waits = worth == Worth::Face && self.holds_back(ticket, &report, now);
-        if !blameless && !waits && worth != Worth::Frozen {
+        if worth == Worth::Frozen {
+            // It may have been accused before its own answer told why its requests fail.
+            self.take_back(ticket.slot, now);
+        } else if !blameless && !waits {
             self.learn(ticket, &outcome, now);
         }
         self.weigh_busy(ticket.slot, busy, &report, &outcome);

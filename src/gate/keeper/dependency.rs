@@ -152,7 +152,7 @@ impl Keeper {
     }
 
     /// Takes back what an endpoint was accused of for a failure that its pool shares.
-    fn take_back(&mut self, slot: Slot, now: Instant) {
+    pub(super) fn take_back(&mut self, slot: Slot, now: Instant) {
         let Some(known) = self.known.get_mut(slot) else {
             return;
         };

@@ -211,6 +211,26 @@ fn requests_that_fail_for_a_dependency_accuse_nobody() {
 }
 
 #[test]
+fn who_is_accused_before_its_own_answer_names_the_dependency_is_not_ejected_for_it() {
+    let mut world = world(3);
+    (world.answers[1], world.answers[2]) = (Answer::Lacks("database"), Answer::Lacks("database"));
+    while told(&world, "database fails") == 0 {
+        world.run(1);
+    }
+    world.answers[0] = Answer::Lacks("database");
+    let (now, late) = (world.now, crate::gate::passive::TrafficFailure::Timeout);
+    world.keeper.handle_failure(slot(0), late, 3, now);
+    assert_eq!(world.states()[0], State::Suspect);
+    world.run(60_000);
+    assert_eq!(world.states(), [State::Up; 3]);
+    assert!(
+        !world.events.iter().any(|(_, told)| told.ends_with("ejected")),
+        "{:?}",
+        world.events
+    );
+}
+
+#[test]
 fn endpoints_that_are_out_for_reasons_of_their_own_say_nothing_of_a_dependency() {
     let mut world = world(5);
     for endpoint in 0..3 {
