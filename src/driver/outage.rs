@@ -25,8 +25,10 @@ impl Driver {
         }
     }
 
-    /// A dependency of a pool fails from now on, or does no longer. Requests that wait on its endpoints and may be sent again wait no longer.
+    /// A dependency of a pool fails from now on, or does no longer. Requests that wait on endpoints which lack it, and may be sent again, wait no longer. An
+    /// endpoint whose answer has not come yet may have it, and what waits there goes on: [`Self::tell_waiting`] follows its answer.
     pub(super) fn begin_outage(&mut self, at: &EndpointId, failing: bool) {
+        let now = self.clock.now();
         let found = self
             .serving
             .iter_mut()
@@ -38,7 +40,8 @@ impl Driver {
         serving.upstream.flow.attempts.begin();
         if failing && serving.upstream.settings.all_down == AllDown::Auto {
             let slots = serving.members(&at.pool).map(|members| members.slots.clone());
-            serving.lost.extend(slots.into_iter().flatten());
+            let lacks = |slot: &Slot| self.keeper.get(*slot).is_some_and(|known| known.lacks_shared(now));
+            serving.lost.extend(slots.into_iter().flatten().filter(lacks));
         }
     }
 

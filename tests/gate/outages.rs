@@ -62,6 +62,27 @@ fn assert_told(answer: &Answer, component: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_waits_on_an_endpoint_that_has_the_dependency_goes_on_waiting() {
+    let difys = instances::<3>().await;
+    let gate = gate_before(&addresses(&difys), &shared("cache")).await;
+    let able = &difys[2];
+    able.set(|switches| switches.traffic = Traffic::Hang);
+    let (at, before) = (edge(&gate), able.tally().traffic());
+    let mut asking = Vec::new();
+    until("a request to wait there", async || {
+        asking.push(tokio::spawn(async move { ask(at, "GET /v1/info").await.status }));
+        able.tally().traffic() > before
+    })
+    .await;
+    lack(&difys[..2], "cache", HANGS);
+    until_named(&gate, "cache").await;
+    able.set(|switches| switches.traffic = Traffic::Normal);
+    for asked in asking {
+        assert_eq!(asked.await.unwrap(), 200);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn users_are_told_which_dependency_fails_and_nothing_is_started_for_them() {
     let difys = instances::<2>().await;
     let gate = gate_before(&addresses(&difys), &shared("cache")).await;
