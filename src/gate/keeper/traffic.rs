@@ -16,6 +16,9 @@ use crate::gate::schedule::CONFIRM;
 use crate::gate::state::Tier;
 use crate::gate::window;
 
+/// So many failures in a row are most of what an endpoint gets: one that fails every third request has them once in 700.
+const BREAKS: u32 = 2 * window::STREAK;
+
 impl Keeper {
     /// Requests have been answered by an endpoint, or have failed there.
     pub fn handle_answers(&mut self, slot: Slot, answered: u32, now: Instant) {
@@ -53,7 +56,7 @@ impl Keeper {
         } else {
             0
         };
-        let may_eject = self.may_eject(slot) || self.breaks_most(slot, now);
+        let may_eject = self.may_eject(slot) || self.breaks_most(slot, streak, now);
         let Some(known) = self.known.get_mut(slot) else {
             return;
         };
@@ -72,10 +75,11 @@ impl Keeper {
     }
 
     /// Whether an endpoint fails most of what it gets while another one of its pool serves well. Then `at_most` keeps nothing: without it the pool can do
-    /// more, not less.
-    fn breaks_most(&self, slot: Slot, now: Instant) -> bool {
+    /// more, not less. A streak tells it at once; the share of ten seconds in which it served well before would take five seconds of failures.
+    fn breaks_most(&self, slot: Slot, streak: u32, now: Instant) -> bool {
         let sums = |slot: Slot| self.known.get(slot).map(|known| (known.state, known.window.sums(now)));
-        let fails = sums(slot).is_some_and(|(_, (all, failed))| failed >= window::STREAK && failed * 2 >= all);
+        let by_share = |(all, failed)| failed >= window::STREAK && failed * 2 >= all;
+        let fails = streak >= BREAKS || sums(slot).is_some_and(|(_, sums)| by_share(sums));
         let serves = |(state, (all, failed)): (State, (u32, u32))| {
             state.is_routable() && all >= window::STREAK && failed * 10 <= all
         };

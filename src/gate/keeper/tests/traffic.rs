@@ -108,6 +108,34 @@ fn the_last_one_and_more_than_a_third_are_spared() {
 }
 
 #[test]
+fn who_breaks_all_that_it_gets_goes_beyond_a_third_whatever_it_answered_before() {
+    let mut world = fit(3);
+    world.fails(0, TrafficFailure::Reset);
+    world.run(10);
+    assert_eq!(world.states()[0], State::Ejected);
+    for endpoint in [1, 2] {
+        world.keeper.handle_answers(slot(endpoint), 1_000, world.now);
+    }
+    for streak in 1..6 {
+        world
+            .keeper
+            .handle_failure(slot(1), TrafficFailure::Reset, streak, world.now);
+        assert_eq!(world.states()[1], State::Up, "{streak}");
+    }
+    world
+        .keeper
+        .handle_failure(slot(1), TrafficFailure::Reset, 6, world.now);
+    world.run(10);
+    assert_eq!(world.states(), [State::Ejected, State::Ejected, State::Up]);
+    for streak in 1..9 {
+        world
+            .keeper
+            .handle_failure(slot(2), TrafficFailure::Reset, streak, world.now);
+    }
+    assert_eq!(world.states()[2], State::Up, "the last one stays");
+}
+
+#[test]
 fn who_fails_most_of_what_it_gets_goes_beyond_a_third_while_another_serves_well() {
     let fail = |world: &mut World, endpoint: usize| {
         (1..=4).for_each(|streak| {
