@@ -5,7 +5,7 @@ SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 # Pingora builds zlib-ng, which needs cmake; the allocator and the crypto need a C compiler.
 NEEDS := cmake cc
 
-.PHONY: help demo test lint bench lab wire soak fuzz image deps tools origins servers peers
+.PHONY: help demo test lint bench lab wire soak chaos fuzz image deps tools origins servers peers
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
@@ -35,6 +35,10 @@ soak: deps ## Every byte arrives: 5 minutes of everything, then chunked uploads,
 	$(CARGO) bench --locked --bench integrity -- --seconds 300
 	$(CARGO) bench --locked --bench integrity -- uploads
 	$(CARGO) bench --locked --bench integrity -- stuck
+
+chaos: deps ## Every failure has a fault that explains it: 10 seeds of a minute, then 5 minutes
+	$(CARGO) bench --locked --bench chaos -- --seed 1 --seeds 10 --seconds 60
+	$(CARGO) bench --locked --bench chaos -- --seed 11 --seconds 300
 
 # Each target of `fuzz/` for so many seconds. The sanitizer needs a flag that stable compilers have only with RUSTC_BOOTSTRAP.
 FUZZ_SECONDS ?= 300

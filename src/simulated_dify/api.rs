@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use super::body::{Body, Cut, failure, file, object, page, received, whole};
 use super::connection::Connection;
 use super::instance::App;
+use super::journal::{Deed, EXCHANGE, exchange_of};
 use super::run::Kind;
 use super::switches::Traffic;
 use super::{console, probe, stream, websocket};
@@ -25,18 +26,25 @@ const DATABASE_ERROR_AFTER: Duration = Duration::from_millis(20);
 pub(crate) async fn answer(connection: Arc<Connection>, request: Request<Incoming>) -> Result<Response<Body>, Cut> {
     let app = connection.app.clone();
     let path = request.uri().path().to_owned();
+    let exchange = exchange_of(request.headers());
+    app.cluster.journal().note(exchange, &app.name, Deed::Arrived);
     let limit = app.board.read(|switches| switches.limit_concurrency);
-    if usize::try_from(app.tally.counts().connections).is_ok_and(|connections| connections >= limit) {
-        return Ok(probe::too_many());
+    let is_full = usize::try_from(app.tally.counts().connections).is_ok_and(|connections| connections >= limit);
+    if !is_full {
+        app.tally.arrival(&path, probe::is_probe(&path));
     }
-    app.tally.arrival(&path, probe::is_probe(&path));
-    let mut response = if probe::is_probe(&path) {
+    let mut response = if is_full {
+        probe::too_many()
+    } else if probe::is_probe(&path) {
         probe::answer(&app, &path).await?
     } else {
         traffic(connection, request, &path).await?
     };
     if let Ok(name) = HeaderValue::from_str(&app.name) {
         response.headers_mut().insert("x-instance", name);
+    }
+    if let Some(exchange) = exchange {
+        response.headers_mut().insert(EXCHANGE, exchange.into());
     }
     Ok(response)
 }
@@ -95,7 +103,7 @@ async fn route(connection: &Connection, request: Request<Incoming>, path: &str) 
             }
         },
         ["triggers", "webhook", ..] => {
-            execute(app, Kind::Workflow, &Value::Null);
+            execute(app, Kind::Workflow, &Value::Null, exchange_of(request.headers()));
             object(
                 StatusCode::OK,
                 &json!({"status": "success", "message": "Webhook processed successfully"}),
@@ -106,7 +114,10 @@ async fn route(connection: &Connection, request: Request<Incoming>, path: &str) 
         ["console", "api", "system-features"] => object(StatusCode::OK, &json!({"branding": {"enabled": false}})),
         ["console", "api", "login"] if method == Method::POST => console::login(app, request).await?,
         ["console", "api", "apps", rest @ ..] => console::apps(app, request, rest).await?,
-        ["files", "size", size] => size.parse().map_or_else(|_| not_found(), file),
+        ["files", "size", size] => {
+            let exchange = exchange_of(request.headers());
+            size.parse().map_or_else(|_| not_found(), |size| file(size, exchange))
+        }
         ["_next", "static", build, ..] => asset(app, build),
         ["console", "api", ..] | ["files" | "triggers" | "mcp", ..] => not_found(),
         _ => page(StatusCode::OK, "Dify"),
@@ -176,6 +187,7 @@ async fn api(
 /// Starts a run and answers in the mode that the request asks for.
 async fn start(connection: &Connection, request: Request<Incoming>, kind: Kind) -> Result<Response<Body>, Cut> {
     let app = &*connection.app;
+    let exchange = exchange_of(request.headers());
     let Some(body) = received(request).await? else {
         return Ok(failure(
             StatusCode::BAD_REQUEST,
@@ -192,7 +204,7 @@ async fn start(connection: &Connection, request: Request<Incoming>, kind: Kind) 
         return Ok(stream::lone_ping(connection));
     }
     stream::redis_answers(app).await;
-    let run = execute(app, kind, &body);
+    let run = execute(app, kind, &body, exchange);
     Ok(if streaming {
         stream::show(connection, run, 0)
     } else {
@@ -200,8 +212,9 @@ async fn start(connection: &Connection, request: Request<Incoming>, kind: Kind) 
     })
 }
 
-fn execute(app: &App, kind: Kind, request: &Value) -> Arc<super::run::Run> {
+fn execute(app: &App, kind: Kind, request: &Value, exchange: Option<u64>) -> Arc<super::run::Run> {
     app.tally.add(|counts| counts.executed += 1);
+    app.cluster.journal().note(exchange, &app.name, Deed::Executed([0; 20]));
     app.cluster.start(kind, request, app.board.watch())
 }
 
@@ -226,10 +239,14 @@ fn show_again(connection: &Connection, request: &Request<Incoming>, id: &str) ->
 
 /// Receives a whole body, counting, and only then says whether it was too large.
 async fn upload(connection: &Connection, request: Request<Incoming>) -> Result<Response<Body>, Cut> {
+    let exchange = exchange_of(request.headers());
     let mut body = request.into_body();
-    let mut size = 0;
+    let (mut size, mut hash) = (0, sha1_smol::Sha1::new());
     while let Some(frame) = body.frame().await {
-        let length = frame.map_err(|_| Cut)?.data_ref().map_or(0, |data| data.len() as u64);
+        let frame = frame.map_err(|_| Cut)?;
+        let data = frame.data_ref().map_or(&[][..], |data| data);
+        let length = data.len() as u64;
+        hash.update(data);
         size += length;
         connection.app.tally.add(|counts| counts.uploaded_bytes += length);
     }
@@ -240,6 +257,12 @@ async fn upload(connection: &Connection, request: Request<Incoming>) -> Result<R
             "File size exceeded.",
         ));
     }
+    let deed = Deed::Executed(hash.digest().bytes());
+    connection
+        .app
+        .cluster
+        .journal()
+        .note(exchange, &connection.app.name, deed);
     let id = format!("00000006-0000-4000-8000-{size:012x}");
     let content = json!({"id": id, "name": "upload.txt", "size": size, "extension": "txt", "mime_type": "text/plain"});
     Ok(object(StatusCode::CREATED, &content))

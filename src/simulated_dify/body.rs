@@ -12,6 +12,8 @@ use hyper::{Request, Response, StatusCode};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
+use super::journal::content;
+
 /// A JSON body may be this long.
 const JSON_LIMIT: usize = 1024 * 1024;
 
@@ -55,13 +57,14 @@ pub(crate) fn page(status: StatusCode, title: &str) -> Response<Body> {
     whole(status, "text/html; charset=utf-8", html)
 }
 
-/// A file of `size` bytes, made as it is sent.
-pub(crate) fn file(size: u64) -> Response<Body> {
-    with_type(
-        StatusCode::OK,
-        "application/octet-stream",
-        File { left: size }.boxed_unsync(),
-    )
+/// A file of `size` bytes, made as it is sent: with the [`content`] of an exchange, or all the same letter.
+pub(crate) fn file(size: u64, exchange: Option<u64>) -> Response<Body> {
+    let file = File {
+        sent: 0,
+        left: size,
+        exchange,
+    };
+    with_type(StatusCode::OK, "application/octet-stream", file.boxed_unsync())
 }
 
 /// A body that is fed from elsewhere: each `Some` is sent at once as a chunk, `None` ends it well, and a feeder
@@ -116,7 +119,9 @@ impl hyper::body::Body for Fed {
 }
 
 struct File {
+    sent: u64,
     left: u64,
+    exchange: Option<u64>,
 }
 
 impl hyper::body::Body for File {
@@ -126,8 +131,18 @@ impl hyper::body::Body for File {
     fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
         static PIECE: [u8; 64 * 1024] = [b'd'; 64 * 1024];
         let size = usize::try_from(self.left).unwrap_or(usize::MAX).min(PIECE.len());
+        let from = self.sent;
+        self.sent += size as u64;
         self.left -= size as u64;
-        Poll::Ready((size > 0).then(|| Ok(Frame::data(Bytes::from_static(&PIECE).slice(..size)))))
+        let piece = |exchange| {
+            let mut piece = vec![0; size];
+            content(exchange, from, &mut piece);
+            Bytes::from(piece)
+        };
+        let piece = self
+            .exchange
+            .map_or_else(|| Bytes::from_static(&PIECE).slice(..size), piece);
+        Poll::Ready((size > 0).then(|| Ok(Frame::data(piece))))
     }
 
     fn size_hint(&self) -> SizeHint {

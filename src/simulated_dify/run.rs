@@ -12,6 +12,7 @@ use tokio::time::timeout;
 
 use super::console::{Console, ConsoleApp};
 use super::instance::locked;
+use super::journal::Journal;
 use super::switches::Switches;
 
 /// So many runs can be stopped or shown again; older ones are forgotten.
@@ -27,6 +28,7 @@ pub struct Cluster(Arc<Shared>);
 struct Shared {
     runs: Mutex<Runs>,
     console: Mutex<Console>,
+    journal: Journal,
 }
 
 #[derive(Default)]
@@ -49,6 +51,11 @@ impl Cluster {
     /// The apps that were created over the console API of any of its instances and are still there, the oldest first.
     pub fn apps(&self) -> Vec<ConsoleApp> {
         self.console().apps.clone()
+    }
+
+    /// What became of the requests that name themselves.
+    pub fn journal(&self) -> &Journal {
+        &self.0.journal
     }
 
     pub(crate) fn console(&self) -> MutexGuard<'_, Console> {

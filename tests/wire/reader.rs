@@ -228,6 +228,15 @@ impl<R: AsyncRead + Unpin> Reader<R> {
         read
     }
 
+    /// So many bytes.
+    #[allow(dead_code)] // for those who read frames
+    pub(crate) async fn exact(&mut self, length: usize) -> Result<Vec<u8>, Fault> {
+        while self.buffer.len() < length {
+            self.fill().await?;
+        }
+        Ok(self.buffer.split_to(length).to_vec())
+    }
+
     async fn exactly(&mut self, length: u64, show: &mut (impl FnMut(&[u8]) + Send)) -> Result<(), Fault> {
         let mut left = usize::try_from(length).unwrap_or(usize::MAX);
         loop {

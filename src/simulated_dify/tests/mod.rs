@@ -3,6 +3,7 @@
 mod api;
 mod console;
 mod faults;
+mod journal;
 mod probes;
 
 use std::time::Duration;
