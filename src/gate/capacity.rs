@@ -21,6 +21,9 @@ const GROWS_AFTER: Duration = Duration::from_secs(30);
 const FORGETS: Duration = Duration::from_secs(600);
 /// Fewer connections than this fill nobody: an endpoint that has little to do was never probed with more than none or one.
 const LEAST: u32 = 4;
+/// After a request was refused for want of room the gate closes the connections that are only kept there. The server notices that a moment later, and may
+/// refuse others until then.
+const NOTICES: Duration = Duration::from_secs(2);
 /// Where nothing tells how many places there are, the limit falls to so many percent of what was under way.
 const DECREASE_PERCENT: u32 = 70;
 
@@ -95,6 +98,8 @@ pub struct Capacity {
     step: u32,
     /// Whether the last probe was late, or nearly, with as much under way as ever.
     was_late: bool,
+    /// When a request was refused last for want of room.
+    refused: Option<Instant>,
 }
 
 impl Capacity {
@@ -159,9 +164,14 @@ impl Capacity {
     }
 
     /// Whether a request that was answered 503 with so many connections, its own included, was refused for want of room alone.
-    pub fn is_refusal(&self, connections: u32) -> bool {
+    pub fn note_refusal(&mut self, connections: u32, now: Instant) -> bool {
         let answered = self.answered.get();
-        answered > 0 && connections > answered.max(self.probed.get()).max(LEAST)
+        let has_no_room = answered > 0 && connections > answered.max(self.probed.get()).max(LEAST);
+        if has_no_room {
+            self.refused = Some(now);
+        }
+        let is_recent = |at: Instant| now.saturating_duration_since(at) < NOTICES;
+        self.refused.is_some_and(is_recent)
     }
 
     /// Lowers the limit after a probe that was too much; after a late one, where the last one was late as well.
@@ -272,14 +282,23 @@ mod tests {
     fn a_refusal_is_one_only_beyond_what_was_answered() {
         let start = Instant::now();
         let mut capacity = Capacity::default();
-        assert!(!capacity.is_refusal(1), "it has answered nothing yet");
+        assert!(!capacity.note_refusal(1, start), "it has answered nothing yet");
         capacity.note_answered(5, start);
-        assert!(!capacity.is_refusal(5));
-        assert!(capacity.is_refusal(6));
+        assert!(!capacity.note_refusal(5, start));
+        assert!(capacity.note_refusal(6, start));
+        let at = |seconds| start + Duration::from_secs(seconds);
+        assert!(
+            capacity.note_refusal(2, at(1)),
+            "it has not noticed yet which connections were closed"
+        );
+        assert!(!capacity.note_refusal(2, at(2)), "that does not go on for ever");
         for minutes in [6, 11] {
             capacity.note_answered(1, start + Duration::from_secs(minutes * 60));
         }
-        assert!(capacity.is_refusal(5), "what was answered ten minutes ago is forgotten");
+        assert!(
+            capacity.note_refusal(5, at(661)),
+            "what was answered ten minutes ago is forgotten"
+        );
     }
 
     #[test]

@@ -48,18 +48,24 @@ async fn blamed(gate: &Gate) -> Vec<String> {
     changes.filter(to).map(str::to_owned).collect()
 }
 
+/// Gives an instance ten places, fills them with streams, and waits until eight probes have found no room beside them.
+async fn fill(gate: &Gate, full: &SimulatedDify) -> Vec<Wire> {
+    full.set(|switches| switches.slots = 10);
+    let mut streams = Vec::new();
+    while full.tally().streams() < 10 {
+        streams.extend(quiet(edge(gate)).await);
+    }
+    until_state(gate, full.address(), State::Busy).await;
+    failing_probes(gate, full, 8).await;
+    streams
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn ten_quiet_streams_fill_an_instance_and_take_nobody_out() {
     let difys = instances::<2>().await;
     let gate = gate_before(&addresses(&difys), &format!("{KEYS}, balance: round_robin")).await;
     let full = &difys[0];
-    full.set(|switches| switches.slots = 10);
-    let mut streams = Vec::new();
-    while full.tally().streams() < 10 {
-        streams.extend(quiet(edge(&gate)).await);
-    }
-    until_state(&gate, full.address(), State::Busy).await;
-    failing_probes(&gate, full, 8).await;
+    let streams = fill(&gate, full).await;
     let now = known(&gate, full.address()).await;
     assert_eq!(now.state, State::Busy, "{}", now.cause);
     assert_eq!(
@@ -89,13 +95,7 @@ async fn probes_of_a_sidecar_tell_nothing_of_the_room_of_an_instance() {
     );
     let gate = gate_before(&addresses(&difys), &keys).await;
     let full = &difys[0];
-    full.set(|switches| switches.slots = 10);
-    let mut streams = Vec::new();
-    while full.tally().streams() < 10 {
-        streams.extend(quiet(edge(&gate)).await);
-    }
-    until_state(&gate, full.address(), State::Busy).await;
-    failing_probes(&gate, full, 8).await;
+    let streams = fill(&gate, full).await;
     let now = known(&gate, full.address()).await;
     assert_eq!(now.state, State::Busy, "{}", now.cause);
     assert_eq!(now.capacity.limit(), Some(9), "one place is the probe's");

@@ -64,7 +64,7 @@ impl Keeper {
     /// A request was answered 503 with so many connections to an endpoint, its own included. Returns whether it was refused for want of room alone, so that
     /// it says nothing against the endpoint.
     pub fn handle_refusal(&mut self, slot: Slot, connections: u32, now: Instant) -> bool {
-        let (Some(known), Some(tracks)) = (self.known.get(slot), self.tracks.get(slot)) else {
+        let (Some(known), Some(tracks)) = (self.known.get_mut(slot), self.tracks.get(slot)) else {
             return false;
         };
         let itself = |record: &&ProbeRecord| known.is_asked_itself(&record.report);
@@ -76,7 +76,7 @@ impl Keeper {
         let is_probed = asks || known.history.iter().rev().find(itself).is_some_and(recent);
         let connections = connections.saturating_add(u32::from(is_probed));
         // The limit is the probes' alone: an application has 503s of its own.
-        known.state.tier().is_some() && known.capacity.is_refusal(connections)
+        known.state.tier().is_some() && known.capacity.note_refusal(connections, now)
     }
 
     /// Notes whether an endpoint had no room or no time for its probe. The answer of a service at another port shows no room here.

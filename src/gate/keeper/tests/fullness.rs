@@ -110,11 +110,9 @@ fn a_request_that_finds_no_room_accuses_nobody() {
     assert!(world.keeper.handle_refusal(slot(0), 6, world.now));
     assert_eq!(world.known()[0].capacity.limit(), None, "only probes lower it");
     assert_eq!(world.states()[0], State::Up);
-    assert!(
-        !world.keeper.handle_refusal(slot(0), 5, world.now),
-        "it answers with five"
-    );
-    world.keeper.handle_failure(slot(0), refused, 1, world.now);
+    let later = world.now + Duration::from_secs(2);
+    assert!(!world.keeper.handle_refusal(slot(0), 5, later), "it answers with five");
+    world.keeper.handle_failure(slot(0), refused, 1, later);
     assert_eq!(world.states()[0], State::Suspect);
 }
 
