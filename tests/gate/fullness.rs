@@ -95,7 +95,7 @@ async fn probes_of_a_sidecar_tell_nothing_of_the_room_of_an_instance() {
     );
     let gate = gate_before(&addresses(&difys), &keys).await;
     let full = &difys[0];
-    let streams = fill(&gate, full).await;
+    let _streams = fill(&gate, full).await;
     let now = known(&gate, full.address()).await;
     assert_eq!(now.state, State::Busy, "{}", now.cause);
     assert_eq!(now.capacity.limit(), Some(9), "one place is the probe's");

@@ -6,8 +6,8 @@ use super::{Cause, Effect, Keeper, Outcome, ProbeRecord, ProbeReport, Slot, Tick
 use crate::gate::capacity::Sign;
 use crate::gate::health::FailureClass;
 
-/// A probe that was answered so shortly before took a place when a request came.
-const MOMENT: Duration = Duration::from_millis(100);
+/// A probe that was answered so shortly before may have held a place when a request came: a busy server notices late that its connection is closed.
+const MOMENT: Duration = Duration::from_millis(500);
 
 impl Track {
     /// Whether a probe is under way.
