@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::{Cause, Effect, Keeper, Outcome, ProbeRecord, ProbeReport, Slot, Ticket, Track, UnderWay};
 use crate::gate::capacity::Sign;
+use crate::gate::components::names_components;
 use crate::gate::health::FailureClass;
 
 /// A probe that was answered so shortly before may have held a place when a request came: a busy server notices late that its connection is closed.
@@ -32,7 +33,7 @@ impl Keeper {
             return None;
         }
         let before = known.capacity.limit();
-        if report.outcome.is_pass() {
+        if had_room(report, plan.timeout) {
             let took = report.phases.total;
             if known.capacity.note_pass(under_way, took, plan.timeout, now) {
                 self.effects.push_back(Effect::Publish(ticket.slot));
@@ -89,6 +90,14 @@ impl Keeper {
     }
 }
 
+/// Whether a probe found room on its endpoint: it passed, or the answer names components, which no server writes that is full. While a dependency fails no probe
+/// passes, and an endpoint that came back meanwhile is known by such answers alone. One that took more than half of the `timeout` may have waited for the
+/// dependency, and says nothing of room.
+fn had_room(report: &ProbeReport, timeout: Duration) -> bool {
+    let names = names_components(&report.outcome) && !report.components.is_empty();
+    report.outcome.is_pass() || (names && report.phases.total <= timeout / 2)
+}
+
 /// How a probe that failed may show that its endpoint is full: it got no answer in time, or a 503 that names nothing as the reason.
 fn sign_of(report: &ProbeReport) -> Option<Sign> {
     match report.outcome.class()? {
@@ -99,5 +108,49 @@ fn sign_of(report: &ProbeReport) -> Option<Sign> {
         | FailureClass::Tls
         | FailureClass::Protocol
         | FailureClass::Body => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gate::keeper::Phases;
+
+    #[test]
+    fn an_answer_that_names_components_shows_room_where_it_came_soon() {
+        let timeout = Duration::from_secs(1);
+        let found_room = |outcome: Outcome, names: bool, millis: u64| {
+            let report = ProbeReport {
+                outcome,
+                status: Some(503),
+                components: names.then(|| ("database".to_owned(), false)).into_iter().collect(),
+                failed: Vec::new(),
+                version: None,
+                asked: None,
+                phases: Phases {
+                    total: Duration::from_millis(millis),
+                    ..Phases::default()
+                },
+            };
+            had_room(&report, timeout)
+        };
+        let fail = |class| Outcome::Fail {
+            class,
+            detail: String::new(),
+        };
+        assert!(found_room(fail(FailureClass::Status), true, 500));
+        assert!(
+            !found_room(fail(FailureClass::Status), true, 501),
+            "it may have waited for the database"
+        );
+        assert!(
+            !found_room(fail(FailureClass::Status), false, 2),
+            "a full server names nothing"
+        );
+        assert!(!found_room(fail(FailureClass::Timeout), true, 2));
+        assert!(
+            found_room(Outcome::Pass, true, 900),
+            "how late a pass is, is weighed by itself"
+        );
     }
 }

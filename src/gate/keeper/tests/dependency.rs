@@ -267,3 +267,23 @@ fn what_it_can_do_without_degrades_or_means_nothing() {
     world.answers[0] = Answer::Healthy;
     world.until(0, State::Up);
 }
+
+#[test]
+fn who_came_back_while_a_dependency_failed_is_full_rather_than_down() {
+    let mut world = world(3);
+    world.answers[0] = Answer::Refuses;
+    world.until(0, State::Down);
+    world.answers = vec![Answer::Lacks("database"); 3];
+    world.until(0, State::Up);
+    world.run(5_000);
+    // No probe of it has passed since it was down.
+    world.streams[0] = 6;
+    world.answers[0] = Answer::Places {
+        places: 6,
+        refuses: false,
+    };
+    world.events.clear();
+    world.run(60_000);
+    let changes: Vec<&str> = world.events.iter().map(|(_, event)| event.as_str()).collect();
+    assert_eq!(changes, ["10.0.0.1:80 busy"]);
+}
