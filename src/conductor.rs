@@ -4,6 +4,8 @@
 //! **Invariant.** No step is taken before its record is kept. What cannot be kept is not done, and traffic stays where it is.
 
 mod alerts;
+#[cfg(test)]
+mod histories;
 mod keeping;
 mod mover;
 mod orders;
