@@ -44,13 +44,12 @@ impl Driver {
         let (Outcome::Absent { detail }, Some(known)) = (&report.outcome, self.keeper.get(ticket.slot)) else {
             return;
         };
-        let name = known.verdicts.get(ticket.probe).map(|(plan, _)| plan.name.clone());
-        let Some(probe) = name else {
+        let Some((plan, _)) = known.verdicts.get(ticket.probe) else {
             return;
         };
-        let mut before = known.history.iter().rev().filter(|record| record.probe == probe);
-        let was_absent = before
-            .next()
+        let probe = &plan.name;
+        let was_absent = known
+            .last_of(probe)
             .is_some_and(|record| matches!(record.report.outcome, Outcome::Absent { .. }));
         if !was_absent {
             info!(endpoint = %known.id, %probe, detail, "optional probe finds nobody");

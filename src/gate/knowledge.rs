@@ -234,7 +234,7 @@ impl Known {
     }
 
     /// The latest answer to the probe of this name.
-    pub(super) fn last_of(&self, probe: &str) -> Option<&ProbeRecord> {
+    pub fn last_of(&self, probe: &str) -> Option<&ProbeRecord> {
         self.history.iter().rev().find(|record| &*record.probe == probe)
     }
 

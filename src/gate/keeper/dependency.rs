@@ -232,8 +232,10 @@ fn failed_for_it(known: &Known, probe: usize, now: Instant) -> bool {
     let Some((plan, _)) = known.verdicts.get(probe) else {
         return false;
     };
-    let mut answers = known.history.iter().rev().filter(|record| record.probe == plan.name);
-    let is_silent = answers.next().map(|record| record.report.outcome.class()) == Some(Some(FailureClass::Timeout));
+    let is_silent = known
+        .last_of(&plan.name)
+        .and_then(|record| record.report.outcome.class())
+        == Some(FailureClass::Timeout);
     let recently = known.state != State::Down || now.saturating_duration_since(known.since) < RECENT;
     is_silent && recently && known.lacks_shared(now)
 }
