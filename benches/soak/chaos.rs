@@ -9,6 +9,7 @@
     clippy::print_stdout
 )] // a benchmark times itself
 
+mod arguments;
 #[path = "chaos/mod.rs"]
 mod chaos;
 #[path = "../launch/mod.rs"]
@@ -23,15 +24,11 @@ mod reader;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use arguments::given;
+
 /// A client waits so long for the next byte.
 pub(crate) fn patience() -> Duration {
     Duration::from_secs(45)
-}
-
-/// The value of an option on the command line.
-fn given(name: &str) -> Option<u64> {
-    let mut words = std::env::args().skip_while(|word| word != name).skip(1);
-    words.next()?.parse().ok()
 }
 
 #[tokio::main(flavor = "multi_thread", worker_threads = 2)]

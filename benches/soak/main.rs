@@ -9,6 +9,7 @@
     clippy::print_stdout
 )] // a benchmark times itself
 
+mod arguments;
 #[path = "../../tests/gate/authority.rs"]
 #[allow(dead_code)] // tests use more of it
 mod authority;
@@ -25,15 +26,11 @@ mod soak;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use arguments::given;
+
 /// Nothing takes longer than this unless it does not come at all.
 pub(crate) fn patience() -> Duration {
     Duration::from_secs(20)
-}
-
-/// The value of an option on the command line.
-fn given(name: &str) -> Option<u64> {
-    let mut words = std::env::args().skip_while(|word| word != name).skip(1);
-    words.next()?.parse().ok()
 }
 
 /// Whether a word stands on the command line.
