@@ -90,9 +90,16 @@ impl Driver {
     /// Whether a 503 was given for want of room alone: requests that were given up shortly before hold their places until the server notices.
     /// Connections that are only kept take places there, so they are closed.
     pub(super) fn is_refusal(&mut self, slot: Slot, connections: u32, now: Instant) -> bool {
-        let left = self.endpoints.get(slot).map_or(0, Watched::given_up);
-        let is_refusal = self.keeper.handle_refusal(slot, connections.saturating_add(left), now);
-        if let Some(watched) = self.endpoints.get(slot).filter(|_| is_refusal) {
+        let Some(watched) = self.endpoints.get(slot) else {
+            return false;
+        };
+        // How many connections stood by the answers since the last beat is not known yet, but that it answers is.
+        if watched.endpoint.pulse.has_answered_well() {
+            self.keeper.handle_answered_with(slot, 1, now);
+        }
+        let connections = connections.saturating_add(watched.given_up());
+        let is_refusal = self.keeper.handle_refusal(slot, connections, now);
+        if is_refusal {
             watched.endpoint.trim_idle(0);
         }
         is_refusal

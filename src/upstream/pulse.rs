@@ -147,7 +147,7 @@ impl Pulse {
 
     /// A request was answered well.
     pub fn succeed(&self) {
-        if !self.answered_well.load(Ordering::Relaxed) {
+        if !self.has_answered_well() {
             self.answered_well.store(true, Ordering::Relaxed);
         }
         if self.streak.load(Ordering::Relaxed) > 0 {
@@ -155,7 +155,12 @@ impl Pulse {
         }
     }
 
-    /// Whether a request was answered well since this was last asked.
+    /// Whether a request was answered well since that was last taken.
+    pub fn has_answered_well(&self) -> bool {
+        self.answered_well.load(Ordering::Relaxed)
+    }
+
+    /// Takes whether a request was answered well since this was last taken.
     pub fn take_answered_well(&self) -> bool {
         self.answered_well.swap(false, Ordering::Relaxed)
     }

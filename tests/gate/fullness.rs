@@ -168,10 +168,7 @@ async fn who_answers_503_beyond_its_limit_is_given_what_it_takes() {
         true
     })
     .await;
-    // On a starved machine the gate may take a 503 for a failure that came for want of room, and eject its endpoint for a moment.
-    let mut blamed = blamed(&gate).await;
-    blamed.retain(|change| !change.contains("to=\"ejected\""));
-    assert_eq!(blamed, Vec::<String>::new());
+    assert_eq!(blamed(&gate).await, Vec::<String>::new());
 }
 
 #[tokio::test(flavor = "multi_thread")]
